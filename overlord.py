@@ -7,15 +7,15 @@
 
 The rooms of this file, each using only names that stand above it:
 
-    INI text -> Config -> Graph -> Machine -> Fleet -> [actions] -> Kernel -> system calls
+    INI text -> Graph -> Config -> Machine -> Fleet -> [actions] -> Kernel -> system calls
                 (pure)    (pure)   (pure)     (pure)                  |
                                       ^                               |
                                       +----------- events <-----------+     the Loop turns the crank
 
     Title    this page: isolation from the application's Python settings, imports, constants
     Words    the vocabulary: states, events, actions, durations, signal names
-    Config   INI text to validated specs, or all the mistakes with file and line
     Graph    who waits for whom: order and cycles
+    Config   INI text to validated specs, or all the mistakes with file and line
     Machine  one unit: (spec, status, event, now, chance) -> (status, actions), from a keyed table
     Fleet    all units: dependencies, bounce waves, ordered shutdown, exit code
     Output   overlord's own messages, never blocking
@@ -41,6 +41,14 @@ import sys
 
 VERSION = "0.1.0"
 VERBS = ("run", "check", "version", "help")
+# Verbs to come. Taken for COMMANDs, `docker exec CONTAINER overlord.py status` would start everything a second time.
+RESERVED = "status health start stop restart signal reload wait logs events graph timeline why shutdown".split()
+
+
+def slurp(path: str) -> bytes:
+    """Return what a file holds. Raises OSError."""
+    with open(path, "rb") as file:
+        return file.read()
 
 
 def found_environment() -> dict[bytes, bytes]:
@@ -49,9 +57,8 @@ def found_environment() -> dict[bytes, bytes]:
     PYTHON: locale coercion (PEP 538) adds LC_CTYPE to os.environ; /proc/self/environ still has the original.
     """
     try:
-        with open("/proc/self/environ", "rb") as file:
-            pairs = (entry.partition(b"=") for entry in file.read().split(b"\0") if entry)
-            return {key: value for key, equals, value in pairs if key and equals}
+        pairs = (entry.partition(b"=") for entry in slurp("/proc/self/environ").split(b"\0"))
+        return {key: value for key, equals, value in pairs if key and equals}
     except OSError:
         return dict(os.environb)
 
@@ -71,7 +78,11 @@ def parse_arguments(arguments: list[str]) -> tuple[str | None, str, list[str]]:
         elif word in ("-h", "--help", "-V", "--version"):
             return path, "help" if "h" in word else "version", []
         else:
-            return path, "mistake", ["-c needs a FILE" if word == "-c" else f"unknown option {word}"]
+            return path, "mistake", [
+                "-c needs a FILE" if word == "-c" else f"unknown option {word}; as the main command: overlord.py -- {word}"
+            ]
+    if words and words[0] in RESERVED:
+        return path, "mistake", [f"{words[0]} is not there yet; a program of that name: overlord.py -- {words[0]}"]
     if not words or words == ["run"]:
         return path, "run", []
     if words[0] not in VERBS:
@@ -88,7 +99,7 @@ def settle_in() -> None:
     `-I -S` keeps out PYTHON* variables, site hooks and the folder of this file. Having the code already, the new process
     has not the 9 MB of garbage that compiling leaves behind, which costs it 10 ms once. The code travels in a memfd, as a
     .pyc; what cannot travel in the environment or the arguments, since neither may change, does as a -X option: the number
-    of that descriptor, and the signal mask that overlord was started with.
+    of that descriptor, and the signal mask that overlord was started with. UTF-8 whatever the locale: configurations are.
     """
     import marshal
     from _frozen_importlib_external import MAGIC_NUMBER
@@ -102,8 +113,12 @@ def settle_in() -> None:
         os.stat(path)
     except (AttributeError, OSError):  # no memfd, or no /proc: compile it once more
         fd, path = -1, os.path.abspath(__file__)
-    arguments = [sys.executable, "-I", "-S", "-X", f"overlord={fd}:{mask}", path, *sys.argv[1:]]
-    os.execve(sys.executable, arguments, found_environment())
+    arguments = [sys.executable, "-I", "-S", "-X", "utf8", "-X", f"overlord={fd}:{mask}", path, *sys.argv[1:]]
+    try:
+        os.execve(sys.executable, arguments, found_environment())
+    except OSError:  # an environment so large that the few bytes more are too many: stay
+        if fd >= 0:
+            os.close(fd)
 
 
 if __name__ == "__main__":
@@ -112,9 +127,10 @@ if __name__ == "__main__":
         FOUND_MASK = {int(number) for number in numbers.split(",") if number}
         if descriptor != "-1":
             os.close(int(descriptor))
-    elif sys.executable and parse_arguments(sys.argv[1:])[1] == "run":
-        settle_in()
-    else:  # a verb that is soon over: only keep modules of others from being taken for the library's
+    else:
+        if sys.executable and parse_arguments(sys.argv[1:])[1] == "run":
+            settle_in()
+        # A verb that is soon over: only keep modules of others from being taken for the library's.
         LIBRARY = os.path.dirname(os.__file__)
         sys.path[:] = [path for path in sys.path if path.startswith(LIBRARY) and "-packages" not in path]
 
@@ -175,6 +191,13 @@ Exit = namedtuple("Exit", "code why quiet")
 
 SIGNALS = {name[3:]: int(getattr(signal, name)) for name in dir(signal) if re.match("SIG[A-Z]", name)}
 SIGNAL_NAMES = {number: "SIG" + name for name, number in sorted(SIGNALS.items(), reverse=True)}
+ALL_SIGNALS = {int(number) for number in signal.valid_signals()}
+OWN_FAULTS = {SIGNALS["PIPE"], SIGNALS["XFSZ"]}  # PYTHON: ignored by CPython, and an ignored signal survives exec
+FAULTS = {SIGNALS[name] for name in "ILL TRAP ABRT BUS FPE SEGV SYS".split()}
+JOB_CONTROL = {SIGNALS[name] for name in "TSTP TTIN TTOU".split()}
+SETTABLE = ALL_SIGNALS - {SIGNALS["KILL"], SIGNALS["STOP"]}  # signal(7)
+CAUGHT = SETTABLE - FAULTS - JOB_CONTROL
+HARMLESS = {SIGNALS[name] for name in "CHLD CONT URG WINCH".split()} | JOB_CONTROL  # signal(7): their default kills nobody
 UNITS_OF_TIME = {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -184,7 +207,7 @@ class Mistake(ValueError):
 
 def parse_duration(text: str) -> float:
     """Return seconds, from a number of seconds or a number with one of ms s m h d."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?|\.\d+)\s*(ms|s|m|h|d|)", text, re.ASCII)
+    match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?|\.\d{1,9})\s*(ms|s|m|h|d|)", text, re.ASCII)
     if not match:
         raise Mistake(f"{text!r} is no duration, write seconds or one of 500ms 2s 5m 1h 7d")
     return float(match[1]) * UNITS_OF_TIME[match[2]]
@@ -195,11 +218,11 @@ def spell_duration(seconds: float) -> str:
     if seconds < 59.95:
         digits = 3 if seconds < 0.1 else 2 if seconds < 1 else 1
         return f"{seconds:.{digits}f}".rstrip("0").rstrip(".") + " s" if seconds >= 0.0005 else "0 s"
-    for unit, size, lesser, part in (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1)):
-        whole, rest = divmod(round(seconds), size)
-        if whole:
-            return f"{whole} {unit}" + (f" {rest // part} {lesser}" if rest // part else "")
-    return "1 min"
+    whole = round(seconds)
+    steps = (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1))
+    unit, size, lesser, part = next(step for step in steps if whole >= step[1])
+    rest = whole % size // part
+    return f"{whole // size} {unit}" + (f" {rest} {lesser}" if rest else "")
 
 
 def parse_signal(text: str) -> int:
@@ -210,7 +233,7 @@ def parse_signal(text: str) -> int:
         number = SIGNALS["RTMIN"] + int(match[2]) if match[1] == "RTMIN+" else SIGNALS["RTMAX"] - int(match[2])
     else:
         number = int(text) if re.fullmatch(r"\d{1,3}", text, re.ASCII) else SIGNALS.get(name, 0)
-    if number not in signal.valid_signals():
+    if number not in ALL_SIGNALS or (match and not SIGNALS["RTMIN"] <= number <= SIGNALS["RTMAX"]):
         raise Mistake(f"{text!r} is no signal{suggest(name, SIGNALS)}")
     return number
 
@@ -231,20 +254,52 @@ def exit_code(code: int) -> int:
 
 
 def distance(one: str, two: str) -> int:
-    """Return how many letters have to be put in, left out or changed to make one of the other (Levenshtein)."""
-    row = list(range(len(two) + 1))
-    for i, a in enumerate(one, 1):
-        previous, row = row, [i]
-        for j, b in enumerate(two, 1):
-            row.append(min(previous[j] + 1, row[-1] + 1, previous[j - 1] + (a != b)))
+    """Return how many letters have to be put in, left out, changed or swapped to make one of the other (Damerau)."""
+    before, row = [], list(range(len(two) + 1))
+    for i, a in enumerate(one):
+        before, last, row = row, before, [i + 1]
+        for j, b in enumerate(two):
+            best = min(before[j + 1] + 1, row[j] + 1, before[j] + (a != b))
+            swapped = i and j and a == two[j - 1] and b == one[i - 1]
+            row.append(min(best, last[j - 1] + 1) if swapped else best)
     return row[-1]
 
 
 def suggest(word: str, known: Iterable[str]) -> str:
     """Return `, did you mean "...?"` with the nearest of the known words, or nothing where none is near."""
-    near = sorted((distance(word.lower(), other.lower()), other) for other in known)
+    near = sorted((distance(word.lower(), other.lower()), other) for other in (known if len(word) < 40 else ()))
     close = near and near[0][0] <= max(1, len(word) // 3) and near[0][0] < len(word)
     return f', did you mean "{near[0][1]}"?' if close else ""
+
+
+# ============================================================================================================ Graph
+# Who waits for whom: the order to start in, and cycles.
+
+
+def sort_units(units: Mapping[str, Spec]) -> tuple[list[str], list[list[str]]]:
+    """Return the names with dependencies first, else in the order given, and each cycle as a path a, b, a.
+
+    COST: each unit and each dependency once; no recursion, so a chain may be as long as one likes.
+    """
+    order: list[str] = []
+    cycles: list[list[str]] = []
+    begun: set[str] = set()
+    for root in units:
+        path: dict[str, Iterator[str]] = {} if root in begun else {root: iter([n for n, _ in units[root].deps])}
+        while path:
+            name = next(reversed(path))
+            begun.add(name)
+            for dep in path[name]:
+                if dep in path:
+                    names = list(path)
+                    cycles.append([*names[names.index(dep) :], dep])
+                elif dep in units and dep not in begun:
+                    path[dep] = iter([n for n, _ in units[dep].deps])
+                    break
+            else:
+                order.append(name)
+                del path[name]
+    return order, cycles
 
 
 # =========================================================================================================== Config
@@ -286,14 +341,11 @@ def parse_number(low: int, high: int, base: int = 10) -> Callable[[str], int]:
     """Return a parser for a whole number between two bounds."""
 
     def parse(text: str) -> int:
-        try:
-            number = int(text, base)
-        except ValueError:
-            number = high + 1
-        if not low <= number <= high:
+        digits = "[0-7]{1,9}" if base == 8 else "-?[0-9]{1,9}"
+        if not re.fullmatch(digits, text) or not low <= int(text, base) <= high:
             bounds = f"an octal number from 000 to {high:o}" if base == 8 else f"a whole number from {low} to {high}"
             raise Mistake(f"{text!r} is not {bounds}")
-        return number
+        return int(text, base)
 
     return parse
 
@@ -306,11 +358,11 @@ def parse_text(text: str) -> str:
 
 
 def parse_signals(text: str) -> tuple[int, ...]:
-    """Return the numbers of a list of signals; those the kernel keeps for itself cannot be caught."""
+    """Return the numbers of a list of signals, all of which overlord can catch and has no use for itself."""
     numbers = tuple(parse_signal(word) for word in split_words(text))
     for number in numbers:
-        if number in UNCATCHABLE:
-            raise Mistake(f"{spell_signal(number)} cannot be caught")
+        if number not in CAUGHT - {SIGNALS["CHLD"]}:
+            raise Mistake(f"{spell_signal(number)} is overlord's own, or cannot be caught")
     return numbers
 
 
@@ -327,9 +379,10 @@ def parse_success(text: str) -> tuple[int, ...]:
     """Return exit codes, and signals as negative numbers."""
     ends = []
     for word in split_words(text):
-        if word.isdigit() and int(word) > 255:
+        number = re.fullmatch(r"\d{1,9}", word, re.ASCII)
+        if number and int(word) > 255:
             raise Mistake(f"{word} is no exit code, they go from 0 to 255")
-        ends.append(int(word) if word.isdigit() else -parse_signal(word))
+        ends.append(int(word) if number else -parse_signal(word))
     return tuple(ends)
 
 
@@ -377,9 +430,9 @@ def parse_output(*words: str) -> Callable[[str], str]:
 def parse_deps(text: str) -> tuple[tuple[str, str], ...]:
     """Return (name, state) pairs in the order written; a bare name is `name:ok`."""
     deps: dict[str, str] = {}
-    for item in text.split(","):
+    for item in text.split(",") if text else ():
         name, colon, state = (part.strip() for part in item.partition(":"))
-        if not re.fullmatch(NAME, name) or (colon and not state):
+        if not re.fullmatch(NAME, name) or (colon and not re.fullmatch(NAME, state)):
             raise Mistake(f"{item.strip()!r} is not of the form name:state, and commas go between")
         if name in deps:
             raise Mistake(f"{name!r} stands there twice")
@@ -396,11 +449,15 @@ def parse_env(text: str, environment: Mapping[str, str]) -> tuple[tuple[str, str
         key, equals, word = line.strip().partition("=")
         if not equals or not re.fullmatch(r"[^\s'\"$]+", key):
             raise Mistake(f"{line.strip()!r} is not of the form KEY=value")
-        pieces = list(SHELL_PIECE.finditer(word))
-        if "".join(piece[0] for piece in pieces) != word:
+        known, value = {**environment, **pairs}, []
+        piece, end = SHELL_PIECE.match(word), 0
+        while piece:
+            value.append(unquote(piece, known))
+            end = piece.end()
+            piece = SHELL_PIECE.match(word, end)
+        if end < len(word):
             raise Mistake(f"the value of {key} has a blank or a lone quote, write {key}='...'")
-        known = {**environment, **pairs}
-        pairs[key] = "".join(unquote(piece, known) for piece in pieces)
+        pairs[key] = "".join(value)
     return tuple(pairs.items())
 
 
@@ -415,26 +472,46 @@ def unquote(piece: re.Match[str], environment: Mapping[str, str]) -> str:
 def expand(text: str, environment: Mapping[str, str], quoted: bool = False) -> str:
     """Replace `${VAR}`, `${VAR:-default}`, `${VAR:?message}` and `$$`; any other `$` is itself.
 
-    In double quotes a backslash keeps `$`, `"` and itself from their meaning, as in the shell.
+    In double quotes a backslash keeps `$`, `"`, a backquote and itself from their meaning, as in the shell. A default may
+    hold further `${...}`. COST: one pass pairs the braces.
     """
+    tokens = list(re.finditer(r'\\[$"`\\]|\$\$|\$\{|\}' if quoted else r"\$\$|\$\{|\}", text))
+    opened: list[int] = []
+    closes: dict[int, int] = {}
+    for token in tokens:
+        if token[0] == "${":
+            opened.append(token.start())
+        elif token[0] == "}" and opened:
+            if len(opened) > 10:
+                raise Mistake("${...} inside ${...} more than ten levels deep")
+            closes[opened.pop()] = token.start()
+    parts, at = [], 0
+    for token in tokens:
+        start, end = token.span()
+        if start < at or token[0] == "}":
+            continue
+        replacement = token[0][-1:]  # of an escape and of $$
+        if token[0] == "${":
+            close = closes.get(start, start)
+            match = REFERENCE.fullmatch(text, end, close)
+            if not match:
+                continue
+            replacement, end = dereference(match, environment), close + 1
+        parts += [text[at:start], replacement]
+        at = end
+    return "".join(parts) + text[at:]
 
-    def replace(match: re.Match[str]) -> str:
-        name, operator, word = match[1], match[2], match[3] or ""
-        if match[0][0] == "\\":
-            return match[0][1]
-        if not name:
-            return "$"
-        value = environment.get(name)
-        if value or (value is not None and not operator):
-            return value
-        if operator == ":-":
-            return expand(word, environment)
-        detail = word if operator == ":?" and word else "is not set; set it, or give a default as ${" + name + ":-...}"
-        raise Mistake(f"${{{name}}}: {detail}")
 
-    escapes = r'\\[$"\\]|' if quoted else ""
-    pattern = escapes + r"\$\$|\$\{([A-Za-z_][A-Za-z0-9_.]*)(?:(:[-?])((?:\$\{[^}]*\}|[^}])*))?\}"
-    return re.sub(pattern, replace, text)
+def dereference(match: re.Match[str], environment: Mapping[str, str]) -> str:
+    """Return what one `${...}` stands for, given as its name, operator and word."""
+    name, operator, word = match[1], match[2], match[3] or ""
+    value = environment.get(name)
+    if value or (value is not None and not operator):
+        return value
+    if operator == ":-":
+        return expand(word, environment)
+    detail = word if operator == ":?" and word else "is not set; set it, or give a default as ${" + name + ":-...}"
+    raise Mistake(f"${{{name}}}: {detail}")
 
 
 def split_words(text: str) -> list[str]:
@@ -446,9 +523,9 @@ def split_words(text: str) -> list[str]:
 
 
 NAME = r"[A-Za-z0-9_.-]+"
+REFERENCE = re.compile(r"([A-Za-z_][A-Za-z0-9_.]*)(?:(:[-?])(.*))?", re.DOTALL)
 # single-quoted, double-quoted, escaped, bare; COST: no two ways to match one text, so nothing to backtrack into
 SHELL_PIECE = re.compile(r"'([^']*)'|\"((?:\\.|[^\"\\])*)\"|(\\.)|((?:\$\{[^}]*\}|(?!\$\{)[^\s'\"\\])+)", re.DOTALL)
-UNCATCHABLE = (SIGNALS["KILL"], SIGNALS["STOP"], SIGNALS["CHLD"])
 
 # Each option once: name, the kinds of section that have it (o overlord, s script, d daemon), parser, default as one
 # would write it ("" is none), what the manual shows in place of that default, what it means. The README is made from it.
@@ -484,7 +561,7 @@ OPTIONS = (
     Option("umask", "sd", parse_number(0, 0o777, 8), "", "inherited", "octal, as `022`"),
     Option("nice", "sd", parse_number(-20, 19), "", "inherited", "-20 (first served) to 19"),
     Option("stdout", "sd", parse_output(*SINKS), "", "`output`",
-           "`inherit` the container's own, `null`, or `/PATH` of a file to append to"),
+           "`inherit` the container's own, `null`, or `/PATH` of a file to append to (opened before `uid` takes effect)"),
     Option("stderr", "sd", parse_output("stdout", *SINKS), "", "`output`", "the same, or `stdout`: where that goes"),
     Option("stop_signal", "sd", parse_signal, "TERM", "",
            "name or number, with or without `SIG`; sent to the process that overlord started, and once that is gone to "
@@ -532,13 +609,14 @@ def default_of(option: Option) -> Any:
     return option.parse(option.default) if option.default else None
 
 
+DEFAULTS = {option.name: default_of(option) for option in OPTIONS if option.kinds != "o"}
+
+
 def main_spec(argv: Iterable[str], daemons: Iterable[str]) -> Spec:
     """Return the main command (Docker's CMD) as a unit: a script that needs every wanted daemon and ends it all."""
-    values = {name: default_of(option) for name, option in BY_KIND["script"].items()}
-    values.update(warmup=0.0, restart="never", max_age=None, forward=(), autostart=True, env=(), stdout="inherit")
-    values.update(cmd=tuple(argv), deps=tuple((name, "up") for name in daemons), respawns=(0, 0.0), stderr="inherit")
-    values.update(name=MAIN, kind="main", on_failure="shutdown", on_success="shutdown")
-    return Spec(**values)
+    values = {**DEFAULTS, "cmd": tuple(argv), "deps": tuple((name, "up") for name in daemons)}
+    values.update(restart="never", forward=(), env=(), on_failure="shutdown", on_success="shutdown")
+    return Spec(name=MAIN, kind="main", **values)
 
 
 class Mistakes(Exception):
@@ -557,7 +635,7 @@ class Draft:
         self.places: dict[tuple[str, str], tuple[str, int]] = {}  # (section, option) -> where its value stands
         self.mistakes: list[tuple[int, int, str]] = []
         self.parser = RawConfigParser(
-            strict=False, interpolation=None, allow_no_value=True, comment_prefixes=(), default_section="\0"
+            strict=False, interpolation=None, comment_prefixes=(), default_section="\0"
         )
 
     def read(self, path: str, content: bytes) -> None:
@@ -580,7 +658,8 @@ class Draft:
         PYTHON: configparser keeps no line numbers, stops at the first duplicate, and inside a value drops lines that
         begin with `;` or `#` and all indentation.
         """
-        section = ""
+        section: str | None = ""  # None: a header that is none
+        depth = 0  # how far the option in progress is indented: what is indented deeper belongs to it
         seen: set[str | tuple[str, str]] = set()
         inside = taken = False  # inside a value; one that counts
         for number, line in enumerate(text.split("\n"), 1):
@@ -590,13 +669,15 @@ class Draft:
             if not line:
                 yield ""
                 continue
-            if line[0] in " \t" and inside:
+            indent = len(line) - len(line.lstrip())
+            if inside and indent > depth:
                 if taken:
                     yield " " + self.GUARD + line
                 continue
-            line, inside, taken = line.strip(), False, False
-            header = re.fullmatch(r"\[([^\]]+)\]\s*(?:[#;].*)?", line)
-            option = re.match(r"[^=:\s][^=:]*?(?=\s*[=:])", line)
+            line, inside, taken, depth = line.strip(), False, False, indent
+            header = re.fullmatch(r"\[\s*([^\]\s][^\]]*)\]\s*(?:[#;].*)?", line)
+            name, *value = (part.strip() for part in re.split("[=:]", line, maxsplit=1))
+            name = name.lower()
             if header:
                 section = ":".join(part.strip() for part in header[1].split(":", 1))
                 if section in seen:
@@ -607,31 +688,34 @@ class Draft:
             elif line[0] in "#;":
                 continue
             elif line[0] == "[":
+                section = None
                 self.mistake(place, "", f"{line!r} is no section, write [daemon:NAME], [script:NAME] or [overlord]")
+            elif section is None:
+                inside = True
             elif not section:
                 self.mistake(place, "", f"{line!r} stands before the first [section]")
-            elif not option:
+            elif not (name and value) or len(name.split()) > 1:
                 inside = True
                 self.mistake(place, f"[{section}]", f"{line!r} is not of the form option = value; indent it to go on a value")
             else:
-                name, inside = option[0].lower(), True
+                inside = True
                 taken = (section, name) not in seen
                 if taken:
                     self.places[section, name] = place
-                    yield line
+                    yield f"{name} = {value[0]}"
                 else:
                     self.mistake(place, f"[{section}] {name}", "stands there twice in this file")
                 seen.add((section, name))
 
     def mistake(self, place: tuple[str, int], subject: str, text: str) -> None:
         """Note what is wrong, and where."""
-        path, line = place
+        (path, line), text = place, " ".join(text.split("\n"))
         self.mistakes.append((self.files.index(path), line, f"{path}:{line}: {subject}{': ' if subject else ''}{text}"))
 
     def text_of(self, section: str, name: str) -> str:
         """Return a value as it was written, less what indentation its further lines share."""
-        first, *rest = (self.parser.get(section, name) or "").split("\n")
-        rest = [line.lstrip(" ")[1:] if line.lstrip(" ")[:1] == self.GUARD else line.lstrip(self.GUARD) for line in rest]
+        first, *rest = self.parser.get(section, name).split("\n")
+        rest = [line[len(self.GUARD) :] for line in rest]
         margin = min((len(line) - len(line.lstrip()) for line in rest if line.strip()), default=0)
         return "\n".join([first, *(line[margin:] for line in rest)]).strip()
 
@@ -642,7 +726,7 @@ class Draft:
             if option.parse is parse_env:
                 return parse_env(text, self.environment)
             return option.parse(text if option.name == "cmd" else expand(text, self.environment))
-        except Mistake as mistake:
+        except ValueError as mistake:  # a Mistake
             self.mistake(self.places[section, option.name], f"[{section}] {option.name}", str(mistake))
             return default_of(option)
 
@@ -654,7 +738,9 @@ class Draft:
                 found[name] = self.value(section, BY_KIND[kind][name])
                 continue
             owners = [other for other in KINDS if name in BY_KIND[other]]
-            detail = f"is an option of [{owners[0]}] alone" if owners else f"unknown option{suggest(name, BY_KIND[kind])}"
+            detail = f"unknown option{suggest(name, BY_KIND[kind])}"
+            if owners:
+                detail = f"is an option of [{'] and ['.join(owners)}] alone"
             self.mistake(self.places[section, name], f"[{section}] {name}", detail)
         return found
 
@@ -670,7 +756,9 @@ class Draft:
             kind, colon, name = section.partition(":")
             if section == "DEFAULT":
                 self.mistake(place, "[DEFAULT]", "write [daemon] or [script] for the defaults of all units of that kind")
-            elif kind not in defaults or not re.fullmatch(NAME, name or "-"):
+            elif section == "overlord":
+                continue
+            elif kind not in defaults or (colon and not re.fullmatch(NAME, name)):
                 self.unknown_section(place, section)
             elif not colon:
                 continue
@@ -682,10 +770,10 @@ class Draft:
         self.check_forward(units, settings)
         order, cycles = sort_units(units)
         for cycle in cycles:
-            at = self.places_of(cycle[0], units, "deps")
+            at = self.locate_option(cycle[0], units, "deps")
             self.mistake(at[0], at[1], f"a cycle: {' -> '.join(cycle)}; one of these has to start first")
         if self.mistakes:
-            raise Mistakes([text for _, _, text in sorted(self.mistakes)])
+            raise Mistakes([text for _, _, text in sorted(set(self.mistakes))])
         return Config(settings, units, order)
 
     def unit(self, section: str, kind: str, name: str, place: tuple[str, int], settings: Settings, base: dict[str, Any]) -> Spec:
@@ -693,7 +781,7 @@ class Draft:
         given = {**base, **self.values(section, kind)}
         if "cmd" not in given:
             self.mistake(place, f"[{section}] cmd", "is missing: say what to run")
-        values = {option: default_of(BY_KIND["daemon"].get(option) or BY_KIND["script"][option]) for option in Spec._fields[2:]}
+        values = dict(DEFAULTS)
         values.update(deps=(), env=(), stdout=settings.output, stderr=settings.output)
         values.update(restart="always" if kind == "daemon" else "on-failure")
         if kind == "script" or not (settings.forever or "restart" in given):
@@ -706,15 +794,13 @@ class Draft:
         kind, _, name = section.partition(":")
         if kind in ("daemon", "script"):
             text = f"{name!r} is no name: letters, digits, _ . - make one"
-        elif section != "overlord":
+        else:
             near = suggest(kind, KINDS) if name else ""
             near = near.replace('"?', f':{name}"?') if name and "overlord" not in near else near or suggest(section, KINDS)
             text = f"unknown section{near or ', write [daemon:NAME], [script:NAME] or [overlord]'}"
-        else:
-            return
         self.mistake(place, f"[{section}]", text)
 
-    def places_of(self, name: str, units: dict[str, Spec], option: str) -> tuple[tuple[str, int], str]:
+    def locate_option(self, name: str, units: dict[str, Spec], option: str) -> tuple[tuple[str, int], str]:
         """Return where a unit's option stands (its kind's section may give it) and how to name it."""
         section = f"{units[name].kind}:{name}"
         section = section if (section, option) in self.places else units[name].kind
@@ -722,12 +808,14 @@ class Draft:
 
     def check_deps(self, units: dict[str, Spec]) -> None:
         """Note each dependency that does not exist, or is stated in a state that its kind does not have."""
+        hints: dict[str, str] = {}  # COST: a hint looks at every name, and many may miss the same unit
         for unit in units.values():
             for name, state in unit.deps:
-                place, subject = self.places_of(unit.name, units, "deps")
+                place, subject = self.locate_option(unit.name, units, "deps")
                 states = (OK, "always") if name in units and units[name].kind == "script" else (OK, "bounce")
                 if name not in units:
-                    self.mistake(place, subject, f"there is no unit {name!r}{suggest(name, units)}")
+                    hints[name] = hints.get(name) or suggest(name, units if len(hints) < 10 else ())
+                    self.mistake(place, subject, f"there is no unit {name!r}{hints[name]}")
                 elif state not in states:
                     known = f"{name} is a {units[name].kind}, which has the states {' and '.join(states)}"
                     self.mistake(place, subject, f"{name}:{state}: {known}{suggest(state, states)}")
@@ -735,42 +823,12 @@ class Draft:
                     self.mistake(place, subject, f"{name}:bounce: a script is not restarted with a daemon, write {name}:ok")
 
     def check_forward(self, units: dict[str, Spec], settings: Settings) -> None:
-        """Note each signal to be forwarded that asks for shutdown instead."""
+        """Note each signal to be forwarded, other than by default, that asks for shutdown instead."""
         for unit in units.values():
-            for source, _ in unit.forward:
+            place, subject = self.locate_option(unit.name, units, "forward")
+            for source, _ in unit.forward if place in self.places.values() else ():
                 if source in settings.shutdown_signals:
-                    place, subject = self.places_of(unit.name, units, "forward")
                     self.mistake(place, subject, f"{spell_signal(source)} asks for shutdown and is never forwarded")
-
-
-# ============================================================================================================ Graph
-# Who waits for whom: the order to start in, and cycles.
-
-
-def sort_units(units: Mapping[str, Spec]) -> tuple[list[str], list[list[str]]]:
-    """Return the names with dependencies first, else in the order given, and each cycle as a path a, b, a.
-
-    COST: each unit and each dependency once; no recursion, so a chain may be as long as one likes.
-    """
-    order: list[str] = []
-    cycles: list[list[str]] = []
-    begun: set[str] = set()
-    for root in units:
-        path: dict[str, Iterator[str]] = {} if root in begun else {root: iter([n for n, _ in units[root].deps])}
-        while path:
-            name = next(reversed(path))
-            begun.add(name)
-            for dep in path[name]:
-                if dep in path:
-                    names = list(path)
-                    cycles.append([*names[names.index(dep) :], dep])
-                elif dep in units and dep not in begun:
-                    path[dep] = iter([n for n, _ in units[dep].deps])
-                    break
-            else:
-                order.append(name)
-                del path[name]
-    return order, cycles
 
 
 # ========================================================================================================== Machine
@@ -779,13 +837,14 @@ def sort_units(units: Mapping[str, Spec]) -> tuple[list[str], list[list[str]]]:
 
 # `since`: when the state was entered; `deadline`: what it means is the state's affair; `pid`: the process that overlord
 # started, and after its death the id of its group while that lives; `left`: it is only the group that lives; `oks`: how
-# often it got OK; `up`: this process got OK; `expires`: when max_age is reached; `then`, `code`: what the end leads to;
+# often it got OK; `up`: this process got OK; `lived`: for how long, once it is dead; `expires`: when max_age is reached;
+# `then`, `code`: what the end leads to;
 # `delay`: the last back-off; `respawned`, `recent`: restarts after it ended by itself, ever and their instants where
 # `respawns` has a window; `starts`: processes so far; `why`: the reason of the state, in words.
 Status = namedtuple(
     "Status",
-    "state since deadline pid left oks up started expires then code delay respawned recent starts why",
-    defaults=(IDLE, 0.0, None, 0, False, 0, False, 0.0, None, "", 0, None, 0, (), 0, ""),
+    "state since deadline pid left oks up started lived expires then code delay respawned recent starts why",
+    defaults=(IDLE, 0.0, None, 0, False, 0, False, 0.0, 0.0, None, "", 0, None, 0, (), 0, ""),
 )
 
 
@@ -854,8 +913,8 @@ def retire(spec: Spec, status: Status, event: Event, now: float, chance: float) 
 
 
 def remind(spec: Spec, status: Status, event: Event, now: float, chance: float) -> tuple[Status, list[Any]]:
-    """Say again what is waited for."""
-    return status._replace(deadline=now + REMINDER), [Say("info", spec.name, f"still waiting for {status.why}")]
+    """The main command still waits: the Fleet, which knows the whole chain, says for whom."""
+    return status._replace(deadline=now + REMINDER), []
 
 
 def halt(spec: Spec, status: Status, event: Event, now: float, chance: float) -> tuple[Status, list[Any]]:
@@ -898,7 +957,7 @@ def withdraw(spec: Spec, status: Status, event: Event, now: float, chance: float
 
 def fall(spec: Spec, status: Status, event: Event, now: float, chance: float) -> tuple[Status, list[Any]]:
     """The process that overlord started has ended by itself: what it left of its group goes first."""
-    status = status._replace(code=event.value, then=event.then, why=event.why)
+    status = status._replace(code=event.value, lived=now - status.started, then=event.then, why=event.why)
     if not event.left:
         return conclude(spec, status, event, now, chance)
     text = f"{spell_end(event.value)} and left processes behind, stopping them ({spell_signal(spec.stop_signal)})"
@@ -908,7 +967,7 @@ def fall(spec: Spec, status: Status, event: Event, now: float, chance: float) ->
 
 def drop(spec: Spec, status: Status, event: Event, now: float, chance: float) -> tuple[Status, list[Any]]:
     """The process has ended while being stopped: now the stop signal is for what it leaves behind."""
-    status = status._replace(code=event.value, left=event.left)
+    status = status._replace(code=event.value, lived=now - status.started, left=event.left)
     if not event.left:
         return conclude(spec, status, event, now, chance)
     signum = spec.stop_signal if status.deadline is not None else SIGNALS["KILL"]
@@ -917,9 +976,9 @@ def drop(spec: Spec, status: Status, event: Event, now: float, chance: float) ->
 
 def conclude(spec: Spec, status: Status, event: Event, now: float, chance: float) -> tuple[Status, list[Any]]:
     """Nothing of the unit lives any more: on request, to be started again, or by itself."""
-    lived = now - status.started
-    end = f"{spell_end(status.code)} after {spell_duration(lived)}"
-    gone = status._replace(pid=0, left=False)
+    end = f"{spell_end(status.code)} after {spell_duration(status.lived)}"
+    steady = status.lived >= max(STEADY, status.delay or 0.0)
+    gone = status._replace(pid=0, left=False, delay=None if steady else status.delay)
     if status.then in ("stop", "restart"):
         again = ", restarting" if status.then == "restart" else ""
         gone = enter(gone, WAITING if again else STOPPED, now, then="")
@@ -932,11 +991,11 @@ def conclude(spec: Spec, status: Status, event: Event, now: float, chance: float
         end = f"cannot start: {status.why}"
     elif early and spec.warmup:
         end += f", before its warmup of {spell_duration(spec.warmup)} was over"
+        if not status.code:
+            end += "; a daemon has to stay in the foreground"
     if spec.kind == "script" and success:
-        text = f"ok ({spell_end(status.code)} after {spell_duration(lived)})"
+        text = f"ok ({end})"
         return enter(gone, OK, now, oks=status.oks + 1, then="", why=end), [Say("info", spec.name, text)]
-    if lived >= max(STEADY, status.delay or 0.0):
-        gone = gone._replace(delay=None)
     gone = gone._replace(then="", code=status.code if success else status.code or 1)
     return end_run(spec, gone, end, success, now, chance)
 
@@ -948,9 +1007,7 @@ def miss(spec: Spec, status: Status, event: Event, now: float, chance: float) ->
     status, end = status._replace(code=1), f"cannot start: {event.why}"
     if not event.value:
         return end_run(spec, status, end, False, now, chance)
-    count = status.respawned  # no fault of the unit, so it is not held against it
-    status, actions = retry(spec, status, end, FORK_DELAY, now, chance)
-    return status._replace(respawned=count), actions
+    return retry(spec, status, end, FORK_DELAY, now, chance)  # no fault of the unit, so not held against it
 
 
 def end_run(spec: Spec, status: Status, end: str, success: bool, now: float, chance: float) -> tuple[Status, list[Any]]:
@@ -960,7 +1017,8 @@ def end_run(spec: Spec, status: Status, end: str, success: bool, now: float, cha
         count, window = spec.respawns or (0, 0.0)
         recent = tuple(instant for instant in status.recent if instant > now - window)
         if spec.respawns is None or (len(recent) if window else status.respawned) < count:
-            return retry(spec, status._replace(recent=(*recent, now) if window else ()), end, 0.0, now, chance)
+            status = status._replace(recent=(*recent, now) if window else (), respawned=status.respawned + 1)
+            return retry(spec, status, end, 0.0, now, chance)
         if count:
             detail = f" (respawns = {count}{'/' + spell_duration(window) if window else ''}, used up)"
     state, level = (DONE, "info") if success else (FAILED, "error")
@@ -975,8 +1033,7 @@ def retry(spec: Spec, status: Status, end: str, least: float, now: float, chance
     delay = 0.0 if status.delay is None else min(high, max(low, status.delay * 2))
     wait = max(least, delay * (1 + chance / 10))
     said = [Say("warning", spec.name, f"{end}, restarting" + (f" in {spell_duration(wait)}" if wait else ""))]
-    status = status._replace(delay=delay, respawned=status.respawned + 1)
-    return enter(status, BACKOFF, now, deadline=now + wait, why=end), said
+    return enter(status, BACKOFF, now, deadline=now + wait, delay=delay, why=end), said
 
 
 TABLE: dict[str, tuple[Callable[..., tuple[Status, list[Any]]] | None, ...]] = {
@@ -988,7 +1045,7 @@ TABLE: dict[str, tuple[Callable[..., tuple[Status, list[Any]]] | None, ...]] = {
     RUNNING:  (None,   impossible, adopt,      miss,       fall,       impossible, expire,     halt),
     STOPPING: (revive, impossible, impossible, impossible, drop,       conclude,   kill,       hasten),
     BACKOFF:  (enlist, impossible, impossible, impossible, impossible, impossible, enlist,     withdraw),
-    STOPPED:  (enlist, impossible, impossible, impossible, impossible, impossible, impossible, None),
+    STOPPED:  (enlist, impossible, impossible, None,       impossible, impossible, impossible, None),
     DONE:     (enlist, impossible, impossible, impossible, impossible, impossible, impossible, None),
     FAILED:   (enlist, impossible, impossible, impossible, impossible, impossible, impossible, None),
 }  # fmt: skip
@@ -1030,20 +1087,24 @@ class Fleet:
         self.deadline: float | None = None  # of the fleet itself (its name in the heap is ""), in a shutdown
         self.todo: deque[tuple[str, Event | None]] = deque()  # events to feed; None: settle. No recursion, any chain
         self.dependents: dict[str, list[str]] = {}
+        self.bouncers = {dep for spec in self.units.values() for dep, how in spec.deps if how == "bounce"}
         for spec in self.units.values():
             for dep, _ in spec.deps:
                 self.dependents.setdefault(dep, []).append(spec.name)
         self.blocked: dict[str, int] = {}  # waiting unit -> which of its deps it waits for
         self.ran: dict[str, set[str]] = {}  # waiting unit -> `always` scripts that have run for this start
-        self.requests: dict[str, deque[str]] = {}  # script -> for whom to run it; "" for all who need it `ok`
+        self.requests: dict[str, dict[str, None]] = {}  # script -> for whom to run it; "" for all who need it `ok`
         self.serving: dict[str, str] = {}  # script at work -> for whom
         self.tried: set[str] = set()  # scripts that had their run for `ok`
         self.held: dict[str, str] = {}  # still to be restarted, or to start, in a bounce wave -> after whom
         self.review = False  # a state changed while somebody was held
         self.busy = 0
+        self.began: float | None = None  # when it was booted, until everything is up
+        self.coming: set[str] = set()  # daemons asked for that are not up yet
+        self.slowest = (0.0, "")  # the unit that took longest from its start to OK, of those
         self.first_failure: int | None = None
         self.ending: Ending | None = None
-        self.sweeping = self.swept_hard = False
+        self.requested = self.sweeping = self.swept_hard = False
         self.heights: dict[str, int] = {}  # in a shutdown: levels of live units from here down, this one included
         self.unpassed: dict[str, int] = {}  # in a shutdown: unit not yet over with -> how many dependents come before it
         self.killed: list[str] = []
@@ -1052,6 +1113,7 @@ class Fleet:
 
     def boot(self, now: float) -> None:
         """Ask for every daemon with autostart, and for the main command."""
+        self.began = now
         for name in self.order:
             if self.units[name].autostart and self.units[name].kind != "script":
                 self.todo.append((name, Event("want")))
@@ -1069,20 +1131,28 @@ class Fleet:
             if not name and self.deadline == instant:
                 self.overdue(now)
             elif name and self.status[name].deadline == instant:
-                self.todo.append((name, Event("deadline")))
+                self.feed(name, Event("deadline"), now)
         self.work(now)
 
     def ask_shutdown(self, why: str, now: float, signum: int | None = None) -> None:
         """Somebody asks for shutdown; whoever asks again wants it at once."""
-        if self.ending:
+        first, self.requested = not self.requested, True
+        if self.ending and first:
+            self.say("info", "", f"{why}: shutting down already")
+        elif self.ending:
             self.say("warning", "", f"{why} again: killing what is left at once")
             for name, status in self.status.items():
-                if lives(status) and status.pid:
+                if status.pid:
+                    self.killed.append(name)
                     self.actions.append(Kill(name, status.pid, SIGNALS["KILL"], True))
             self.sweep(SIGNALS["KILL"], now)
         else:
             self.shut_down(why, None, now, signum)
         self.work(now)
+
+    def also_killed(self, names: list[str]) -> None:
+        """Note who else, beside the units, had to be killed."""
+        self.killed += names
 
     def swept(self) -> None:
         """The sweep is over: nobody is left."""
@@ -1120,7 +1190,7 @@ class Fleet:
         while self.todo or self.review:
             if not self.todo:
                 self.review = False
-                self.settle_held()
+                self.settle_held(now)
                 continue
             name, event = self.todo.popleft()
             if event is None:
@@ -1137,15 +1207,18 @@ class Fleet:
             old, event = old._replace(then="stop"), event._replace(then="stop")  # no restart any more
         new, actions = step(self.units[name], old, event, now, self.chance())
         self.actions += actions
-        self.killed += [name for action in actions if isinstance(action, Kill) and action.signum == SIGNALS["KILL"]]
+        if self.ending and event.kind == "deadline" and old.state == STOPPING:
+            self.killed.append(name)
         self.status[name] = new
-        if new.deadline is not None and new.deadline != old.deadline:
+        if new.deadline is not None and (new.deadline != old.deadline or event.kind == "deadline"):
             heappush(self.timers, (new.deadline, name))
             if len(self.timers) > 2 * len(self.status) + 64:
                 self.rebuild_timers()
         self.busy += busy(new) - busy(old)
         if new.state != old.state:
             self.changed(name, old, new, now)
+        elif event.kind == "deadline" and new.state == WAITING:
+            self.say("info", "", self.spell_wait(name))
 
     def rebuild_timers(self) -> None:
         """Drop the entries that count no more."""
@@ -1165,26 +1238,44 @@ class Fleet:
             self.ran.pop(name, None)
         if new.state == WAITING:
             self.todo.append((name, None))
-        for dependent in self.dependents.get(name, ()):
-            at = self.blocked.get(dependent)
-            if at is not None and self.units[dependent].deps[at][0] == name:
-                self.todo.append((dependent, None))
-        if new.state == OK and spec.kind == "daemon":
-            self.bounce(name, new)
-        self.review = bool(self.held)
         for_whom = None
         if new.state in (OK, FAILED, STOPPED):
             for_whom = self.serving.pop(name, None)
-            self.answer(name, for_whom, new, now)
+            self.answer(name, for_whom, new)
+        for dependent in self.dependents.get(name, ()):
+            at = self.blocked.get(dependent)
+            if at is not None and self.units[dependent].deps[at] in ((name, OK), (name, "bounce"), (name, "up")):
+                self.todo.append((dependent, None))
+        if new.state == OK and spec.kind == "daemon" and not self.ending:
+            self.bounce(name, new)
+        if self.began is not None and spec.kind != "main":
+            self.rise(spec, new, now - self.began, now)
+        if self.held and (name in self.held or name in self.bouncers or new.state in (DONE, FAILED, STOPPED)):
+            self.review = True
         if not self.ending:
             self.judge(spec, new, for_whom, now)
         elif name in self.unpassed and not self.unpassed[name] and not lives(new):
             self.passed([name], now)
 
+    def rise(self, spec: Spec, status: Status, total: float, now: float) -> None:
+        """Say, once, that everything is up, and what took longest. Where a daemon ends for good before that, it never is."""
+        if status.state == OK:
+            self.coming.discard(spec.name)
+            self.slowest = max(self.slowest, (now - status.started, spec.name))
+        elif status.state in (DONE, FAILED, STOPPED) and spec.name in self.coming:
+            self.began = None
+            return
+        elif spec.kind == "daemon":
+            self.coming.add(spec.name)
+        if not self.coming and status.state == OK and spec.kind == "daemon":
+            took, name = self.slowest
+            text = f"everything is up after {spell_duration(total)}, longest took {name}, {spell_duration(took)}"
+            self.say("info", "", text)
+            self.began = None
+
     def judge(self, spec: Spec, status: Status, for_whom: str | None, now: float) -> None:
         """Find out what the end of a unit does to the container."""
-        final = status.state == FAILED or status.state == DONE or (status.state == OK and spec.kind == "script")
-        if not final:
+        if status.state not in (DONE, FAILED) and not (status.state == OK and spec.kind == "script"):
             return
         failed = status.state == FAILED
         policy = (spec.on_failure or ("ignore" if for_whom else "shutdown")) if failed else spec.on_success
@@ -1197,8 +1288,10 @@ class Fleet:
 
     def run_dry(self, now: float) -> None:
         """Nothing runs and nothing can ever run again: say so and go."""
-        waiting = [f"{name} waits for {status.why}" for name, status in self.status.items() if status.state == WAITING]
+        waiting = [self.spell_wait(name) for name, status in self.status.items() if status.state == WAITING]
         detail = f" ({'; '.join(waiting[:3])}{'; ...' if len(waiting) > 3 else ''})" if waiting else ""
+        if all(spec.kind == "script" for spec in self.units.values()):
+            detail = ": there is no daemon, and a script runs only when a unit depends on it"
         self.shut_down(f"nothing is left to run{detail}", self.first_failure or 0, now)
         self.work(now)
 
@@ -1222,16 +1315,21 @@ class Fleet:
                 return
         if any(how == "bounce" for _, how in spec.deps) and not self.clear(name):
             self.held.setdefault(name, "")
-            self.block(name, "the restarts that its dependencies still have before them")
+            self.block(name, "the restarts of what it bounces with")
             return
         self.held.pop(name, None)
         self.apply(name, Event("start"), now)
+
+    def spell_wait(self, name: str) -> str:
+        """Return in words what a unit waits for, and who at the end of that chain ended for good."""
+        end = self.stuck(name)
+        return f"{name} waits for {self.status[name].why}" + (f", and {end} is {self.status[end].state}" if end else "")
 
     def block(self, name: str, reason: str) -> None:
         """Note and say what a unit waits for, once."""
         if self.status[name].why != reason:
             self.status[name] = self.status[name]._replace(why=reason)
-            self.say("info", name, f"waiting for {reason}")
+            self.say("debug" if name == MAIN else "info", name, f"waiting for {reason}")  # for MAIN, see `remind`
 
     def met(self, name: str, dep: str, how: str) -> bool:
         """Tell whether one dependency of a unit is there."""
@@ -1247,24 +1345,25 @@ class Fleet:
         if self.units[dep].kind == "script":
             if how == "always" or dep not in self.tried:
                 token = name if how == "always" else ""
-                queue = self.requests.setdefault(dep, deque())
-                if token not in queue and self.serving.get(dep) != token:
-                    queue.append(token)
+                if self.serving.get(dep) != token:
+                    self.requests.setdefault(dep, {})[token] = None
                     self.next_run(dep)
         elif how != "up" and self.status[dep].state == IDLE:
             self.todo.append((dep, Event("want")))
 
     def next_run(self, script: str) -> None:
         """Run a script for the next who asked, unless it is at work: two runs never overlap."""
-        queue = self.requests.get(script, ())
+        queue = self.requests.get(script)
         while queue and script not in self.serving and not self.ending:
-            token = queue.popleft()
+            token = next(iter(queue))
+            del queue[token]
             if self.status[token].state == WAITING if token else not self.status[script].oks:
                 self.serving[script] = token
-                self.tried.update(() if token else (script,))
+                if not token:
+                    self.tried.add(script)
                 self.todo.append((script, Event("want")))
 
-    def answer(self, script: str, for_whom: str | None, status: Status, now: float) -> None:
+    def answer(self, script: str, for_whom: str | None, status: Status) -> None:
         """A run of a script is over: tell whom it was for, and go on with the next."""
         if for_whom and self.status[for_whom].state == WAITING:
             if status.state == OK:
@@ -1284,7 +1383,7 @@ class Fleet:
             if (name, "bounce") in self.units[dependent].deps and other.pid and other.state in (STARTING, OK):
                 self.held[dependent] = name
 
-    def settle_held(self) -> None:
+    def settle_held(self, now: float) -> None:
         """Restart each held unit none of whose bounce ancestors is down or still to be restarted."""
         for name, after in list(self.held.items()):
             state = self.status[name].state
@@ -1294,7 +1393,7 @@ class Fleet:
                 del self.held[name]
             elif self.clear(name):
                 del self.held[name]
-                self.todo.append((name, Event("stop", why=f"{after} was restarted", then="restart")))
+                self.apply(name, Event("stop", why=f"{after} was restarted", then="restart"), now)  # the next look sees it
 
     def clear(self, name: str) -> bool:
         """Tell whether no bounce ancestor of a unit is down or still to be restarted; one that will never be is no matter."""
@@ -1311,11 +1410,11 @@ class Fleet:
                     return False
         return True
 
-    def stuck(self, name: str) -> bool:
-        """Tell whether a waiting unit waits, at the end of the chain, for one that ended for good."""
+    def stuck(self, name: str) -> str:
+        """Return for whom that ended for good a waiting unit waits at the end of the chain, or nothing."""
         while self.status[name].state == WAITING and name in self.blocked:
             name = self.units[name].deps[self.blocked[name]][0]
-        return self.status[name].state in (STOPPED, DONE, FAILED)
+        return name if self.status[name].state in (STOPPED, DONE, FAILED) else ""
 
     # -------------------------------------------------------------------------------------------------- shutdown
 
@@ -1330,6 +1429,10 @@ class Fleet:
         self.ending = Ending(why, code, alone and signum is None and code is not None, signum, units_end, now + total)
         self.say("debug" if self.ending.quiet else "info", "", f"shutting down: {why}")
         self.set_deadline((units_end + now + total) / 2)
+        self.held.clear()
+        for name, status in self.status.items():  # what was about to start does not
+            if lives(status) and not status.pid:
+                self.apply(name, Event("stop", why="shutdown", then="stop"), now)
         self.unpassed = {name: len(self.dependents.get(name, ())) for name in self.order}
         for name in self.order:
             below = max((self.heights[dep] for dep, _ in self.units[name].deps), default=0)
@@ -1393,10 +1496,11 @@ class Fleet:
         self.deadline = None
         main = self.status.get(MAIN)
         code = self.ending.code or 0
-        if main and main.starts and main.code is not None:
+        if main and main.started and not main.pid:
             code = exit_code(main.code)
         names = list(dict.fromkeys(self.killed))
-        killed = f"; had to be killed: {', '.join(names)}" if names else ""
+        more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+        killed = f"; had to be killed: {', '.join(names[:10])}{more}" if names else ""
         self.actions.append(Exit(code, self.ending.why + killed, self.ending.quiet))
 
 
@@ -1427,20 +1531,24 @@ class Log:
         except OSError:  # a socket, or another user's: `flush` asks before it writes
             pass
 
-    def say(self, level: str, unit: str, text: str, always: bool = False) -> None:
-        """Write one line, if the level is high enough. Never raises, never waits."""
-        if LEVELS.index(level) < self.level and not always:
-            return
+    def spell(self, level: str, unit: str, text: str) -> bytes:
+        """Return one line in the format chosen."""
         text = re.sub(r"[\0-\x1f\x7f]", lambda match: " " if match[0] in "\n\t" else f"\\x{ord(match[0]):02x}", text)
         if self.form == "json":
             now = time.time()
             stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)) + f".{int(now * 1000) % 1000:03d}Z"
             fields = {"time": stamp, "level": level, **({"unit": unit} if unit else {}), "message": text}
-            line = "{" + ", ".join(f'"{key}": {quote_json(value)}' for key, value in fields.items()) + "}\n"
+            line = "{" + ", ".join(f'"{key}": {quote_json(value)}' for key, value in fields.items()) + "}"
         else:
-            line = f"overlord: {unit}: {text}\n" if unit else f"overlord: {text}\n"
-        data = line.encode("utf-8", "surrogateescape")
-        if len(self.kept) + len(data) > LOG_KEPT:
+            line = f"overlord: {unit}: {text}" if unit else f"overlord: {text}"
+        return (line + "\n").encode("utf-8", "surrogateescape")
+
+    def say(self, level: str, unit: str, text: str, always: bool = False) -> None:
+        """Write one line, if the level is high enough. Never raises, never waits."""
+        if LEVELS.index(level) < self.level and not always:
+            return
+        data = self.spell(level, unit, text)
+        if self.kept and len(self.kept) + len(data) > LOG_KEPT:
             self.lost += 1
         else:
             self.kept += data
@@ -1457,8 +1565,8 @@ class Log:
             while self.kept and poll.poll(max(0.0, until - time.monotonic()) * 1000):
                 del self.kept[: os.write(self.fd, self.kept[: select.PIPE_BUF])]
                 if not self.kept and self.lost:
-                    lost, self.lost = self.lost, 0
-                    self.kept += f"overlord: {lost} messages were lost, since nobody read them\n".encode()
+                    self.kept += self.spell("warning", "", f"{self.lost} messages were lost, since nobody read them")
+                    self.lost = 0
         except BlockingIOError:
             pass
         except OSError:  # nobody will ever read it
@@ -1472,12 +1580,6 @@ class Log:
 # =========================================================================================================== Kernel
 # The system calls that touch processes: spawn, signal, reap, look into /proc.
 
-ALL_SIGNALS = {int(number) for number in signal.valid_signals()}
-OWN_FAULTS = {SIGNALS["PIPE"], SIGNALS["XFSZ"]}  # PYTHON: ignored by CPython, and an ignored signal survives exec
-FAULTS = {SIGNALS[name] for name in "ILL TRAP ABRT BUS FPE SEGV SYS".split()}
-JOB_CONTROL = {SIGNALS[name] for name in "TSTP TTIN TTOU".split()}
-CAUGHT = ALL_SIGNALS - FAULTS - JOB_CONTROL - {SIGNALS["KILL"], SIGNALS["STOP"]}
-HARMLESS = {SIGNALS[name] for name in "CHLD CONT URG WINCH".split()} | JOB_CONTROL  # signal(7): their default kills nobody
 SIGTIMEDWAIT = {"x86_64": 128, "aarch64": 137, "riscv64": 137, "s390x": 177, "ppc64le": 176}  # system call numbers
 
 # Words that the shell may take for something else than a program: POSIX 2.9, dash(1), bash(1), busybox ash.
@@ -1487,8 +1589,10 @@ SHELL_WORDS = frozenset(
     history if in jobs kill let local logout mapfile popd printf pushd pwd read readarray readonly return select set shift
     shopt source suspend test then time times trap true type typeset ulimit umask unalias unset until wait while""".split()
 )
+FIRST_WORD = re.compile(r"[\w./+-]+(?=\s|$)", re.ASCII)
 PLAIN_WORD = r"(?:[\w@%+=:,./-]|\\[^\n]|'[^']*'|\"[^\"\\$`]*\")+"
-PLAIN_COMMAND = re.compile(rf"(?P<first>[\w./+-]+)(?:[ \t]+{PLAIN_WORD})*", re.ASCII)
+PLAIN_COMMAND = re.compile(rf"(?P<first>[\w./+-]+)(?:(?:\\\n)*[ \t](?:[ \t]|\\\n)*{PLAIN_WORD})*", re.ASCII)
+SUBSTITUTION = re.compile(r"\$\(\([^()'\"`\\#]*\)\)|\$\([^()'\"`\\#]*\)|`[^()'\"`\\#]*`")  # of those, the simple ones
 
 
 class StartError(Exception):
@@ -1506,16 +1610,16 @@ def command_line(cmd: str, environment: Mapping[bytes, bytes]) -> list[str]:
     environment as it is (dash drops variables with a dot in the name); with others the shell is told to `exec` it. Where
     it is not certain that the first word names a program, the shell gets the text as it stands.
     """
-    cmd = cmd.replace("\\\n", "").strip()
-    first = re.match(r"[\w./+-]+(?=\s|$)", cmd, re.ASCII)
+    cmd = cmd.strip()
+    first = FIRST_WORD.match(cmd)
     function = first and f"BASH_FUNC_{first[0]}%%".encode() in environment
     if not first or function or first[0] in SHELL_WORDS:
         return ["/bin/sh", "-c", cmd]
     if PLAIN_COMMAND.fullmatch(cmd):
         words = re.findall(PLAIN_WORD, cmd, re.ASCII)
         return [re.sub(r"\\(.)|'([^']*)'|\"([^\"]*)\"", lambda m: m[1] or m[2] or m[3] or "", word) for word in words]
-    bare = re.sub(r"\\.|'[^']*'|\"(?:\\.|[^\"\\])*\"|[<>]&", "", cmd, flags=re.DOTALL)
-    simple = not re.search(r"[;&|()`#\n]|<<", bare) and "$(" not in cmd and "`" not in cmd
+    bare = re.sub(r"\\.|'[^']*'|\"(?:\\.|[^\"\\$`]|\$(?!\())*\"|[<>]&", "", SUBSTITUTION.sub("", cmd), flags=re.DOTALL)
+    simple = not re.search(r"[;&|()`\n\"']|<<|(?:^|\s)#", bare)
     return ["/bin/sh", "-c", f"exec {cmd}" if simple else cmd]
 
 
@@ -1536,7 +1640,14 @@ def execute(argv: Iterable[str], environment: dict[bytes, bytes]) -> None:
                 os.execve(b"/bin/sh", [b"/bin/sh", path, *words[1:]], environment)
             if error.errno not in (errno.ENOENT, errno.ENOTDIR):
                 failure = error
+            elif os.path.exists(path):
+                failure = OSError(errno.ENOENT, "the interpreter in its #! line was not found")
     raise failure
+
+
+def is_number(text: str) -> bool:
+    """Tell whether a user or group is given as a number."""
+    return bool(re.fullmatch(r"\d{1,10}", text, re.ASCII))
 
 
 def identity(uid: str | None, gid: str | None) -> tuple[Any, Any, str | None, dict[str, str]]:
@@ -1547,61 +1658,61 @@ def identity(uid: str | None, gid: str | None) -> tuple[Any, Any, str | None, di
     number, group, name, variables = None, None, None, {}
     if uid is not None:
         try:
-            entry = pwd.getpwuid(int(uid)) if uid.isdigit() else pwd.getpwnam(uid)
+            entry = pwd.getpwuid(int(uid)) if is_number(uid) else pwd.getpwnam(uid)
             number, group, name = entry.pw_uid, entry.pw_gid, entry.pw_name
             variables = {"HOME": entry.pw_dir, "USER": name, "LOGNAME": name, "SHELL": entry.pw_shell or "/bin/sh"}
         except KeyError:
-            if not uid.isdigit():
+            if not is_number(uid):
                 raise StartError(f"uid {uid}: no such user") from None
             number = group = int(uid)
             variables = {"HOME": "/", "USER": uid, "LOGNAME": uid, "SHELL": "/bin/sh"}
     if gid is not None:
         try:
-            group = int(gid) if gid.isdigit() else grp.getgrnam(gid).gr_gid
+            group = int(gid) if is_number(gid) else grp.getgrnam(gid).gr_gid
         except KeyError:
             raise StartError(f"gid {gid}: no such group") from None
     return number, group, name, variables
 
 
-class Stat:
-    """What /proc/PID/stat says of a process, see proc(5)."""
-
-    __slots__ = ("group", "name", "parent", "state")
-
-    def __init__(self, pid: int | str) -> None:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            name, _, rest = file.read().decode("utf-8", "replace").partition("(")[2].rpartition(") ")
-        self.name, (self.state, self.parent, self.group) = name, (rest[0], *map(int, rest.split()[1:3]))
+Process = namedtuple("Process", "pid name parent group")
 
 
-def processes() -> Iterator[tuple[int, Stat]]:
-    """Yield each process of the namespace that is not dead. COST: reads all of /proc; for rare occasions."""
+def processes() -> Iterator[Process]:
+    """Yield each process of the namespace that is not dead, from /proc/PID/stat, see proc(5). For rare occasions.
+
+    COST: reads all of /proc. Raises OSError where there is none.
+    """
     for entry in os.listdir("/proc"):
         if entry.isdigit():
             try:
-                stat = Stat(entry)
-            except (OSError, ValueError):  # it went away meanwhile
+                name, _, rest = slurp(f"/proc/{entry}/stat").partition(b"(")[2].rpartition(b") ")
+            except OSError:  # it went away meanwhile
                 continue
-            if stat.state not in "ZX":
-                yield int(entry), stat
+            state, parent, group = rest.split()[:3]
+            if state not in b"ZX":
+                yield Process(int(entry), name.decode("utf-8", "replace"), int(parent), int(group))
 
 
-def group_lives(group: int) -> bool:
-    """Tell whether anything of a process group lives whose leader has been reaped.
-
-    RACE: where a live process has the group's number as its pid, the group had died out and the number is used again.
-    """
+def exists(target: int) -> bool:
+    """Tell whether there is a process, or with minus its number a group; a zombie counts."""
     try:
-        os.killpg(group, 0)
+        os.kill(target, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
         pass
+    return True
+
+
+def living_groups() -> dict[int, set[int]]:
+    """Return the living members of each process group."""
+    groups: dict[int, set[int]] = {}
     try:
-        members = [pid for pid, stat in processes() if stat.group == group]
-    except OSError:  # no /proc: a zombie may count, until it is reaped
-        return True
-    return bool(members) and group not in members
+        for process in processes():
+            groups.setdefault(process.group, set()).add(process.pid)
+    except OSError:  # no /proc: whoever asks has to take a zombie for alive
+        pass
+    return groups
 
 
 def heeds(pid: int, signum: int) -> bool | None:
@@ -1613,33 +1724,40 @@ def heeds(pid: int, signum: int) -> bool | None:
     """
     if signum in HARMLESS:
         return True
-    bit, unseen = 1 << (signum - 1), False
+    bit, unseen, wanted = 1 << (signum - 1), False, SIGTIMEDWAIT.get(os.uname().machine)
     try:
-        tasks = os.listdir(f"/proc/{pid}/task")
-        for task in tasks:
-            with open(f"/proc/{pid}/task/{task}/status") as file:
-                if any(int(mask, 16) & bit for mask in re.findall(r"(?m)^Sig(?:Blk|Ign|Cgt):\t(\w+)", file.read())):
-                    return True
-        for task in tasks:
-            try:
-                with open(f"/proc/{pid}/task/{task}/syscall") as file:
-                    call = file.read().split()
-                wanted = SIGTIMEDWAIT.get(os.uname().machine)
-                if wanted is None:
-                    unseen = True
-                elif call[0] == str(wanted):
-                    with open(f"/proc/{pid}/mem", "rb", 0) as memory:
-                        if int.from_bytes(os.pread(memory.fileno(), 8, int(call[1], 16)), sys.byteorder) & bit:
-                            return True
-            except ProcessLookupError:
-                continue
-            except OSError:
-                unseen = True
-    except (FileNotFoundError, ProcessLookupError):
+        if slurp(f"/proc/{pid}/cmdline") == slurp("/proc/self/cmdline"):
+            return False  # RACE: it is on its way to exec, which will undo what shows now
+        tasks = [f"/proc/{pid}/task/{task}" for task in os.listdir(f"/proc/{pid}/task")]
+    except (FileNotFoundError, ProcessLookupError):  # it is gone
         return False
     except OSError:
-        unseen = True
+        return None
+    for task in tasks:
+        try:
+            masks = re.findall(rb"(?m)^Sig(?:Blk|Ign|Cgt):\t(\w+)", slurp(f"{task}/status"))
+        except OSError:  # this thread has ended
+            continue
+        if any(int(mask, 16) & bit for mask in masks):
+            return True
+        try:
+            call = slurp(f"{task}/syscall").split()
+            if wanted is None:
+                unseen = True
+            elif call[:1] == [b"%d" % wanted]:
+                with open(f"/proc/{pid}/mem", "rb", 0) as memory:
+                    if int.from_bytes(os.pread(memory.fileno(), 8, int(call[1], 16)), sys.byteorder) & bit:
+                        return True
+        except ProcessLookupError:
+            continue
+        except OSError:
+            unseen = True
     return None if unseen else False
+
+
+def with_continue(signum: int) -> tuple[int, ...]:
+    """Return a signal that is to end a process, and SIGCONT after it: a stopped process acts on nothing but SIGKILL."""
+    return (signum,) if signum == SIGNALS["KILL"] else (signum, SIGNALS["CONT"])
 
 
 class Kernel:
@@ -1647,16 +1765,16 @@ class Kernel:
 
     def __init__(self, environment: dict[bytes, bytes], mask: set[int]) -> None:
         self.environment, self.mask = environment, mask
-        self.ignored = {n for n in CAUGHT | JOB_CONTROL if signal.getsignal(n) == signal.SIG_IGN} - OWN_FAULTS
-        self.closed = [fd for fd in (0, 1, 2) if not is_open(fd)]
-        for _ in self.closed:  # lest a pipe of overlord's own becomes somebody's standard output
-            os.open("/dev/null", os.O_RDWR)
+        self.ignored = {n for n in SETTABLE if signal.getsignal(n) == signal.SIG_IGN} - OWN_FAULTS
+        for fd in (0, 1, 2):
+            if not is_open(fd):  # lest a pipe of overlord's own becomes somebody's standard output
+                os.open(os.devnull, os.O_RDWR)
         self.handed = inherited_descriptors()
         for fd in self.handed:
             os.set_inheritable(fd, False)
         self.failures, self.failing = os.pipe()  # a child that cannot become its unit says here why
         os.set_blocking(self.failures, False)
-        self.reasons: dict[int, tuple[str, str]] = {}  # pid -> stage and reason
+        self.reasons: dict[int, str] = {}  # of a dead child that never became its unit
         self.terminal = False  # the main command was put into the foreground of the terminal
 
     def spawn(self, spec: Spec) -> int:
@@ -1682,7 +1800,7 @@ class Kernel:
         stage, code = "start", 1
         try:
             signal.set_wakeup_fd(-1)
-            for number in CAUGHT | JOB_CONTROL:
+            for number in SETTABLE:
                 keep = spec.kind == "main" and number in self.ignored
                 signal.signal(number, signal.SIG_IGN if keep else signal.SIG_DFL)
             if spec.kind == "main":
@@ -1690,14 +1808,17 @@ class Kernel:
                 self.become_main()
             else:
                 os.setsid()
+                signal.pthread_sigmask(signal.SIG_SETMASK, ())  # what follows may take long, and has to be stoppable
                 self.open_stdio(spec)
                 if spec.umask is not None:
                     os.umask(spec.umask)
                 if spec.nice is not None:
                     stage = f"nice {spec.nice}"
                     os.setpriority(os.PRIO_PROCESS, 0, spec.nice)
-                stage = f"uid {spec.uid}" if spec.uid else f"gid {spec.gid}"
-                environment = {**self.environment, **self.take_identity(spec)}
+                environment = dict(self.environment)
+                if spec.uid is not None or spec.gid is not None:
+                    stage = f"gid {spec.gid}" if spec.uid is None else f"uid {spec.uid}"
+                    environment.update(self.take_identity(spec))
                 environment.update((os.fsencode(key), os.fsencode(value)) for key, value in spec.env)
                 environment[b"OVERLORD_NAME"] = spec.name.encode()
                 if spec.dir:
@@ -1705,19 +1826,15 @@ class Kernel:
                     os.chdir(spec.dir)
                 argv = command_line(spec.cmd, environment)
             stage, code = argv[0], NOT_FOUND
-            signal.pthread_sigmask(signal.SIG_SETMASK, self.mask if spec.kind == "main" else ())
             execute(argv, environment)
         except StartError as error:
-            self.report("", str(error))
+            self.report(str(error))
         except OSError as error:
-            why = error.strerror or str(error)
-            if code == NOT_FOUND and error.errno in (errno.ENOENT, errno.ENOTDIR):
-                why = "the interpreter in its #! line was not found" if os.path.exists(argv[0]) else "not found"
-            elif code == NOT_FOUND:
+            if code == NOT_FOUND and error.errno not in (errno.ENOENT, errno.ENOTDIR):
                 code = NOT_EXECUTABLE
-            self.report(stage, why)
+            self.report(f"{stage}: {error.strerror}")
         except BaseException as error:
-            self.report(stage, repr(error))
+            self.report(f"{stage}: {error!r}")
         finally:
             os._exit(code)
 
@@ -1728,23 +1845,22 @@ class Kernel:
             os.tcsetpgrp(0, os.getpid())
         for fd in self.handed:
             os.set_inheritable(fd, True)
+        signal.pthread_sigmask(signal.SIG_SETMASK, self.mask)
 
-    def report(self, stage: str, reason: str) -> None:
+    def report(self, text: str) -> None:
         """Tell overlord why the child cannot become its unit. Runs in the child. COST: one write, atomic below PIPE_BUF."""
-        text = f"{os.getpid()}\t{stage[:1000]}\t{reason[:1000]}\n".replace("\0", "")
-        os.write(self.failing, os.fsencode(text))
+        words = re.sub(r"[\0\n]", " ", text)
+        os.write(self.failing, os.fsencode(f"{os.getpid()} {words}")[: select.PIPE_BUF - 1] + b"\n")
 
-    def reason(self, pid: int, code: int) -> tuple[int, str]:
-        """Return the exit code and why a dead child never became its unit; the text is empty where it did."""
-        if code in (1, NOT_EXECUTABLE, NOT_FOUND):
-            try:
-                for line in os.fsdecode(os.read(self.failures, 65536)).splitlines():
-                    child, stage, reason = line.split("\t")
-                    self.reasons[int(child)] = (stage, reason)
-            except BlockingIOError:
-                pass
-        stage, reason = self.reasons.pop(pid, ("", ""))
-        return code, f"{stage}: {reason}" if stage else reason
+    def reason(self, pid: int) -> str:
+        """Return why a dead child never became its unit, or nothing where it did."""
+        try:
+            for line in os.read(self.failures, 65536).split(b"\n")[:-1]:
+                child, _, text = line.partition(b" ")
+                self.reasons[int(child)] = text.decode("utf-8", "surrogateescape")
+        except BlockingIOError:
+            pass
+        return self.reasons.pop(pid, "")
 
     def open_stdio(self, spec: Spec) -> None:
         """Open what the unit's `stdout` and `stderr` name. Runs in the child, so a FIFO may wait for its reader."""
@@ -1764,7 +1880,7 @@ class Kernel:
     def take_identity(self, spec: Spec) -> dict[bytes, bytes]:
         """Become the unit's user and group, and return the variables that follow. Runs in the child."""
         uid, gid, name, variables = identity(spec.uid, spec.gid)
-        if uid is not None and uid == os.geteuid() and spec.gid is None:
+        if uid is not None and uid == os.geteuid() and (spec.gid is None or gid == os.getegid()):
             uid = gid = None  # the user that overlord runs as: nothing to change, no privilege needed
         if uid is not None:
             if name is not None:
@@ -1777,15 +1893,16 @@ class Kernel:
             os.setuid(uid)
         return {os.fsencode(key): os.fsencode(value) for key, value in variables.items()}
 
-    def signal(self, pid: int, signum: int) -> None:
-        """Send a signal to a process (or, with minus its number, a group) that overlord has not reaped yet.
-
-        A process that is not there any more is no error. Raises PermissionError.
-        """
+    def send(self, pid: int, *signums: int) -> str:
+        """Send signals to a process, or with minus its number to its group; return what is wrong, or nothing."""
         try:
-            os.kill(pid, signum)
+            for signum in signums:
+                os.kill(pid, signum)
         except ProcessLookupError:
-            pass
+            return "there is no such process"
+        except PermissionError as error:
+            return f"{error.strerror} (a process of another user: overlord needs CAP_KILL)"
+        return ""
 
     def reap(self, most: int) -> Iterator[tuple[int, int, bool]]:
         """Yield (pid, code or minus the signal, stopped) of at most so many children that died or were stopped."""
@@ -1840,22 +1957,22 @@ class Init:
         self.first = os.getpid() == 1
         self.warning = "" if self.first else become_subreaper()
 
-    def leftovers(self) -> list[tuple[int, str]]:
-        """Return (pid, name) of what is left: of the whole PID namespace, or of overlord's children.
+    def leftovers(self) -> list[Process]:
+        """Return what is left: of the whole PID namespace, or of overlord's children.
 
         LINUX: a child is pinned until overlord reaps it, so that its pid cannot be another's; what is further down becomes
         a child when its parent dies.
         """
         mine = os.getpid()
         try:
-            return [(pid, s.name) for pid, s in processes() if pid != mine and (self.first or s.parent == mine)]
+            return [each for each in processes() if each.pid != mine and (self.first or each.parent == mine)]
         except OSError:  # no /proc
             return []
 
     def sweep(self, signum: int) -> None:
         """Signal all that is left. A stopped process is continued, so that it can act on SIGTERM."""
-        for number in (signum, SIGNALS["CONT"]) if signum != SIGNALS["KILL"] else (signum,):
-            for pid in [-1] if self.first else [pid for pid, _ in self.leftovers()]:
+        for number in with_continue(signum):
+            for pid in [-1] if self.first else [each.pid for each in self.leftovers()]:
                 try:
                     os.kill(pid, number)
                 except OSError:  # nobody there, or nobody who may be signalled
@@ -1896,9 +2013,12 @@ class Loop:
 
     def __init__(self, fleet: Fleet, kernel: Kernel, init: Init, log: Log) -> None:
         self.fleet, self.kernel, self.init, self.log = fleet, kernel, init, log
-        self.arrived: deque[int] = deque()  # signals
+        self.arrived: dict[int, int] = {}  # signal -> how often
+        self.actions: deque[Any] = deque()  # to be performed
         self.pids: dict[int, str] = {}  # living child -> its unit
         self.groups: dict[int, str] = {}  # group that outlives its leader -> its unit
+        self.next_look = 0.0  # when to look at those again
+        self.looked = time.monotonic()  # when it last looked at the clock
         self.code: int | None = None
         self.more = False  # dead children may be left from the last batch
         self.forwards: dict[int, list[tuple[str, int]]] = {}
@@ -1918,22 +2038,23 @@ class Loop:
 
     def note(self, number: int, frame: Any) -> None:
         """Note a signal; the wake-up pipe ends the wait. PYTHON: runs between two bytecodes of the main thread."""
-        self.arrived.append(number)
+        self.arrived[number] = self.arrived.get(number, 0) + 1
 
     def run(self) -> int:
         """Run to the end and return the exit code. An exception is logged with its place, and supervision goes on."""
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
-        turn = self.boot
+        following = self.boot
         while self.code is None:
             try:
-                turn, now_do = self.turn, turn
-                now_do()
+                current, following = following, self.turn
+                current()
             except Exception as error:
                 trace = error.__traceback__
                 while trace and trace.tb_next:
                     trace = trace.tb_next
                 place = f"{trace.tb_frame.f_code.co_name}, line {trace.tb_lineno}" if trace else "?"
                 self.log.say("error", "", f"internal error, going on: {type(error).__name__}: {error} ({place})")
+                self.more = True  # it may have come in the middle of a batch
                 select.poll().poll(100)  # ms, lest an error that comes back at once eats the processor
         self.log.flush(0.2)
         return self.code
@@ -1947,16 +2068,17 @@ class Loop:
 
     def turn(self) -> None:
         """Wait for something to happen, and see it through. With nothing to do there is no timer: it sleeps."""
-        deadline, before = self.fleet.next_deadline(), time.monotonic()
-        wait = None if deadline is None else max(0.0, deadline - before)
+        deadline = self.fleet.next_deadline()
+        wait = None if deadline is None else max(0.0, deadline - time.monotonic())
         if self.groups or self.fleet.sweeping:
             wait = LINGER_LOOK if wait is None else min(wait, LINGER_LOOK)
         if self.log.kept:
             self.poll.register(self.log.fd, select.POLLOUT)
-        self.poll.poll(0 if self.more or self.arrived else None if wait is None else min(wait * 1000, 1e9))
+        self.poll.poll(0 if self.more or self.arrived or self.actions else None if wait is None else min(wait * 1000, 1e9))
         now = time.monotonic()
-        if wait is not None and now - before - wait > PAUSED:
-            self.fleet.shift(now - before - wait)
+        if deadline is not None and now - deadline > PAUSED and not self.fleet.ending:
+            self.fleet.shift(now - self.looked)  # when since then it was stopped cannot be known: rather too late than too early
+        self.looked = now
         if self.log.kept:
             self.poll.unregister(self.log.fd)
             self.log.flush()
@@ -1966,30 +2088,28 @@ class Loop:
         except BlockingIOError:
             pass
         self.hear(now)
-        self.look_at_groups(now)
         self.fleet.expire(now)
+        self.look_at_groups(now)
         self.perform()
         if self.fleet.sweeping and self.code is None and self.init.alone():
             self.fleet.swept()
             self.perform()
 
     def hear(self, now: float) -> None:
-        """Deal with the signals that have arrived."""
-        reap, self.more = self.more, False
-        while self.arrived:
-            number = self.arrived.popleft()
-            if number == SIGNALS["CHLD"]:
-                reap = True
-            elif number in self.fleet.settings.shutdown_signals:
+        """Deal with the signals that have arrived: what asks for shutdown, then the dead, then what is to be relayed."""
+        arrived, self.arrived = self.arrived, {}
+        for number in self.fleet.settings.shutdown_signals:
+            for _ in range(arrived.pop(number, 0)):
                 self.fleet.ask_shutdown(f"{spell_signal(number)} received", now, number)
-            else:
-                self.relay(number)
-        if reap:
+        if arrived.pop(SIGNALS["CHLD"], 0) or self.more:
             self.reap(now)
+        for number in arrived:
+            self.relay(number)
 
     def reap(self, now: float) -> None:
         """Reap a batch of dead children, and tell the fleet of those that were units."""
         count = 0
+        living: dict[int, set[int]] = {}
         for pid, code, stopped in self.kernel.reap(REAP_BATCH):
             count += 1
             name = self.pids.get(pid)
@@ -1999,9 +2119,12 @@ class Loop:
                 continue
             if name is None:
                 continue
+            why = self.kernel.reason(pid) if code in (1, NOT_EXECUTABLE, NOT_FOUND) else ""
             del self.pids[pid]
-            code, why = self.kernel.reason(pid, code)
-            left = name != MAIN and group_lives(pid)
+            left = name != MAIN and exists(-pid)
+            if left:
+                living = living or living_groups()  # COST: one look at /proc for all who died together
+                left = bool(living.get(pid, set()) - {pid}) or not living
             if left:
                 self.groups[pid] = name
             self.fleet.feed(name, Event("exited", code, why=why, left=left), now)
@@ -2009,30 +2132,37 @@ class Loop:
 
     def look_at_groups(self, now: float) -> None:
         """Find the groups whose last process is gone. Their members may be other processes' children, so no signal tells."""
-        for group, name in list(self.groups.items()):
-            if not group_lives(group):
-                del self.groups[group]
-                self.fleet.feed(name, Event("emptied"), now)
+        gone = [group for group in self.groups if not exists(-group)]
+        if len(gone) < len(self.groups) and now >= self.next_look:  # COST: reads all of /proc, once for all groups
+            self.next_look = now + LINGER_LOOK
+            living = living_groups()
+            # RACE: where a process has the group's number as its pid, the group had died out and the number is used again
+            gone += [group for group in self.groups if living and (group not in living or group in living[group])]
+        for group in set(gone):
+            self.fleet.feed(self.groups.pop(group), Event("emptied"), now)
 
     def perform(self) -> None:
-        """Do what the fleet wants done, and what follows from that."""
-        actions = deque(self.fleet.take())
-        while actions:
-            action = actions.popleft()
+        """Do what the fleet wants done, and what follows from that; what a signal interrupts, the next turn goes on with."""
+        self.actions.extend(self.fleet.take())
+        while self.actions:
+            action = self.actions.popleft()
             if isinstance(action, Say):
                 if action.unit != MAIN or action.level != "info" or len(self.fleet.units) > 1:
                     self.log.say(*action)
             elif isinstance(action, Spawn):
                 self.spawn(action.unit)
+                if self.arrived:  # a thousand starts must not make a stop request wait
+                    return
             elif isinstance(action, Kill):
                 self.kill(action)
             elif isinstance(action, Sweep):
                 if action.signum == SIGNALS["KILL"]:
-                    self.fleet.killed += [f"{name} (pid {pid})" for pid, name in self.init.leftovers() if pid not in self.pids]
+                    left = self.init.leftovers()
+                    self.fleet.also_killed([f"{each.name} (pid {each.pid})" for each in left if each.pid not in self.pids])
                 self.init.sweep(action.signum)
             else:
                 self.leave(action)
-            actions.extend(self.fleet.take())
+            self.actions.extend(self.fleet.take())
 
     def spawn(self, name: str) -> None:
         """Make the process of a unit, unless it was stopped since."""
@@ -2050,29 +2180,31 @@ class Loop:
     def kill(self, action: Kill) -> None:
         """Signal a unit's process, or its group; a stopped one is continued so that it can act on the signal.
 
-        RACE: the process may have been reaped since the fleet decided, and its pid be another's.
+        RACE: the process may have been reaped since the fleet decided, and its pid be another's. Or it was made just now,
+        and has not made its group yet: then there is only itself.
         """
         pid, group = action.pid, action.group
-        if self.pids.get(pid) != action.unit and not (group and pid in self.groups and group_lives(pid)):
+        if self.pids.get(pid) != action.unit and not (group and pid in self.groups and not exists(pid)):
             return
-        try:
-            for number in (action.signum, SIGNALS["CONT"]) if action.signum != SIGNALS["KILL"] else (action.signum,):
-                self.kernel.signal(-pid if group else pid, number)
-        except PermissionError as error:
-            self.log.say("error", action.unit, f"cannot send {spell_signal(action.signum)} to pid {pid}: {error.strerror}")
+        signums = with_continue(action.signum)
+        fault = self.kernel.send(-pid if group else pid, *signums)
+        if fault and group and pid in self.pids:
+            fault = self.kernel.send(pid, *signums)
+        if fault:
+            self.log.say("error", action.unit, f"cannot send {spell_signal(action.signum)} to pid {pid}: {fault}")
 
     def relay(self, number: int) -> None:
         """Pass a signal on: to the main command whatever it is, to a daemon that wants it unless it would only die of it."""
-        targets = [(MAIN, number), *self.forwards.get(number, ())]
-        for name, target in targets:
+        for name, target in [(MAIN, number), *self.forwards.get(number, ())]:
             status = self.fleet.status.get(name)
             if not status or not status.pid or status.left:
                 continue
             heeded = name == MAIN or heeds(status.pid, target)
-            if heeded:
-                self.kernel.signal(status.pid, target)
+            fault = self.kernel.send(status.pid, target) if heeded else ""
             sent = spell_signal(target) + (f" for {spell_signal(number)}" if target != number else "")
-            if heeded:
+            if fault:
+                self.log.say("error", name, f"cannot relay {sent} to pid {status.pid}: {fault}")
+            elif heeded:
                 self.log.say("debug" if name == MAIN else "info", name, f"{sent} relayed")
             elif heeded is None:
                 self.log.say("warning", name, f"{sent} withheld: the kernel does not show whether it waits for it or would die")
@@ -2080,28 +2212,38 @@ class Loop:
                 self.log.say("info", name, f"{sent} withheld: it does nothing about it and would die")
 
     def suspend(self, pid: int, number: int) -> None:
-        """The main command was stopped, by Ctrl-Z say. PID 1 has no shell behind it that could continue the command, so it
-        goes on; elsewhere overlord stops too, and when the shell continues it, gives the terminal back to the command.
+        """The main command was stopped, by Ctrl-Z or by using the terminal from the background.
+
+        Where there is a shell behind overlord, overlord stops too, and when the shell continues it, gives the terminal
+        back to the command. PID 1 and the child of an init have none, so there the command goes on.
         """
-        if self.init.first:
+        if self.init.first or os.getppid() <= 1:
             if number == SIGNALS["TSTP"]:
-                self.kernel.signal(pid, SIGNALS["CONT"])
-        elif self.kernel.terminal and number in JOB_CONTROL:
-            os.tcsetpgrp(0, os.getpgrp())
+                self.kernel.send(pid, SIGNALS["CONT"])
+        elif number in JOB_CONTROL and os.isatty(0):
+            self.take_terminal()
+            stopped = time.monotonic()
             os.kill(os.getpid(), SIGNALS["STOP"])
+            self.fleet.shift(time.monotonic() - stopped)
             if in_foreground():
+                self.kernel.terminal = True
                 os.tcsetpgrp(0, pid)
-            self.kernel.signal(-pid, SIGNALS["CONT"])
+            self.kernel.send(-pid, SIGNALS["CONT"])
+
+    def take_terminal(self) -> None:
+        """Take the terminal back from the main command."""
+        try:
+            if self.kernel.terminal:
+                os.tcsetpgrp(0, os.getpgrp())
+        except OSError:  # it is gone
+            pass
 
     def leave(self, action: Exit) -> None:
         """Say why, give the terminal back, and end."""
         if not action.quiet:
             self.log.say("info", "", f"exiting with code {action.code}: {action.why}", always=True)
-        if self.kernel.terminal and not self.init.first:
-            try:
-                os.tcsetpgrp(0, os.getpgrp())
-            except OSError:  # the terminal is gone
-                pass
+        if not self.init.first:
+            self.take_terminal()
         self.code = action.code
 
 
@@ -2109,7 +2251,7 @@ class Loop:
 # Arguments, files, verbs. Nothing of it runs once the loop does.
 
 USAGE = """\
-overlord.py [-c FILE] [VERB]            run, check, version or help; none is run
+overlord.py [-c FILE] [VERB]            run, check, version or help; without one: run
 overlord.py [-c FILE] [--] COMMAND ...  run, with COMMAND as the main command (Docker's CMD)
 
   run               start what the configuration says, and stay (as PID 1 of a container, or anywhere)
@@ -2143,8 +2285,7 @@ def put(fd: int, text: str) -> None:
 def load(draft: Draft, path: str, optional: bool = False) -> bool:
     """Read one file into the draft; tell whether there was one."""
     try:
-        with open(path, "rb") as file:
-            draft.read(path, file.read())
+        draft.read(path, slurp(path))
     except OSError as error:
         draft.files.append(path)
         if optional and error.errno == errno.ENOENT:
@@ -2156,18 +2297,22 @@ def load(draft: Draft, path: str, optional: bool = False) -> bool:
 def list_configdir(draft: Draft) -> list[str]:
     """Return the files of the configdir in the order of their names."""
     option, at = BY_KIND["overlord"]["configdir"], ("overlord", "configdir")
-    folder = draft.value(*at[:1], option) if at in draft.places else default_of(option)
+    try:  # a mistake in it is noted with all the others
+        folder = parse_text(expand(draft.text_of(*at), draft.environment)) if at in draft.places else option.default
+    except Mistake:
+        return []
     try:
         names = sorted(name for name in os.listdir(folder) if not PASSED_OVER.fullmatch(name))
     except OSError as error:
         if error.errno != errno.ENOENT:
             draft.mistake(draft.places.get(at, (draft.files[0], 1)), "[overlord] configdir", f"{folder}: {error.strerror}")
         return []
-    return [path for path in (os.path.join(folder, name) for name in names) if not os.path.isdir(path)]
+    paths = (os.path.join(folder, name) for name in names)  # a link to nothing is one to be told of
+    return [path for path in paths if os.path.isfile(path) or not os.path.exists(path)]
 
 
-def read_config(path: str | None, environment: Mapping[bytes, bytes], command: list[str]) -> tuple[Config, list[str]]:
-    """Return the configuration, with the main command if there is one, and the files it was read from. Raises Mistakes."""
+def read_config(path: str | None, environment: Mapping[bytes, bytes], optional: bool) -> tuple[Config, list[str]]:
+    """Return the configuration and the files it was read from, which may be none if `optional`. Raises Mistakes."""
     draft = Draft({decode(key): decode(value) for key, value in environment.items()})
     named = path or draft.environment.get("OVERLORD_CONFIG")
     main = named or DEFAULT_CONFIG
@@ -2175,14 +2320,16 @@ def read_config(path: str | None, environment: Mapping[bytes, bytes], command: l
     files = list_configdir(draft)
     for file in files:
         load(draft, file)
-    if not found and not files and not command:
+    if not found and not files and not optional:
         text = "there is no such file, nothing in /etc/overlord/ and no COMMAND; overlord.py help shows an example"
         draft.mistake((main, 1), "", text)
-    config = draft.finish()
-    if command:
-        config.units[MAIN] = main_spec(command, [n for n in config.order if config.units[n].kind == "daemon"])
-        config.order.append(MAIN)
-    return config, [main, *files] if found else files
+    return draft.finish(), [main, *files] if found else files
+
+
+def add_main(config: Config, command: list[str]) -> None:
+    """Put the main command last, after all daemons."""
+    config.units[MAIN] = main_spec(command, [name for name in config.order if config.units[name].kind == "daemon"])
+    config.order.append(MAIN)
 
 
 def decode(data: bytes) -> str:
@@ -2190,13 +2337,21 @@ def decode(data: bytes) -> str:
     return data.decode("utf-8", "surrogateescape")
 
 
-def warn_of_writers(paths: Iterable[str]) -> Iterator[str]:
-    """Yield a warning for each file, and its folder, that someone other than root can write while overlord is root."""
+def warn_of_writers(files: list[str], configdir: str) -> Iterator[str]:
+    """Yield a warning for each file, and its folder, that someone other than root can write while overlord is root.
+
+    In a sticky folder others can add files, which matters in the configdir, but not replace those of root.
+    """
     if os.geteuid() != 0:
         return
-    for path in dict.fromkeys(part for file in paths for part in (os.path.dirname(file) or ".", file)):
-        stat = os.stat(path)
-        sticky = os.path.isdir(path) and stat.st_mode & 0o1000
+    for path in dict.fromkeys([configdir, *(part for file in files for part in (os.path.dirname(file) or ".", file))]):
+        try:
+            stat = os.stat(path)
+        except OSError:
+            continue
+        if not os.path.isdir(path) and not os.path.isfile(path):
+            continue
+        sticky = os.path.isdir(path) and stat.st_mode & 0o1000 and os.path.abspath(path) != os.path.abspath(configdir)
         if stat.st_uid != 0 or (not sticky and (stat.st_mode & 0o002 or (stat.st_mode & 0o020 and stat.st_gid != 0))):
             yield f"{path} can be written by others than root, who can so have anything run as root"
 
@@ -2204,10 +2359,11 @@ def warn_of_writers(paths: Iterable[str]) -> Iterator[str]:
 def warn_of_image(config: Config, environment: Mapping[bytes, bytes]) -> Iterator[str]:
     """Yield a warning for each command, user and folder that the image lacks, and where time will not do to stop."""
     chains: dict[str, tuple[float, tuple[str, ...]]] = {}  # unit -> the longest way to stop it and what it needs
+    asked = {dep for unit in config.units.values() for dep, _ in unit.deps}
     for name in config.order:
         unit = config.units[name]
         own = {**environment, **{os.fsencode(key): os.fsencode(value) for key, value in unit.env}}
-        first = re.match(r"[\w./+-]+(?=\s|$)", unit.cmd)
+        first = FIRST_WORD.match(unit.cmd)
         if first and first[0] not in SHELL_WORDS and not find_program(first[0], unit.dir, own):
             yield f"{name}: cmd: {first[0]} is not there, or not executable"
         try:
@@ -2216,6 +2372,8 @@ def warn_of_image(config: Config, environment: Mapping[bytes, bytes]) -> Iterato
             yield f"{name}: {error}"
         if unit.dir and not os.path.isdir(unit.dir):
             yield f"{name}: dir {unit.dir}: no such folder"
+        if unit.kind == "script" and name not in asked:
+            yield f"{name}: no unit depends on this script, so it never runs"
         below = max((chains[dep] for dep, _ in unit.deps), default=(0.0, ()))
         chains[name] = below[0] + (unit.stop_timeout if unit.kind == "daemon" else 0.0), (name, *below[1])
     longest, names = max(chains.values(), default=(0.0, ()))
@@ -2231,7 +2389,7 @@ def warn_of_image(config: Config, environment: Mapping[bytes, bytes]) -> Iterato
 
 def find_program(name: str, folder: str | None, environment: Mapping[bytes, bytes]) -> bool:
     """Tell whether a command would be found and may be executed."""
-    path = environment.get(b"PATH", DEFAULT_PATH.encode()).decode("utf-8", "surrogateescape")
+    path = decode(environment.get(b"PATH", DEFAULT_PATH.encode()))
     places = [name] if "/" in name else [f"{part or '.'}/{name}" for part in path.split(":")]
     paths = (os.path.join(folder or ".", place) for place in places)
     return any(os.path.isfile(place) and os.access(place, os.X_OK) for place in paths)
@@ -2247,17 +2405,23 @@ def refuse(mistakes: Mistakes) -> int:
 
 def run(path: str | None, command: list[str]) -> int:
     """Be the init: start what the configuration says, and stay until the end. Returns the exit code."""
-    environment = found_environment()
-    kernel = Kernel(environment, FOUND_MASK)
     try:
-        config, files = read_config(path, environment, command)
+        environment = found_environment()
+        kernel = Kernel(environment, FOUND_MASK)
+        config, files = read_config(path, environment, optional=bool(command))
+        if command:
+            add_main(config, command)
+        log, init = Log(config.settings.log_level, config.settings.log_format), Init()
+        loop = Loop(Fleet(config, chance), kernel, init, log)
     except Mistakes as mistakes:
         return refuse(mistakes)
-    log, init = Log(config.settings.log_level, config.settings.log_format), Init()
-    for warning in (init.warning, *warn_of_writers(files)):
+    except OSError as error:  # no descriptor left, say
+        put(2, f"overlord: cannot start: {error}: exiting with code 1\n")
+        return 1
+    for warning in (init.warning, *warn_of_writers(files, config.settings.configdir)):
         if warning:
             log.say("warning", "", warning)
-    return Loop(Fleet(config, chance), kernel, init, log).run()
+    return loop.run()
 
 
 def chance() -> float:
@@ -2269,15 +2433,15 @@ def check(path: str | None) -> int:
     """Say what is wrong with the configuration, and what the image lacks."""
     environment = found_environment()
     try:
-        config, files = read_config(path, environment, ["true"])
+        config, files = read_config(path, environment, optional=True)
     except Mistakes as mistakes:
         return refuse(mistakes)
-    del config.units[config.order.pop()]
-    for warning in (*warn_of_writers(files), *warn_of_image(config, environment)):
+    if not files:
+        put(2, f"overlord: warning: there is no {DEFAULT_CONFIG}: nothing but a COMMAND can be run\n")
+    for warning in (*warn_of_writers(files, config.settings.configdir), *warn_of_image(config, environment)):
         put(2, f"overlord: warning: {warning}\n")
     kinds = [unit.kind for unit in config.units.values()]
-    read = ", ".join(files) or f"no file (there is no {DEFAULT_CONFIG})"
-    put(1, f"overlord: {read}: OK, {plural(kinds, 'daemon')}, {plural(kinds, 'script')}\n")
+    put(1, f"overlord: {', '.join(files) or 'no configuration'}: OK, {plural(kinds, 'daemon')}, {plural(kinds, 'script')}\n")
     return 0
 
 
