@@ -1,0 +1,1324 @@
+"""The Fleet: dependencies, bounce waves, ends, shutdown, what it costs; and random worlds in which all must hold."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import sys
+from types import FrameType
+from typing import Any, Callable
+
+import pytest
+
+import overlord
+from harness import daemon, script
+from overlord import BACKOFF, DONE, FAILED, IDLE, MAIN, OK, RUNNING, STARTING, STOPPED, STOPPING, WAITING
+from world import KILL, TERM, Stage, Temper, Worker, World, check
+
+INT, QUIT, USR1 = (overlord.SIGNALS[name] for name in ("INT", "QUIT", "USR1"))
+QUICK = Temper(life=0.1)  # a script that does its work
+FAILING = Temper(life=0.1, code=3)
+STUBBORN = Temper(patience=None)
+SETTLED = 100.0  # s in which everything below comes to rest
+
+# How many worlds the property tests play, from which seed on: OVERLORD_WORLDS=20000 OVERLORD_SEED=1000000 pytest ...
+WORLDS = int(os.environ.get("OVERLORD_WORLDS", "800"))
+SEED = int(os.environ.get("OVERLORD_SEED", "0"))
+PARTS = 8
+
+
+def settings(**options: object) -> str:
+    """Return the text of the [overlord] section."""
+    return "[overlord]\n" + "".join(f"{key} = {value}\n" for key, value in options.items())
+
+
+def prompt(name: str, **options: object) -> str:
+    """A daemon that is OK as soon as it runs and comes back without delay."""
+    return daemon(name, "x", **{"warmup": 0, "backoff": 0, **options})
+
+
+def setup(name: str = "setup", **options: object) -> str:
+    return script(name, "x", **options)
+
+
+def starts_since(stage: Stage, act: Callable[[], None], seconds: float = SETTLED) -> list[str]:
+    """Return what is started by an act and all that follows."""
+    count = len(stage.starts)
+    act()
+    stage.advance(seconds)
+    return stage.starts[count:]
+
+
+# --- dependencies ----------------------------------------------------------------------------------------------------
+
+
+def test_parallel() -> None:
+    """Units that do not depend on one another start at once, all of them."""
+    stage = Stage("".join(daemon(f"d{n}", "x") for n in range(5)))
+    assert stage.states() == 5 * [STARTING]
+    stage.advance(1.0)
+    assert stage.states() == 5 * [OK]
+
+
+def test_waits_for_a_daemon_to_be_ok() -> None:
+    """What depends on a daemon starts when that has lived through its warm-up."""
+    stage = Stage(daemon("web", "x", deps="db") + daemon("db", "x", warmup="5s"))
+    assert stage.states("db", "web") == [STARTING, WAITING]
+    stage.advance(4.9)
+    assert stage.starts == ["db"]
+    stage.advance(0.2)
+    assert stage.starts == ["db", "web"]
+    assert stage.text_of("web")[0] == "waiting for db:ok"
+
+
+def test_in_the_order_written() -> None:
+    """The next dependency is not begun before the one in front of it is met."""
+    stage = Stage(prompt("web", deps="b:ok, a:always, c") + setup("a") + setup("b") + setup("c"))
+    for name in ("b", "a", "c"):
+        assert stage.living() == [name]
+        stage.exit(name)
+    assert stage.starts == ["b", "a", "c", "web"]
+
+
+def test_dependency_lost_meanwhile() -> None:
+    """What was met and is down when the last is met has to come back first."""
+    stage = Stage(prompt("web", deps="db, setup") + prompt("db", backoff="5s") + setup())
+    stage.exit("db", 1)
+    stage.exit("db", 1)
+    stage.exit("setup")
+    assert stage.states("db", "web") == [BACKOFF, WAITING]
+    stage.advance(6.0)
+    assert stage.states("db", "web") == [OK, OK]
+    assert stage.starts.count("setup") == 1
+
+
+def test_script_nobody_depends_on() -> None:
+    """It never runs, nor does one on which only such a script depends."""
+    stage = Stage(prompt("web") + setup("unused", deps="base") + setup("base"), "main")
+    stage.advance(SETTLED)
+    assert stage.states("unused", "base") == [IDLE, IDLE]
+
+
+def test_script_only_for_those_who_start() -> None:
+    """A dependent that is not started itself makes nothing run."""
+    stage = Stage(prompt("web") + prompt("spare", deps="setup", autostart="false") + setup())
+    assert stage.starts == ["web"]
+
+
+def test_autostart_only_as_a_dependency() -> None:
+    """`autostart = false` is started where something needs it, and else not."""
+    text = prompt("db", autostart="false") + prompt("cache", autostart="false", deps="disk") + prompt("disk", autostart="false")
+    stage = Stage(text + prompt("web", deps="cache"))
+    assert stage.starts == ["disk", "cache", "web"]
+    assert stage.state("db") == IDLE
+
+
+def test_one_run_serves_all() -> None:
+    """One run serves all who wait for the same `ok`, and whoever comes later."""
+    text = "".join(prompt(f"web-{n}", deps="setup") for n in range(5)) + prompt("late", deps="other") + setup()
+    stage = Stage(text + setup("other", deps="setup"))
+    assert stage.living() == ["setup"]
+    stage.exit("setup")
+    stage.exit("other")
+    stage.exit("web-1", 1)
+    assert stage.starts.count("setup") == 1
+    assert stage.states("late", "web-1") == [OK, OK]
+
+
+def test_script_with_dependencies() -> None:
+    """A script waits for what it depends on."""
+    stage = Stage(prompt("web", deps="migrate") + setup("migrate", deps="db, mkdir") + daemon("db", "x") + setup("mkdir"))
+    assert stage.starts == ["db"]
+    stage.advance(1.0)
+    stage.exit("mkdir")
+    stage.exit("migrate")
+    assert stage.starts == ["db", "mkdir", "migrate", "web"]
+
+
+def test_always_runs_before_every_start() -> None:
+    """Restarts, bounces and age included."""
+    text = prompt("web", deps="setup:always, db:bounce", max_age="1h") + prompt("db") + setup()
+    stage = Stage(text, boot=False)
+    stage.tempers["setup"] = QUICK
+    stage.boot()
+    stage.advance(1.0)
+    assert stage.starts == ["db", "setup", "web"]
+    assert starts_since(stage, lambda: stage.exit("web", 1)) == ["setup", "web"]
+    assert starts_since(stage, lambda: stage.exit("db", 1)) == ["db", "setup", "web"]
+    assert starts_since(stage, lambda: stage.advance(3600)) == ["setup", "web"]
+
+
+def test_always_one_run_for_each() -> None:
+    """For dependents that start at the same time it is one run each, one after the other."""
+    stage = Stage("".join(prompt(f"web-{n}", deps="setup:always") for n in range(4)) + setup())
+    for count in range(4):
+        assert sorted(stage.living()) == sorted(["setup", *(f"web-{n}" for n in range(count))])
+        stage.exit("setup")
+    assert stage.starts == ["setup", "web-0", "setup", "web-1", "setup", "web-2", "setup", "web-3"]
+
+
+def test_always_beside_ok() -> None:
+    """A run for one dependent is a success for all who need one; a run for those is none for it."""
+    stage = Stage(prompt("a", deps="setup:ok") + prompt("b", deps="setup:always") + setup())
+    stage.exit("setup")
+    assert stage.states("a", "b") == [OK, WAITING]
+    stage.exit("setup")
+    assert stage.state("b") == OK
+    stage = Stage(prompt("a", deps="setup:always") + prompt("b", deps="setup:ok") + setup())
+    stage.exit("setup")
+    assert stage.states("a", "b") == [OK, OK]
+    assert stage.starts.count("setup") == 1
+
+
+@pytest.mark.parametrize("runs", [1, 4])
+def test_always_fails(runs: int) -> None:
+    """It is a failed start of the dependent, with its `respawns`: as many runs as starts, no more."""
+    stage = Stage(prompt("web", deps="setup:always", respawns=runs - 1, on_failure="ignore") + prompt("db") + setup(), boot=False)
+    stage.tempers["setup"] = FAILING
+    stage.boot()
+    stage.advance(SETTLED)
+    assert stage.starts == ["db", *runs * ["setup"]]
+    assert stage.state("web") == FAILED
+    assert "cannot start: script setup failed: exited with code 3" in stage.text_of("web")[-1]
+    assert stage.code is None
+
+
+def test_always_fails_with_backoff() -> None:
+    """Before each further run goes the back-off of the dependent."""
+    stage = Stage(prompt("web", deps="setup:always", backoff="2s..8s") + setup())
+    instants = []
+    for _ in range(4):
+        instants.append(stage.now)
+        stage.exit("setup", 1)
+        while stage.state("setup") != RUNNING:
+            stage.advance(0.5)
+    assert [b - a for a, b in zip(instants, instants[1:])] == pytest.approx([0.5, 2.0, 4.0], abs=0.6)
+
+
+def test_always_run_belongs_to_its_start() -> None:
+    """A start never uses a run that was begun before it: each gets one of its own."""
+    stage = Stage(prompt("web", deps="setup:always", backoff="5s") + setup())
+    stage.exit("setup", 1)
+    stage.exit("setup", 1)
+    assert (stage.state("web"), stage.living()) == (BACKOFF, [])
+    stage.advance(5.0)
+    assert (stage.state("web"), stage.living()) == (WAITING, ["setup"])
+    stage.exit("setup")
+    assert stage.starts == ["setup", "setup", "setup", "web"]
+
+
+@pytest.mark.parametrize(("options", "code"), [({}, None), ({"on_failure": "ignore"}, None), ({"on_failure": "shutdown"}, 3)])
+def test_always_and_its_own_on_failure(options: dict[str, object], code: int | None) -> None:
+    """The script's own `on_failure` applies only if it is set."""
+    stage = Stage(prompt("web", deps="setup:always", backoff="60s") + setup(**options))
+    stage.exit("setup", 3)
+    stage.advance(1.0)
+    assert stage.code == code
+
+
+def test_always_script_with_respawns() -> None:
+    """The script's own restarts come first, and are one run for the dependent."""
+    stage = Stage(prompt("web", deps="setup:always") + setup(respawns=1, backoff="0"))
+    stage.exit("setup", 1)
+    assert stage.state("web") == WAITING
+    stage.exit("setup", 0)
+    assert stage.starts == ["setup", "setup", "web"]
+
+
+def test_always_nested_and_shut_down() -> None:
+    """Scripts before scripts: where the innermost ends it all, everything just stops."""
+    text = prompt("web", deps="outer:always") + setup("outer", deps="inner:always") + setup("inner", on_failure="shutdown")
+    stage = Stage(text)
+    stage.exit("inner", 4)
+    assert stage.code == 4
+    assert stage.states("outer", "web") == [STOPPED, STOPPED]
+
+
+def test_ok_script_failed_for_good() -> None:
+    """Who needs it waits, and nobody runs it again."""
+    stage = Stage(prompt("web", deps="setup") + prompt("db") + prompt("late", deps="db, setup") + setup(on_failure="ignore"))
+    stage.exit("setup", 1)
+    stage.exit("db", 1)
+    stage.advance(SETTLED)
+    assert stage.states("web", "late", "setup") == [WAITING, WAITING, FAILED]
+    assert stage.starts.count("setup") == 1
+
+
+def test_dependency_down_at_a_restart() -> None:
+    """It is waited for; `ok` does not restart who runs."""
+    stage = Stage(prompt("web", deps="db") + prompt("db", backoff="5s"))
+    stage.exit("db", 1)
+    stage.exit("db", 1)
+    assert stage.states("db", "web") == [BACKOFF, OK]
+    stage.exit("web", 1)
+    assert stage.state("web") == WAITING
+    stage.advance(5.0)
+    assert stage.starts == ["db", "web", "db", "db", "web"]
+
+
+def test_dependency_ended_for_good() -> None:
+    """It leaves the unit waiting, and the status names it."""
+    stage = Stage(prompt("web", deps="db") + daemon("db", "x", restart="never", on_failure="ignore") + prompt("other"))
+    stage.exit("db", 1)
+    stage.advance(SETTLED)
+    assert (stage.state("web"), stage.fleet.status["web"].why) == (WAITING, "db:ok")
+
+
+def test_deps_of_an_other_kind_of_order() -> None:
+    """The order of the file is no matter."""
+    names = [f"d{n}" for n in range(30)]
+    sections = [prompt(name, deps=names[at - 1]) if at else prompt(name) for at, name in enumerate(names)]
+    random.Random(1).shuffle(sections)
+    assert Stage("".join(sections)).starts == names
+
+
+# --- everything is up ---------------------------------------------------------------------------------------------------
+
+
+def ups(stage: Stage) -> list[str]:
+    """Return the lines that say that everything is up."""
+    return [text for _, _, text in stage.said if text.startswith("everything is up")]
+
+
+def test_everything_is_up() -> None:
+    """When it is, one line says so, with the time it took and the slowest link; once."""
+    text = daemon("c", "x", deps="b, setup") + daemon("b", "x", deps="a", warmup="5s") + daemon("a", "x") + setup()
+    stage = Stage(text + prompt("spare", autostart="false"), boot=False)
+    stage.tempers["setup"] = QUICK
+    stage.boot()
+    stage.advance(7.0)
+    assert ups(stage) == []
+    stage.advance(0.2)
+    (line,) = ups(stage)
+    assert re.search(r"\b7\.1 s\b.*\bb\b.*\b5 s\b", line)
+    stage.exit("a", 1)
+    stage.advance(SETTLED)
+    assert ups(stage) == [line]
+
+
+def test_not_everything_is_up() -> None:
+    """While one is missing, nothing claims so."""
+    stage = Stage(daemon("a", "x", restart="never", on_failure="ignore") + prompt("b", deps="a") + prompt("c"))
+    stage.exit("a", 1)
+    stage.advance(SETTLED)
+    assert ups(stage) == []
+
+
+# --- the main command ------------------------------------------------------------------------------------------------
+
+
+def test_main_command_waits_for_every_daemon() -> None:
+    """It is started once every wanted daemon is OK."""
+    stage = Stage(daemon("a", "x", warmup="2s") + daemon("b", "x", warmup="3s") + prompt("spare", autostart="false"), "main")
+    stage.advance(2.9)
+    assert MAIN not in stage.starts
+    stage.advance(0.2)
+    assert stage.starts == ["a", "b", MAIN]
+
+
+def test_main_command_waits_for_what_is_needed() -> None:
+    """A daemon without autostart counts once it is wanted."""
+    stage = Stage(prompt("web", deps="db") + daemon("db", "x", autostart="false", warmup="3s"), "main")
+    assert stage.starts == ["db"]
+    stage.advance(3.0)
+    assert stage.starts == ["db", "web", MAIN]
+
+
+def test_main_command_goes_without_the_lost() -> None:
+    """A daemon that has ended for good with `ignore` is not waited for."""
+    text = daemon("a", "x", warmup="5s", restart="never", on_failure="ignore") + daemon("b", "x", warmup="1s")
+    stage = Stage(text, "main")
+    stage.advance(1.5)
+    stage.exit("a", 1)
+    assert stage.state(MAIN) == RUNNING
+
+
+def test_main_command_says_for_whom_it_waits() -> None:
+    """A line every 10 s."""
+    stage = Stage(daemon("a", "x", warmup="35s"), "main")
+    stage.advance(34.0)
+    assert [text for _, _, text in stage.said if "waits for a:ok" in text] == 3 * ["main command waits for a:ok"]
+
+
+def test_main_command_alone() -> None:
+    """A drop-in for tini: started at once, its code is the exit code, and nothing is said when it ends by itself."""
+    stage = Stage("", "main")
+    stage.exit(MAIN, 5)
+    assert stage.code == 5
+    assert stage.fleet.ending.quiet
+
+
+@pytest.mark.parametrize(("code", "expected"), [(0, 0), (5, 5), (-9, 137), (-15, 143)])
+def test_main_command_ends_it_all(code: int, expected: int) -> None:
+    """When it ends, everything else is shut down, and its code is the exit code."""
+    stage = Stage(prompt("web"), "main")
+    stage.exit(MAIN, code)
+    assert stage.code == expected
+    assert stage.state("web") == STOPPED
+
+
+# --- bounce waves ----------------------------------------------------------------------------------------------------
+
+
+def bounce_stage(edges: dict[str, str], names: str = "", **options: object) -> Stage:
+    """Return a stage of prompt daemons that bounce with one another: {"b": "a"} is b with `deps = a:bounce`."""
+    text = ""
+    for name in dict.fromkeys([*names, *"".join(edges.values()), *edges]):
+        deps = ", ".join(f"{dep}:bounce" for dep in edges.get(name, ""))
+        text += prompt(name, **{**options, **({"deps": deps} if deps else {})})
+    stage = Stage(text)
+    stage.advance(SETTLED)
+    return stage
+
+
+@pytest.mark.parametrize(
+    ("edges", "restarted"),
+    [
+        ({"b": "a"}, "ab"),
+        ({"b": "a", "c": "b", "d": "c"}, "abcd"),
+        ({"b": "a", "c": "a", "d": "bc"}, "abcd"),
+        ({"b": "a", "c": "ab", "d": "abc", "e": "abcd"}, "abcde"),
+        ({"b": "a", "c": "a", "d": "b", "e": "cd"}, "abcde"),
+        ({"b": "a", "d": "c", "e": "bd"}, "abe"),
+        ({"b": "a", "c": "b", "d": "c", "e": "ad"}, "abcde"),
+    ],
+    ids=["pair", "chain", "diamond", "all-to-all", "uneven-diamond", "two-roots", "short-cut"],
+)
+@pytest.mark.parametrize("warmup", ["0", "1s"])
+def test_wave(edges: dict[str, str], restarted: str, warmup: str) -> None:
+    """Each is restarted exactly once, in dependency order, and runs until all above it are back."""
+    stage = bounce_stage(edges, warmup=warmup)
+    stage.said.clear()
+    again = starts_since(stage, lambda: stage.exit("a", 1))
+    assert "".join(sorted(again)) == restarted
+    assert all(again.index(dep) < again.index(name) for name in again for dep in edges.get(name, "") if dep in again)
+    assert set(stage.states()) == {OK}
+    said = [f"{name} {text.split()[0]}" for _, name, text in stage.said]
+    for name in restarted[1:]:
+        assert all(said.index(f"{dep} ok") < said.index(f"{name} stopping") for dep in edges[name] if dep in again), said
+
+
+def test_wave_of_any_speed() -> None:
+    """Random graphs in which each takes its own time to stop and to get OK: once each, after all above it."""
+    rng = random.Random(2)
+    for _ in range(60):
+        names = "abcdefghij"[: rng.randint(2, 10)]
+        edges = {name: "".join(rng.sample(names[:at], rng.randint(0, min(at, 3)))) for at, name in enumerate(names)}
+        text = ""
+        for name in names:
+            deps = {"deps": ", ".join(f"{dep}:bounce" for dep in edges[name])} if edges[name] else {}
+            text += prompt(name, warmup=f"{rng.randint(0, 3000)}ms", **deps)
+        stage = Stage(text, boot=False)
+        stage.tempers = {name: Temper(patience=rng.uniform(0, 5)) for name in names}
+        stage.boot()
+        stage.advance(SETTLED)
+        root = rng.choice(names)
+        below = {root}
+        for name in names:
+            below |= {name} if below & set(edges[name]) else set()
+        count = len(stage.starts)
+        stage.exit(root, 1)
+        stage.advance(SETTLED)
+        again = stage.starts[count:]
+        assert sorted(again) == sorted(below), (edges, root)
+        assert all(again.index(dep) < again.index(name) for name in again for dep in edges[name] if dep in below)
+
+
+def test_wave_waits_for_its_ancestors() -> None:
+    """The last of a diamond keeps running until both of its ancestors are back, then goes once."""
+    stage = bounce_stage({"b": "a", "c": "a", "d": "bc"})
+    stage.tempers = {"c": Temper(patience=3.0)}
+    stage.current["c"].temper = Temper(patience=3.0)
+    stage.exit("a", 1)
+    assert stage.states("b", "c", "d") == [OK, STOPPING, OK]
+    assert stage.starts[-2:] == ["a", "b"]
+    stage.advance(3.0)
+    assert stage.starts[-4:] == ["a", "b", "c", "d"]
+
+
+def test_wave_only_when_ok_again() -> None:
+    """Who bounces keeps running until the daemon is OK again."""
+    stage = bounce_stage({"b": "a"}, warmup="5s")
+    stage.exit("a", 1)
+    stage.advance(4.9)
+    assert stage.states("a", "b") == [STARTING, OK]
+    stage.advance(0.2)
+    assert stage.states("a", "b") == [OK, STARTING]
+
+
+def test_no_wave_at_the_first_start() -> None:
+    """Starting is no restart: a bounce dependency is met as `ok` is."""
+    stage = bounce_stage({"b": "a", "c": "ab"}, warmup="1s")
+    assert stage.starts == ["a", "b", "c"]
+
+
+def test_wave_for_any_reason() -> None:
+    """Age makes a wave as a crash does."""
+    stage = Stage(prompt("a", max_age="1h") + prompt("b", deps="a:bounce"))
+    stage.advance(3601.0)
+    assert stage.starts == ["a", "b", "a", "b"]
+
+
+def test_ancestor_crashes_again_in_the_middle() -> None:
+    """Who has not had its turn yet is restarted once for both; who had it, once more."""
+    stage = bounce_stage({"b": "a", "c": "b"}, warmup="2s")
+    count = len(stage.starts)
+    stage.exit("a", 1)
+    stage.advance(2.0)
+    assert stage.states("a", "b", "c") == [OK, STARTING, OK]
+    stage.exit("a", 1)
+    stage.advance(SETTLED)
+    assert stage.starts[count:] == ["a", "b", "a", "b", "c"]
+
+
+def test_the_restarted_crashes_in_the_wave() -> None:
+    """A crash while the wave goes on is one restart, not two."""
+    stage = bounce_stage({"b": "a", "c": "ab"}, warmup="2s")
+    count = len(stage.starts)
+    stage.exit("a", 1)
+    stage.advance(1.0)
+    stage.exit("b", 1)
+    stage.exit("c", 1)
+    assert stage.states("a", "b", "c") == [STARTING, WAITING, WAITING]
+    stage.advance(SETTLED)
+    assert stage.starts[count:] == ["a", "b", "c"]
+
+
+def test_a_crash_below_waits_for_the_wave() -> None:
+    """A unit whose own daemon is up waits while that one's ancestor is down: it would be restarted anyway."""
+    stage = bounce_stage({"b": "a", "c": "b"}, warmup="2s")
+    count = len(stage.starts)
+    stage.exit("a", 1)
+    stage.exit("c", 1)
+    assert stage.states("a", "b", "c") == [STARTING, OK, WAITING]
+    stage.advance(SETTLED)
+    assert stage.starts[count:] == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("options", [{"restart": "never"}, {"respawns": 0}])
+def test_ancestor_failed_for_good_blocks_nobody(options: dict[str, object]) -> None:
+    """A wave goes past it."""
+    text = prompt("a") + prompt("b", deps="a:bounce") + prompt("lost", on_failure="ignore", **options)
+    stage = Stage(text + prompt("c", deps="b:bounce, lost:bounce") + prompt("d", deps="b:bounce"))
+    stage.exit("lost", 1)
+    assert stage.states("lost", "c") == [FAILED, OK]
+    again = starts_since(stage, lambda: stage.exit("a", 1))
+    assert again[:2] == ["a", "b"]
+    assert again.count("d") == 1
+    assert stage.states("a", "b", "d") == [OK, OK, OK]
+
+
+def test_ancestor_that_waits_for_the_lost_blocks_nobody() -> None:
+    """Nor does one that waits for such a one: it will never come."""
+    text = prompt("lost", on_failure="ignore", restart="never") + prompt("a", deps="lost") + prompt("x")
+    stage = Stage(text + prompt("b", deps="x:bounce, a:bounce") + prompt("c", deps="b:bounce"))
+    stage.exit("lost", 1)
+    stage.exit("a", 1)
+    assert stage.state("a") == WAITING
+    stage.exit("c", 1)
+    assert stage.state("c") == OK
+
+
+def test_two_crashes_at_once() -> None:
+    """Two roots that go down in the same instant are one wave for who needs both."""
+    stage = bounce_stage({"c": "ab", "d": "c"}, warmup="1s")
+    count = len(stage.starts)
+    stage.die("a", 1)
+    stage.die("b", 1)
+    stage.settle()
+    stage.advance(SETTLED)
+    assert sorted(stage.starts[count:]) == list("abcd")
+
+
+def test_bounce_and_ok_mixed() -> None:
+    """`ok` passes no wave on."""
+    stage = Stage(prompt("a") + prompt("b", deps="a:ok") + prompt("c", deps="b:bounce") + prompt("d", deps="a:bounce, b:ok"))
+    assert starts_since(stage, lambda: stage.exit("a", 1)) == ["a", "d"]
+    assert starts_since(stage, lambda: stage.exit("b", 1)) == ["b", "c"]
+
+
+def test_bounced_in_warmup() -> None:
+    """A dependent that was started against the process before is restarted, though it is not OK yet."""
+    stage = Stage(prompt("a") + prompt("b", deps="a:bounce", warmup="60s"))
+    assert starts_since(stage, lambda: stage.exit("a", 1), 1.0) == ["a", "b"]
+
+
+def test_bounced_before_its_process_is_made() -> None:
+    """What has no process yet will meet the new one anyway."""
+    stage = Stage(prompt("a") + prompt("b", deps="a:bounce"))
+    stage.no_fork = {"b"}
+    stage.exit("b", 1)
+    stage.exit("a", 1)
+    stage.no_fork = set()
+    assert starts_since(stage, lambda: None) == ["b"]
+
+
+def test_no_wave_in_a_shutdown() -> None:
+    """A daemon that gets OK while everything stops restarts nobody, and nobody is stopped before its dependents."""
+    text = prompt("a", warmup="2s") + prompt("b", deps="a:bounce") + prompt("c", deps="b:ok")
+    stage = Stage(text, boot=False)
+    stage.tempers["c"] = Temper(patience=2.0)
+    stage.boot()
+    stage.advance(SETTLED)
+    stage.exit("a", 1)
+    stage.advance(1.0)
+    stage.request()
+    stage.advance(SETTLED)
+    assert [name for _, name, _, _ in stage.kills] == ["c", "b", "a"]
+
+
+# --- ends and exit codes ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("code", "expected"), [(3, 3), (-9, 137), (-15, 143), (255, 255)])
+def test_final_failure(code: int, expected: int) -> None:
+    """It shuts the container down with that unit's code, and says whose."""
+    stage = Stage(prompt("web", restart="never") + prompt("db"))
+    stage.exit("web", code)
+    assert stage.code == expected
+    assert stage.why.startswith("web failed: ")
+    assert stage.state("db") == STOPPED
+
+
+def test_final_failure_with_0() -> None:
+    """A daemon that ended before it was OK counts as 1 where its code is 0."""
+    stage = Stage(daemon("web", "x", restart="never"))
+    stage.exit("web", 0)
+    assert stage.code == 1
+
+
+def test_never_could_start() -> None:
+    """A unit that never could start is 1."""
+    stage = Stage(prompt("web", restart="never") + prompt("db"))
+    stage.exit("db", 0)
+    stage = Stage(prompt("web", restart="never", deps="setup:always") + setup())
+    stage.exit("setup", 7)
+    assert stage.code == 1
+
+
+def test_on_failure_ignore() -> None:
+    """The others go on."""
+    stage = Stage(prompt("web", restart="never", on_failure="ignore") + prompt("db"))
+    stage.exit("web", 3)
+    stage.advance(SETTLED)
+    assert (stage.code, stage.state("db")) == (None, OK)
+
+
+@pytest.mark.parametrize(("options", "state", "code"), [({}, OK, None), ({"on_success": "shutdown"}, STOPPED, 0)])
+def test_on_success(options: dict[str, object], state: str, code: int | None) -> None:
+    """A final success is ignored, unless `on_success` says otherwise; then the code is 0, whatever it ended with."""
+    stage = Stage(prompt("web", restart="never", success="7", **options) + prompt("db"))
+    stage.exit("web", 7)
+    assert (stage.state("web"), stage.state("db"), stage.code) == (DONE, state, code)
+
+
+def test_on_success_of_a_script() -> None:
+    """It has succeeded: that is its end for good."""
+    stage = Stage(prompt("web", deps="setup") + setup(on_success="shutdown"))
+    stage.exit("setup")
+    assert stage.code == 0
+    assert "web" not in stage.starts
+
+
+def test_script_fails() -> None:
+    """A script's final failure shuts the container down as a daemon's does."""
+    stage = Stage(prompt("web", deps="setup") + setup())
+    stage.exit("setup", 9)
+    assert stage.code == 9
+
+
+@pytest.mark.parametrize(("ends", "code"), [((0, 0), 0), ((3, 0), 3), ((0, 3), 3), ((3, 4), 3), ((-9, 4), 137)], ids=str)
+def test_run_dry(ends: tuple[int, int], code: int) -> None:
+    """When nothing can ever run again it says so and exits: with the code of the first that failed for good."""
+    stage = Stage("".join(prompt(name, restart="never", on_failure="ignore") for name in "ab") + prompt("c", autostart="false"))
+    stage.exit("a", ends[0])
+    assert stage.code is None
+    stage.exit("b", ends[1])
+    assert stage.code == code
+    assert stage.why.startswith("nothing is left to run")
+
+
+def test_run_dry_names_who_waits() -> None:
+    """Units that wait for what will never come keep nothing up, and are named."""
+    text = prompt("a", restart="never", on_failure="ignore") + prompt("b", deps="a") + prompt("c", deps="b")
+    stage = Stage(text)
+    for name in "abc":
+        stage.exit(name, 3)
+    assert (stage.code, stage.states("a", "b", "c")) == (3, [FAILED, STOPPED, STOPPED])
+    assert "b waits for a:ok" in stage.why
+
+
+def test_run_dry_at_once() -> None:
+    """There is nothing to start at all."""
+    stage = Stage(prompt("a", autostart="false") + setup())
+    assert (stage.code, stage.why) == (0, "nothing is left to run")
+    assert Stage("").code == 0
+
+
+def test_not_dry_while_in_backoff() -> None:
+    """What will be restarted is not the end."""
+    stage = Stage(prompt("a", backoff="60s"))
+    stage.exit("a", 1)
+    stage.exit("a", 1)
+    assert (stage.state("a"), stage.code) == (BACKOFF, None)
+
+
+@pytest.mark.parametrize("number", [TERM, INT])
+def test_requested_stop_is_0(number: int) -> None:
+    """After a requested stop the code is 0, however the daemons end."""
+    stage = Stage(prompt("a") + prompt("b"))
+    stage.tempers["a"] = Temper(farewell=5)
+    stage.request(number)
+    assert stage.code == 0
+    assert stage.why == f"{overlord.spell_signal(number)} received"
+
+
+def test_requested_stop_after_a_failure() -> None:
+    """An earlier failure that was ignored is forgotten."""
+    stage = Stage(prompt("a", restart="never", on_failure="ignore") + prompt("b"))
+    stage.exit("a", 3)
+    stage.request()
+    assert stage.code == 0
+
+
+def test_requested_stop_with_a_main_command() -> None:
+    """The main command's own code goes before."""
+    stage = Stage(prompt("a"), "main")
+    stage.request()
+    assert stage.code == 143
+    stage = Stage(prompt("a"), "main", boot=False)
+    stage.tempers[MAIN] = Temper(farewell=0)
+    stage.boot()
+    stage.request()
+    assert stage.code == 0
+
+
+def test_requested_stop_before_the_main_command() -> None:
+    """A main command that never ran has no code."""
+    stage = Stage(daemon("a", "x"), "main")
+    stage.request()
+    assert (stage.code, stage.starts) == (0, ["a"])
+
+
+def test_requested_stop_when_the_main_command_could_not_be_made() -> None:
+    """Nor has one for which the fork failed."""
+    stage = Stage(prompt("a"), "main", boot=False)
+    stage.no_fork = {MAIN}
+    stage.boot()
+    stage.request()
+    assert stage.code == 0
+
+
+def test_unit_failure_beside_a_main_command() -> None:
+    """A daemon's failure ends it all; the main command's code goes before that daemon's."""
+    stage = Stage(prompt("a", restart="never"), "main", boot=False)
+    stage.tempers[MAIN] = Temper(farewell=6)
+    stage.boot()
+    stage.exit("a", 3)
+    assert stage.code == 6
+
+
+def test_unit_failure_before_the_main_command() -> None:
+    """Where that never ran, it is the daemon's."""
+    stage = Stage(daemon("a", "x", restart="never"), "main")
+    stage.exit("a", 3)
+    assert stage.code == 3
+
+
+def test_unit_failure_with_a_main_command_that_cannot_be_killed() -> None:
+    """Where the main command has not ended, not even by SIGKILL, its code is not known: it is the daemon's."""
+    stage = Stage(prompt("a", restart="never"), "main", boot=False)
+    stage.tempers[MAIN] = Temper(patience=None, grip=None)
+    stage.boot()
+    stage.exit("a", 3)
+    stage.advance(SETTLED)
+    assert stage.code == 3
+
+
+# --- shutdown --------------------------------------------------------------------------------------------------------
+
+
+def test_reverse_order() -> None:
+    """Each is stopped when all that depends on it is gone; what is independent at the same time."""
+    text = daemon("web", "x", deps="app, cache") + daemon("app", "x", deps="db") + daemon("cache", "x", deps="db")
+    stage = Stage(text + daemon("db", "x") + daemon("other", "x"), boot=False)
+    stage.tempers = {name: Temper(patience=0.5) for name in stage.config.order}
+    stage.boot()
+    stage.advance(SETTLED)
+    asked = stage.now
+    stage.request()
+    stage.advance(10.0)
+    when = {name: at - asked for at, name, _, _ in stage.kills}
+    assert when == pytest.approx({"web": 0.0, "other": 0.0, "app": 0.5, "cache": 0.5, "db": 1.0})
+    assert stage.exited_at - asked == pytest.approx(1.5)
+
+
+def test_order_over_finished_scripts() -> None:
+    """A script that has done its work passes the order on: what needs it needs what it needs."""
+    stage = Stage(prompt("web", deps="migrate") + setup("migrate", deps="db") + prompt("db"), boot=False)
+    stage.tempers = {"migrate": QUICK, "web": Temper(patience=2.0)}
+    stage.boot()
+    stage.advance(1.0)
+    stage.request()
+    assert stage.states("web", "db") == [STOPPING, OK]
+    stage.advance(2.0)
+    assert [name for _, name, _, _ in stage.kills] == ["web", "db"]
+    assert stage.code == 0
+
+
+def test_order_over_units_that_are_down() -> None:
+    """So does a daemon that is waiting or in back-off."""
+    text = prompt("web", deps="app") + prompt("app", deps="db", backoff="60s") + prompt("db")
+    stage = Stage(text, boot=False)
+    stage.tempers["web"] = Temper(patience=2.0)
+    stage.boot()
+    stage.exit("app", 1)
+    stage.exit("app", 1)
+    stage.request()
+    assert stage.states("web", "app", "db") == [STOPPING, BACKOFF, OK]
+    stage.advance(2.0)
+    assert stage.states("web", "app", "db") == [STOPPED, STOPPED, STOPPED]
+
+
+def test_main_command_stops_first() -> None:
+    """It has its share of the time before the daemons' turn, and gets the very signal that asked."""
+    stage = Stage(prompt("web"), "main", boot=False)
+    stage.tempers[MAIN] = Temper(patience=1.0)
+    stage.boot()
+    stage.request(QUIT)
+    assert stage.kills == [(stage.now, MAIN, QUIT, False)]
+    stage.advance(1.0)
+    assert stage.kills[1:] == [(stage.now, "web", TERM, False)]
+
+
+@pytest.mark.parametrize(("asked", "sent"), [(TERM, TERM), (INT, INT), (37, TERM)])
+def test_signal_of_the_main_command(asked: int, sent: int) -> None:
+    """RTMIN+3 reaches it as TERM, and its own `stop_signal` where nobody asked."""
+    stage = Stage("", "main")
+    stage.request(asked)
+    assert stage.kills[0][1:3] == (MAIN, sent)
+    assert stage.code == 128 + sent
+
+
+def test_shares() -> None:
+    """Each level gets at most the remaining time divided by the remaining levels."""
+    text = settings(shutdown_timeout="9s") + daemon("c", "x", deps="b") + daemon("b", "x", deps="a") + daemon("a", "x")
+    stage = Stage(text, boot=False)
+    stage.tempers = dict.fromkeys("abc", STUBBORN)
+    stage.boot()
+    stage.advance(SETTLED)
+    asked = stage.now
+    stage.request()
+    stage.advance(20.0)
+    killed = [(at - asked, name) for at, name, signum, _ in stage.kills if signum == KILL]
+    share = 8 / 3  # a second is kept for the sweep
+    assert killed == [(pytest.approx(share), "c"), (pytest.approx(2 * share), "b"), (pytest.approx(3 * share), "a")]
+    assert stage.why.endswith("had to be killed: c, b, a")
+    assert stage.exited_at - asked <= 9.0
+
+
+def test_time_not_used_goes_to_the_next() -> None:
+    """Who is quick leaves the rest of its share to those below."""
+    text = settings(shutdown_timeout="9s") + prompt("b", deps="a", stop_timeout="60s") + prompt("a", stop_timeout="60s")
+    stage = Stage(text, boot=False)
+    stage.tempers = {"b": Temper(patience=1.0), "a": STUBBORN}
+    stage.boot()
+    asked = stage.now
+    stage.request()
+    stage.advance(20.0)
+    assert [at - asked for at, _, signum, _ in stage.kills if signum == KILL] == [pytest.approx(8.0)]
+
+
+def test_own_stop_timeout_is_not_prolonged() -> None:
+    """A share is the most that a unit gets, not the least."""
+    stage = Stage(settings(shutdown_timeout="60s") + prompt("a", stop_timeout="2s"), boot=False)
+    stage.tempers["a"] = STUBBORN
+    stage.boot()
+    asked = stage.now
+    stage.request()
+    stage.advance(60.0)
+    assert [at - asked for at, _, signum, _ in stage.kills if signum == KILL] == [pytest.approx(2.0)]
+
+
+def test_levels_of_what_lives() -> None:
+    """Only what has to be stopped takes a share."""
+    stage = Stage(settings(shutdown_timeout="9s") + prompt("c", deps="b") + setup("b", deps="a") + prompt("a"), boot=False)
+    stage.tempers = {"c": STUBBORN, "a": STUBBORN, "b": QUICK}
+    stage.boot()
+    stage.advance(1.0)
+    asked = stage.now
+    stage.request()
+    stage.advance(20.0)
+    assert [at - asked for at, _, signum, _ in stage.kills if signum == KILL] == pytest.approx([4.0, 8.0])
+
+
+@pytest.mark.parametrize("total", ["9s", "300ms", "60s"])
+def test_everything_in_time(total: str) -> None:
+    """Whatever ignores whatever: from the request to the last SIGKILL it is not longer than `shutdown_timeout`."""
+    text = settings(shutdown_timeout=total) + "".join(
+        prompt(f"d{n}", stop_timeout="1h", **({"deps": f"d{n - 1}"} if n else {})) for n in range(10)
+    )
+    stage = Stage(text, boot=False)
+    worker = Worker(patience=None)
+    stage.tempers = {f"d{n}": Temper(patience=None, workers=(worker, worker)) for n in range(10)}
+    stage.boot()
+    stage.request()
+    stage.advance(100.0)
+    stage.check_exit(1e-6)
+    assert len([name for _, name, signum, _ in stage.kills if signum == KILL]) == 10
+
+
+def test_stuck_in_the_kernel() -> None:
+    """A process that not even SIGKILL ends does not keep overlord."""
+    stage = Stage(prompt("b", deps="a") + prompt("a"), boot=False)
+    stage.tempers["b"] = Temper(patience=None, grip=None)
+    stage.boot()
+    asked = stage.now
+    stage.request()
+    stage.advance(20.0)
+    assert stage.code == 0
+    assert stage.exited_at - asked <= 9.0 + overlord.SWEEP_TIMEOUT / 2 + 1e-6
+
+
+def test_leftovers_have_their_time_too() -> None:
+    """A group that is still being stopped when its turn comes has no more than its share either."""
+    stage = Stage(settings(shutdown_timeout="4s") + prompt("a", stop_timeout="1h"), boot=False)
+    stage.tempers["a"] = Temper(workers=(Worker(patience=None),))
+    stage.boot()
+    stage.exit("a", 1)
+    assert stage.state("a") == STOPPING
+    asked = stage.now
+    stage.request()
+    stage.advance(20.0)
+    assert [at - asked for at, _, signum, _ in stage.kills if signum == KILL] == [pytest.approx(3.0)]
+    assert stage.code == 0
+
+
+def test_no_restart_in_a_shutdown() -> None:
+    """Whatever ends, waits or is due: nothing starts any more."""
+    text = prompt("top", deps="mid") + prompt("mid", deps="setup:always, low:bounce", max_age="100s")
+    stage = Stage(text + prompt("low", warmup="60s") + setup(), boot=False)
+    stage.tempers = {"setup": QUICK, "top": Temper(patience=2.0)}
+    stage.boot()
+    stage.advance(99.0)
+    stage.exit("low", 1)
+    stage.request()
+    assert starts_since(stage, lambda: stage.exit("mid", 1), 20.0) == []
+    assert stage.states() == [STOPPED if name != "setup" else OK for name in stage.config.order]
+
+
+def test_no_start_that_was_only_planned() -> None:
+    """What was about to start when the shutdown began is not started, even if its turn to stop comes later."""
+    text = prompt("top", deps="low") + prompt("low", max_age="1h") + prompt("fatal", restart="never")
+    stage = Stage(text, boot=False)
+    stage.tempers["top"] = Temper(patience=3.0)
+    stage.boot()
+    stage.current["low"].temper = Temper(patience=None)
+    stage.advance(3601.0)
+    assert stage.state("low") == STOPPING
+    stage.die("low", 0)  # to be restarted at once
+    stage.die("fatal", 3)  # ends it all, before the new process is made
+    count = len(stage.starts)
+    stage.settle()
+    stage.advance(20.0)
+    assert stage.starts[count:] == []
+    assert stage.code == 3
+
+
+def test_exits_while_being_stopped() -> None:
+    """A process that ends by itself in the very moment of the request is stopped, not failed."""
+    stage = Stage(prompt("a", restart="never") + prompt("b"))
+    stage.die("a", 7)
+    stage.request()
+    assert (stage.code, stage.state("a")) == (0, STOPPED)
+
+
+def test_second_request() -> None:
+    """It kills at once, whatever still had time."""
+    stage = Stage(prompt("b", deps="a") + prompt("a"), boot=False)
+    stage.tempers = {"a": STUBBORN, "b": Temper(patience=None, workers=(Worker(patience=None),))}
+    stage.boot()
+    asked = stage.now
+    stage.request()
+    assert stage.living() == ["a", "b"]
+    stage.request()
+    assert stage.living() == []
+    stage.advance(1.0)
+    assert stage.code == 0
+    assert stage.exited_at == asked
+
+
+def test_second_request_kills_what_is_left_over() -> None:
+    """Not only the units: the sweep is on its last word at once."""
+    stage = Stage("", "main", boot=False)
+    stage.tempers[MAIN] = Temper(patience=None, workers=(Worker(patience=None),))
+    stage.boot()
+    asked = stage.now
+    stage.request()
+    stage.request()
+    assert (stage.code, stage.exited_at) == (137, asked)
+    assert stage.sweeps == [(asked, KILL)]
+
+
+def test_second_request_names_the_killed() -> None:
+    """The last line names whoever had to be killed."""
+    stage = Stage(prompt("b") + prompt("a"), boot=False)
+    stage.tempers = {"a": STUBBORN}
+    stage.boot()
+    stage.request()
+    stage.request()
+    stage.advance(1.0)
+    assert stage.why.endswith("had to be killed: a")
+
+
+def test_first_request_in_a_shutdown_of_its_own() -> None:
+    """Where a unit's failure ends it all, the first request is no second one: the others keep their time."""
+    stage = Stage(prompt("a", restart="never") + prompt("b"), boot=False)
+    stage.tempers["b"] = Temper(patience=2.0)
+    stage.boot()
+    stage.exit("a", 3)
+    stage.request()
+    stage.advance(20.0)
+    assert (KILL, "b") not in [(signum, name) for _, name, signum, _ in stage.kills]
+    assert stage.code == 3
+    stage = Stage(prompt("a", restart="never") + prompt("b"), boot=False)
+    stage.tempers["b"] = STUBBORN
+    stage.boot()
+    stage.exit("a", 3)
+    stage.request()
+    stage.request()
+    assert stage.code == 3
+
+
+def test_killed_long_ago_is_not_named() -> None:
+    """Who had to be killed is said of the shutdown, not of what went before."""
+    stage = Stage(prompt("a", max_age="1h"), boot=False)
+    stage.tempers["a"] = STUBBORN
+    stage.boot()
+    stage.advance(3700.0)
+    assert stage.starts == ["a", "a"]
+    stage.current["a"].temper = Temper()
+    stage.request()
+    assert stage.why == "SIGTERM received"
+
+
+def test_stop_signal_kill_is_no_last_resort() -> None:
+    """Who asks for SIGKILL as its stop signal did not have to be killed."""
+    stage = Stage(prompt("a", stop_signal="KILL"))
+    stage.request()
+    assert stage.why == "SIGTERM received"
+
+
+def test_sweep() -> None:
+    """What is left after the units gets SIGTERM, a second, SIGKILL."""
+    stage = Stage("", "main", boot=False)
+    stage.tempers[MAIN] = Temper(workers=(Worker(patience=None), Worker(patience=0.5)))
+    stage.boot()
+    asked = stage.now
+    stage.exit(MAIN, 0)
+    assert [signum for _, signum in stage.sweeps] == [TERM]
+    assert stage.code is None
+    stage.advance(20.0)
+    assert [(at - asked, signum) for at, signum in stage.sweeps] == [(0.0, TERM), (1.0, KILL)]
+    assert stage.exited_at - asked == pytest.approx(1.0)
+
+
+def test_sweep_ends_early() -> None:
+    """Nobody waits for nobody."""
+    stage = Stage(prompt("a"))
+    asked = stage.now
+    stage.request()
+    assert stage.exited_at == asked
+
+
+def test_request_before_anything() -> None:
+    """A stop request may come before the first unit is started."""
+    stage = Stage(prompt("a") + prompt("b", deps="a"), boot=False)
+    stage.request()
+    assert (stage.code, stage.starts) == (0, [])
+
+
+# --- timers ----------------------------------------------------------------------------------------------------------
+
+
+def test_pause() -> None:
+    """After `docker pause` deadlines are moved by the gap: nothing is restarted or killed for it."""
+    stage = Stage(daemon("a", "x", warmup="5s", max_age="1h") + daemon("b", "x", warmup="10s"))
+    stage.advance(4.0)
+    stage.now += 1000.0
+    stage.fleet.shift(1000.0)
+    stage.settle()
+    assert stage.states("a", "b") == [STARTING, STARTING]
+    stage.advance(1.0)
+    assert stage.states("a", "b") == [OK, STARTING]
+    stage.advance(3600 - 5.5)
+    assert stage.starts == ["a", "b"]
+    stage.advance(1.0)
+    assert stage.starts == ["a", "b", "a"]
+
+
+def test_pause_in_a_shutdown() -> None:
+    """The time to stop is moved too."""
+    stage = Stage(prompt("a"), boot=False)
+    stage.tempers["a"] = Temper(patience=2.0)
+    stage.boot()
+    stage.request()
+    stage.now += 100.0
+    stage.agenda = [(at + 100.0, serial, action) for at, serial, action in stage.agenda]
+    stage.fleet.shift(100.0)
+    stage.settle()
+    assert stage.kills == [(stage.now - 100.0, "a", TERM, False)]
+    stage.advance(2.0)
+    assert len(stage.kills) == 1
+    assert stage.code == 0
+
+
+def test_deadline_at_the_same_instant() -> None:
+    """A new deadline that equals the old one is not lost: no time to stop, at the end of its time."""
+    stage = Stage(prompt("web", deps="setup:always") + setup(timeout="5s", stop_timeout="0"), boot=False)
+    stage.tempers["setup"] = STUBBORN
+    stage.boot()
+    stage.advance(5.1)
+    assert [(name, signum) for _, name, signum, _ in stage.kills] == [("setup", TERM), ("setup", KILL)]
+
+
+def test_deadline_that_comes_back() -> None:
+    """A deadline that was replaced and set again to the same instant comes once."""
+    stage = Stage(daemon("a", "x", max_age="20s", stop_timeout="1s", warmup="1s"))
+    stage.advance(20.5)
+    assert stage.starts == ["a", "a"]
+    stage.advance(1.0)
+    assert stage.state("a") == OK
+    assert len(stage.kills) == 1
+
+
+def test_no_timer_with_nothing_to_do() -> None:
+    """When all is up there is no deadline, so that nothing has to wake up."""
+    stage = Stage(daemon("a", "x") + daemon("b", "x", deps="a:bounce, setup") + setup(), "main", boot=False)
+    stage.tempers["setup"] = QUICK
+    stage.boot()
+    stage.advance(SETTLED)
+    assert stage.state(MAIN) == RUNNING
+    assert stage.fleet.next_deadline() is None
+
+
+def test_timers_do_not_pile_up() -> None:
+    """Deadlines that count no more are dropped sooner or later."""
+    stage = Stage(daemon("a", "x", warmup="1h", backoff="0") + daemon("b", "x", warmup="30m"))
+    for _ in range(1000):
+        stage.exit("a", 1)
+        stage.advance(0.001)
+    assert stage.starts.count("a") == 1001
+    assert len(stage.fleet.timers) < 200
+
+
+# --- cost ------------------------------------------------------------------------------------------------------------
+
+
+def lines_of(act: Callable[[], Any]) -> int:
+    """Return how many lines of overlord.py an act executes: a measure of time that is the same on every machine."""
+    count = 0
+
+    def trace(frame: FrameType, event: str, argument: Any) -> Any:
+        nonlocal count
+        if frame.f_code.co_filename != overlord.__file__:
+            return None
+        count += event == "line"
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        act()
+    finally:
+        sys.settrace(before)
+    return count
+
+
+def many(count: int, *command: str, text: str = "", first: str = "", rest: str = "", patience: float = 0.0) -> Stage:
+    """Return a booted stage of so many daemons without checks; `deps`: of the first, and of the rest with {} the one before."""
+    sections = []
+    for number in range(count):
+        deps = first if not number else rest.format(f"d{number - 1}")
+        sections.append(prompt(f"d{number}", stop_timeout="1h", **({"deps": deps} if deps else {})))
+    stage = Stage(text + "".join(sections), *command, watch=False, boot=False)
+    stage.tempers = {f"d{number}": Temper(patience=patience) for number in range(count)}
+    return stage
+
+
+SHAPES = {
+    "alone": {},
+    "below-one": {"text": prompt("db"), "first": "db:bounce", "rest": "db:bounce"},
+    "chain": {"rest": "{}:ok"},
+}
+
+
+@pytest.mark.parametrize("command", [(), ("main",)], ids=["", "main"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_cost_of_an_event(shape: str, command: tuple[str, ...]) -> None:
+    """A daemon that crashes and comes back costs the same among ten and among a thousand."""
+    costs = []
+    for count in (10, 1000):
+        stage = many(count, *command, **SHAPES[shape])
+        stage.boot()
+        for _ in range(3):
+            stage.exit("d5", 1)
+        costs.append(lines_of(lambda stage=stage: stage.exit("d5", 1)))
+        assert stage.state("d5") == OK
+    assert costs[1] <= costs[0] + 50, costs
+
+
+def test_cost_of_an_event_beside_a_wave() -> None:
+    """Nor does it cost more while a thousand others wait for their turn in a bounce wave."""
+    costs = []
+    for count in (10, 1000):
+        stage = many(count, text=prompt("a") + daemon("b", "x", warmup="60s") + prompt("c"), first="a:bounce, b:bounce",
+                     rest="a:bounce, b:bounce")  # fmt: skip
+        stage.boot()
+        stage.advance(60.0)
+        stage.exit("b", 1)
+        stage.exit("a", 1)
+        assert (stage.state("b"), len(stage.fleet.held)) == (STARTING, count)
+        stage.exit("c", 1)
+        costs.append(lines_of(lambda stage=stage: stage.exit("c", 1)))
+    assert costs[1] <= costs[0] + 50, costs
+
+
+def shut_down(stage: Stage) -> None:
+    stage.boot()
+    stage.request()
+
+
+BURSTS = {
+    "start": ({}, Stage.boot),
+    "start, main command": ({"command": True}, Stage.boot),
+    "start, one database": ({"text": prompt("db"), "first": "db", "rest": "db"}, Stage.boot),
+    "start, one script": ({"text": setup(), "first": "setup", "rest": "setup"}, lambda s: (s.boot(), s.exit("setup"))),
+    "start, chain": ({"rest": "{}"}, Stage.boot),
+    "start, chain and main command": ({"rest": "{}", "command": True}, Stage.boot),
+    "start, chain of bounces": ({"rest": "{}:bounce"}, Stage.boot),
+    "shutdown": ({}, shut_down),
+    "shutdown, main command": ({"command": True}, shut_down),
+    "shutdown, chain": ({"rest": "{}"}, shut_down),
+    "shutdown, one database": ({"text": prompt("db"), "first": "db", "rest": "db"}, shut_down),
+    "wave, chain": ({"rest": "{}:bounce"}, lambda s: (s.boot(), s.exit("d0", 1))),
+    "wave, fan": (
+        {"text": prompt("db"), "first": "db:bounce", "rest": "db:bounce"},
+        lambda s: (s.boot(), s.exit("db", 1)),
+    ),
+    "crash of all": ({"command": True}, lambda s: (s.boot(), [s.die(f"d{n}", 1) for n in range(30)], s.settle())),
+}
+
+
+@pytest.mark.parametrize("burst", BURSTS)
+def test_cost_of_a_burst(burst: str) -> None:
+    """Ten times the units cost about ten times as much, not a hundred times.
+
+    Only in a chain of bounces each unit has to look at all those above it; that is a glance, which this bounds.
+    """
+    options, act = BURSTS[burst]
+    options = dict(options)
+    command = ["main"] if options.pop("command", False) else []
+    costs = [lines_of(lambda count=count: act(many(count, *command, **options))) for count in (30, 300)]
+    limit = 50 if options.get("rest") == "{}:bounce" else 13
+    assert costs[1] <= limit * costs[0], costs
+
+
+def test_cost_of_a_script_before_many() -> None:
+    """A run for one of many dependents costs no more than a look at each of them."""
+    costs = []
+    for count in (10, 1000):
+        stage = many(count, text=setup(), first="setup:always", rest="setup:always")
+        stage.boot()
+        for _ in range(5):
+            stage.exit("setup")
+        costs.append(lines_of(lambda stage=stage: stage.exit("setup")))
+    assert costs[1] <= costs[0] + 20 * 990, costs
+
+
+@pytest.mark.parametrize(("how", "length"), [("ok", 2000), ("bounce", 1100)])  # more than Python may recurse
+def test_long_chain(how: str, length: int) -> None:
+    """A long chain meets no limit: at the start, in a wave, in a shutdown."""
+    stage = many(length, "main", rest=f"{{}}:{how}")
+    stage.boot()
+    assert set(stage.states()) == {OK, RUNNING}
+    stage.exit("d0", 1)
+    stage.advance(1.0)
+    assert stage.starts.count(f"d{length - 1}") == (2 if how == "bounce" else 1)
+    stage.request()
+    stage.advance(20.0)
+    assert set(stage.states()) == {STOPPED}
+    assert stage.code == 143
+
+
+def test_long_chain_that_cannot_be() -> None:
+    """A chain whose first is lost waits as a whole, and keeps nothing up."""
+    stage = many(2000, first="setup", rest="{}:bounce", text=setup(on_failure="ignore"))
+    stage.boot()
+    stage.exit("setup", 7)
+    assert stage.code == 7
+
+
+def test_long_chain_of_scripts() -> None:
+    """Scripts that run before scripts, a thousand of them."""
+    text = "".join(setup(f"s{n}", **({"deps": f"s{n - 1}:always"} if n else {})) for n in range(1000))
+    stage = Stage(text + prompt("web", deps="s999"), watch=False, boot=False)
+    stage.tempers = {f"s{n}": Temper(life=0.001) for n in range(1000)}
+    stage.boot()
+    stage.advance(5.0)
+    assert stage.state("web") == OK
+
+
+# --- worlds ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("part", range(PARTS))
+def test_worlds(part: int) -> None:
+    """Whatever happens, all that `world.Watched` checks around every event holds, and it comes to a rest and an end.
+
+    A failure prints the seed; `World(seed).play()` plays that world again.
+    """
+    for number in range(part, WORLDS, PARTS):
+        World(SEED + number).play()
+
+
+def test_worlds_are_wild_enough() -> None:
+    """Among them, the worlds go most ways that there are."""
+    seen: set[tuple[str, str, str]] = set()
+    for seed in range(SEED, SEED + 100):
+        seen |= set(World(seed).play().seen)
+    arrows = {(source, target) for source, _, target in seen if source != target}
+    assert len(arrows) >= 24
+    assert {(STARTING, BACKOFF), (OK, STOPPING), (STOPPING, WAITING), (STOPPING, FAILED), (RUNNING, STOPPING)} <= arrows
+
+
+def test_worlds_repeat_themselves() -> None:
+    """One seed, one world."""
+    for seed in range(20):
+        assert list(World(seed).play().trace) == list(World(seed).play().trace)
+
+
+def test_waves_in_worlds() -> None:
+    """Random graphs of bounces with crashes at random: who is up in the end is newer than all it bounces with.
+
+    That each is restarted no more often than it has to be is for `test_wave_of_any_speed`; here waves meet waves.
+    """
+    for seed in range(SEED, SEED + WORLDS // 8):
+        rng = random.Random(seed)
+        count = rng.randint(2, 10)
+        text = ""
+        for number in range(count):
+            deps = [f"d{other}:{rng.choice(('bounce', 'bounce', 'ok'))}" for other in range(number) if rng.random() < 0.4]
+            text += prompt(f"d{number}", warmup=f"{rng.randint(0, 2000)}ms", **({"deps": ", ".join(deps)} if deps else {}))
+        stage = Stage(text, boot=False)
+        stage.tempers = {f"d{n}": Temper(patience=rng.uniform(0, 3)) for n in range(count)}
+        stage.boot()
+        for _ in range(rng.randint(1, 30)):
+            stage.advance(rng.expovariate(1.0))
+            alive = stage.living()
+            if alive:
+                stage.exit(rng.choice(alive), 1)
+        stage.advance(SETTLED)
+        check(set(stage.states()) == {OK}, f"seed {seed}: {stage.states()}\n{text}")
+        stage.check_rest()

@@ -1,0 +1,808 @@
+"""The Machine: every cell of the table, and the rules of one unit's life."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import diagram
+import overlord
+from harness import daemon, script
+from overlord import (
+    BACKOFF,
+    DONE,
+    EVENTS,
+    FAILED,
+    IDLE,
+    OK,
+    RUNNING,
+    STARTING,
+    STATES,
+    STOPPED,
+    STOPPING,
+    WAITING,
+    Event,
+    Kill,
+    Say,
+    Spawn,
+)
+from world import KILL, TERM, configure
+
+README = Path(__file__).resolve().parent.parent / "README.md"
+INT = overlord.SIGNALS["INT"]
+
+
+class Unit:
+    """One unit without a Fleet: the test says what happens to it, and when."""
+
+    def __init__(self, section: str, settings: str = "", chance: float = 0.0) -> None:
+        (self.spec,) = configure(f"[overlord]\n{settings}\n" + section).units.values()
+        self.status, self.now, self.chance = overlord.Status(), 1000.0, chance
+        self.pid = 10
+        self.actions: list[Any] = []
+
+    def send(self, kind: str, *values: Any, **fields: Any) -> str:
+        """Feed one event; return the state that it leads to."""
+        event = Event(kind, *values, **fields)
+        self.status, self.actions = overlord.step(self.spec, self.status, event, self.now, self.chance)
+        return str(self.status.state)
+
+    def up(self) -> Unit:
+        """Bring it up to where its process runs; a daemon's warm-up is still before it."""
+        if self.status.state != WAITING:
+            self.send("want")
+        self.send("start")
+        assert self.actions == [Spawn(self.spec.name)]
+        self.pid += 1
+        self.send("spawned", self.pid)
+        return self
+
+    def ok(self) -> Unit:
+        """Bring it up, and a daemon over its warm-up."""
+        self.up()
+        if self.status.state == STARTING:
+            self.due()
+        return self
+
+    def due(self) -> str:
+        """Let time pass up to the deadline, and that come."""
+        assert self.status.deadline is not None
+        self.now = max(self.now, self.status.deadline)
+        return self.send("deadline")
+
+    def exit(self, code: int = 0, after: float = 0.0, left: bool = False, why: str = "") -> str:
+        self.now += after
+        return self.send("exited", code, left=left, why=why)
+
+    def stop(self, **fields: Any) -> str:
+        return self.send("stop", **{"why": "shutdown", "then": "stop", **fields})
+
+    @property
+    def wait(self) -> float:
+        """How long the state lasts by itself."""
+        assert self.status.deadline is not None
+        return float(self.status.deadline) - self.now
+
+    @property
+    def kills(self) -> list[tuple[int, bool]]:
+        """What the last event sent: signal, and whether to the group."""
+        assert all(action.pid == self.pid for action in self.actions if isinstance(action, Kill))
+        return [(action.signum, action.group) for action in self.actions if isinstance(action, Kill)]
+
+    @property
+    def said(self) -> list[str]:
+        return [f"{action.level}: {action.text}" for action in self.actions if isinstance(action, Say)]
+
+
+def a_daemon(settings: str = "", chance: float = 0.0, **options: object) -> Unit:
+    return Unit(daemon("web", "x", **options), settings, chance)
+
+
+def a_script(**options: object) -> Unit:
+    return Unit(script("setup", "x", **options))
+
+
+def a_main_command() -> Unit:
+    unit = a_daemon()
+    unit.spec = overlord.main_spec(["x"], [])
+    return unit
+
+
+# --- the table -------------------------------------------------------------------------------------------------------
+
+# Written down once more, as the specification has it: what may come in a state, and what means nothing there. All else
+# is impossible: an error in overlord itself.
+COMES = {
+    IDLE: "want",
+    WAITING: "start unspawned deadline stop",
+    STARTING: "spawned unspawned exited deadline stop",
+    OK: "want exited deadline stop",
+    RUNNING: "spawned unspawned exited deadline stop",
+    STOPPING: "want exited emptied deadline stop",
+    BACKOFF: "want deadline stop",
+    STOPPED: "want",
+    DONE: "want",
+    FAILED: "want",
+}
+MEANS_NOTHING = {
+    **dict.fromkeys((IDLE, DONE, FAILED), "stop"),
+    STOPPED: "stop unspawned",  # its script failed and its stop came before that news
+    **dict.fromkeys((WAITING, STARTING, RUNNING), "want"),
+}
+
+
+@pytest.mark.parametrize("state", STATES)
+@pytest.mark.parametrize("kind", EVENTS)
+def test_every_cell(state: str, kind: str) -> None:
+    """Each state says of each event what it means, that it means nothing, or that it cannot come."""
+    assert len(overlord.TABLE[state]) == len(EVENTS)
+    cell = overlord.TABLE[state][EVENTS.index(kind)]
+    if kind in COMES[state].split():
+        assert callable(cell)
+        assert cell is not overlord.impossible
+    elif kind in MEANS_NOTHING.get(state, "").split():
+        assert cell is None
+    else:
+        assert cell is overlord.impossible
+
+
+def test_no_other_states() -> None:
+    """The table's states are the vocabulary's, and those of the specification."""
+    assert set(overlord.TABLE) == set(STATES)
+    assert len(STATES) == len(set(STATES)) == 10
+    assert " ".join(STATES) == "idle waiting starting ok running stopping backoff stopped done failed"
+
+
+def test_impossible_names_the_unit() -> None:
+    """What cannot come is refused, and the status stays as it was."""
+    unit = a_daemon()
+    with pytest.raises(overlord.Impossible, match="web: exited in state idle"):
+        unit.send("exited", 0)
+    assert unit.status == overlord.Status()
+
+
+def test_what_means_nothing() -> None:
+    """An event without a meaning changes nothing and does nothing."""
+    unit = a_daemon()
+    unit.stop()
+    assert unit.status == overlord.Status()
+    assert unit.actions == []
+
+
+def test_status_is_never_changed_in_place() -> None:
+    """A step is a function: same input, same output."""
+    unit = a_daemon().ok()
+    before = unit.status
+    first = overlord.step(unit.spec, before, Event("exited", 1), unit.now, 0.5)
+    again = overlord.step(unit.spec, before, Event("exited", 1), unit.now, 0.5)
+    assert first == again
+    assert unit.status is before
+
+
+# --- the way up ------------------------------------------------------------------------------------------------------
+
+
+def test_warmup() -> None:
+    """A daemon is OK when it has lived through its warm-up; with none, as soon as it runs."""
+    unit = a_daemon(warmup="3s").up()
+    assert (unit.status.state, unit.wait, unit.status.oks) == (STARTING, 3.0, 0)
+    assert unit.due() == OK
+    assert (unit.status.oks, unit.status.deadline) == (1, None)
+    assert unit.said == ["info: ok (up for 3 s)"]
+    unit = a_daemon(warmup="0").up()
+    assert (unit.status.state, unit.status.oks, unit.status.deadline) == (OK, 1, None)
+    assert unit.said == [f"info: started (pid {unit.pid})", "info: ok"]
+
+
+def test_default_warmup() -> None:
+    """It is one second."""
+    assert a_daemon().up().wait == 1.0
+
+
+def test_script_at_work() -> None:
+    """A script runs, and has no deadline unless it has a `timeout`."""
+    assert (a_script().up().status.state, a_script().up().status.deadline) == (RUNNING, None)
+    assert a_script(timeout="5s").up().wait == 5.0
+
+
+@pytest.mark.parametrize("code", [0, 3, -9])
+def test_ended_before_ok(code: int) -> None:
+    """A daemon that ends before it was OK has failed, whatever its code; 0 counts as 1, even where 0 is a success."""
+    unit = a_daemon(warmup="3s", restart="on-failure", respawns=0, success="0 3").up()
+    assert unit.exit(code, after=2.9) == FAILED
+    assert unit.status.code == (code or 1)
+    assert "before its warmup of 3 s was over" in unit.said[0]
+
+
+def test_early_end_is_restarted_on_failure() -> None:
+    """So `restart = on-failure` restarts it although it said 0."""
+    assert a_daemon(restart="on-failure").up().exit(0) == BACKOFF
+
+
+def test_script_succeeds() -> None:
+    """A script is OK when it has ended with a success, and can be asked for again."""
+    unit = a_script(success="0 3").up()
+    assert unit.exit(3, after=1.0) == OK
+    assert (unit.status.oks, unit.status.pid, unit.status.deadline) == (1, 0, None)
+    assert unit.up().exit(0) == OK
+    assert unit.status.oks == 2
+
+
+def test_daemon_up_is_asked_for() -> None:
+    """Asking for what is up, or on its way, changes nothing."""
+    unit = a_daemon().ok()
+    before = unit.status
+    assert unit.send("want") == OK
+    assert unit.status == before
+    for state in (WAITING, STARTING):
+        unit = a_daemon()
+        unit.send("want")
+        if state == STARTING:
+            unit.up()
+        before = unit.status
+        assert unit.send("want") == state
+        assert unit.status == before
+
+
+@pytest.mark.parametrize("state", [STOPPED, DONE, FAILED, BACKOFF])
+def test_asked_for_again(state: str) -> None:
+    """What is down can be asked for."""
+    unit = a_daemon(**{"respawns": 0} if state != BACKOFF else {}).ok()
+    if state == STOPPED:
+        unit.stop()
+    unit.exit(1 if state == FAILED else 0)
+    assert unit.status.state == state
+    assert unit.send("want") == WAITING
+    assert unit.status.deadline is None
+
+
+def test_asked_for_while_stopping() -> None:
+    """It starts again once it is gone, and not before."""
+    unit = a_daemon().ok()
+    unit.stop()
+    assert unit.send("want") == STOPPING
+    assert unit.exit(0) == WAITING
+
+
+# --- ends and restarts -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "state"),
+    [
+        ({}, 0, BACKOFF),
+        ({}, 1, BACKOFF),
+        ({"restart": "always"}, 0, BACKOFF),
+        ({"restart": "always"}, 1, BACKOFF),
+        ({"restart": "on-failure"}, 0, DONE),
+        ({"restart": "on-failure"}, 1, BACKOFF),
+        ({"restart": "on-failure"}, -15, BACKOFF),
+        ({"restart": "never"}, 0, DONE),
+        ({"restart": "never"}, 1, FAILED),
+        ({"restart": "never"}, -9, FAILED),
+        ({"restart": "on-failure", "success": "0 TERM 7"}, -15, DONE),
+        ({"restart": "on-failure", "success": "0 TERM 7"}, 7, DONE),
+        ({"restart": "on-failure", "success": "0 TERM 7"}, 15, BACKOFF),
+        ({"restart": "on-failure", "success": "7"}, 0, BACKOFF),
+        ({"restart": "always", "respawns": 0}, 0, DONE),
+        ({"restart": "always", "respawns": 0}, 2, FAILED),
+        ({"respawns": "unlimited"}, 1, BACKOFF),
+    ],
+    ids=str,
+)
+def test_restart_and_success(options: dict[str, object], code: int, state: str) -> None:
+    """`restart`, `respawns` and `success` say what an end leads to."""
+    assert a_daemon(**options).ok().exit(code, after=1.0) == state
+
+
+@pytest.mark.parametrize(
+    ("options", "state"),
+    [({}, DONE), ({"restart": "always"}, BACKOFF), ({"respawns": 1}, BACKOFF), ({"respawns": "unlimited"}, BACKOFF)],
+    ids=str,
+)
+def test_not_forever(options: dict[str, object], state: str) -> None:
+    """`forever = false`: who sets neither `respawns` nor `restart` is not restarted."""
+    assert a_daemon("forever = false", **options).ok().exit(0) == state
+
+
+@pytest.mark.parametrize(("options", "runs"), [({}, 1), ({"respawns": 2}, 3)], ids=str)
+def test_scripts_are_not_restarted(options: dict[str, object], runs: int) -> None:
+    """A script that fails is run again only where `respawns` says so."""
+    unit = a_script(**options)
+    for _ in range(runs - 1):
+        assert unit.up().exit(1) == BACKOFF
+        assert unit.due() == WAITING
+    assert unit.up().exit(1) == FAILED
+    assert unit.status.code == 1
+
+
+def test_respawns() -> None:
+    """`respawns = 3`: the fourth end is for good, over overlord's life; the text says why."""
+    unit = a_daemon(respawns=3)
+    for count in range(3):
+        assert unit.ok().exit(7, after=1000.0) == BACKOFF
+        assert unit.status.respawned == count + 1
+        unit.due()
+    assert unit.ok().exit(7, after=1000.0) == FAILED
+    assert unit.said == ["error: failed: exited with code 7 after 16 min 41 s (respawns = 3, used up)"]
+    assert unit.status.code == 7
+
+
+def test_respawns_in_a_window() -> None:
+    """`respawns = 2/60s`: at most two in any 60 s, and as many as one likes over time."""
+    unit = a_daemon(respawns="2/60s", backoff="0", warmup="0")
+    for _ in range(20):
+        for _ in range(2):
+            assert unit.ok().exit(1, after=1.0) == BACKOFF
+            unit.due()
+        unit.now += 60.0
+    assert len(unit.status.recent) <= 3
+    unit.ok().exit(1)
+    unit.due()
+    unit.ok().exit(1, after=30.0)
+    unit.due()
+    assert unit.ok().exit(1, after=29.9) == FAILED
+    assert "(respawns = 2/1 min, used up)" in unit.said[0]
+
+
+@pytest.mark.parametrize(("third", "state"), [(59.9, FAILED), (60.1, BACKOFF)])
+def test_window_slides(third: float, state: str) -> None:
+    """What counts is any 60 s, not a minute of the clock."""
+    unit = a_daemon(respawns="2/60s", backoff="0", warmup="0")
+    start = unit.now
+    for instant, then in ((0.0, BACKOFF), (40.0, BACKOFF), (third, state)):
+        unit.ok()
+        unit.now = start + instant
+        assert unit.exit(1) == then
+        if then == BACKOFF:
+            unit.due()
+
+
+@pytest.mark.parametrize(
+    ("backoff", "delays"),
+    [
+        ("100ms..30s", [0, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 30, 30, 30]),
+        ("1s..5s", [0, 1, 2, 4, 5, 5]),
+        ("2s", [0, 2, 2, 2]),
+        ("0", [0, 0, 0, 0]),
+    ],
+)
+@pytest.mark.parametrize("chance", [0.0, 0.5, 1.0])
+def test_backoff(backoff: str, delays: list[float], chance: float) -> None:
+    """None at first, then doubling from the lower to the upper bound, with up to 10 % on top."""
+    unit = a_daemon(chance=chance, backoff=backoff)
+    for delay in delays:
+        assert unit.up().exit(1) == BACKOFF
+        assert unit.wait == pytest.approx(delay * (1 + chance / 10))
+        assert unit.due() == WAITING
+
+
+@given(low=st.integers(1, 10_000), factor=st.integers(1, 100), chances=st.lists(st.floats(0, 1), min_size=2, max_size=20))
+def test_backoff_bounds(low: int, factor: int, chances: list[float]) -> None:
+    """Whatever the bounds and the jitter: the first is none, and the rest doubles within bounds and 10 %."""
+    unit = a_daemon(backoff=f"{low}ms..{low * factor}ms", warmup="0")
+    expected = 0.0
+    for unit.chance in chances:
+        unit.up().exit(1)
+        assert expected <= unit.wait + 1e-9 <= expected * 1.1 + 2e-9
+        expected = min(low * factor, max(low, expected * 2000)) / 1000
+        unit.due()
+
+
+@pytest.mark.parametrize(("lived", "delay"), [(9.9, 0.2), (10.0, 0.0)])
+def test_backoff_begins_anew(lived: float, delay: float) -> None:
+    """A unit that stayed up 10 s begins with no delay again."""
+    unit = a_daemon(warmup="0")
+    unit.ok().exit(1)
+    unit.due()
+    unit.ok().exit(1)
+    unit.due()
+    unit.ok().exit(1, after=lived)
+    assert unit.wait == pytest.approx(delay)
+
+
+@pytest.mark.parametrize(("lived", "delay"), [(39.9, 40.0), (40.0, 0.0)])
+def test_backoff_begins_anew_after_a_long_one(lived: float, delay: float) -> None:
+    """Where the last delay was longer than 10 s, it has to stay up for as long as that was."""
+    unit = a_daemon(warmup="0", backoff="40s")
+    unit.ok().exit(1)
+    unit.due()
+    unit.ok().exit(1)
+    unit.due()
+    unit.ok().exit(1, after=lived)
+    assert unit.wait == pytest.approx(delay)
+
+
+@pytest.mark.parametrize("then", ["restart", "age"])
+def test_backoff_begins_anew_after_any_long_life(then: str) -> None:
+    """A process that stayed up counts, even where it was stopped to be started again."""
+    unit = a_daemon(warmup="0", max_age="1h")
+    for _ in range(5):
+        unit.ok().exit(1, after=1.0)
+        unit.due()
+    unit.ok()
+    if then == "age":
+        unit.due()
+    else:
+        unit.now += 3600.0
+        unit.stop(then="restart")
+    assert unit.exit(0) == WAITING
+    unit.ok().exit(1, after=1.0)
+    assert unit.wait == 0.0
+
+
+def test_time_to_stop_what_is_left_is_no_time_up() -> None:
+    """What the leader leaves behind keeps nothing up: a crash loop with slow leftovers backs off like any other."""
+    unit = a_daemon(warmup="0", stop_timeout="60s", backoff="1s..8s")
+    for delay in (0.0, 1.0, 2.0):
+        unit.ok().exit(1, after=3.0, left=True)
+        unit.now += 50.0
+        assert unit.send("emptied") == BACKOFF
+        assert unit.wait == pytest.approx(delay)
+        assert "after 3 s" in unit.said[0]
+        unit.due()
+
+
+def test_restart_is_said() -> None:
+    """A line says how it ended and what follows."""
+    unit = a_daemon(warmup="0")
+    unit.ok().exit(-9, after=2.0)
+    assert unit.said == ["warning: killed by SIGKILL after 2 s, restarting"]
+    unit.due()
+    unit.ok().exit(3, after=2.0)
+    assert unit.said == ["warning: exited with code 3 after 2 s, restarting in 0.1 s"]
+
+
+# --- time limits -----------------------------------------------------------------------------------------------------
+
+
+def test_timeout() -> None:
+    """A script that still runs then is stopped and has failed, whatever it says in the end."""
+    unit = a_script(timeout="5s", stop_timeout="2s", stop_signal="INT").up()
+    assert unit.due() == STOPPING
+    assert (unit.kills, unit.wait) == ([(INT, False)], 2.0)
+    assert unit.exit(0, after=1.0) == FAILED
+    assert unit.status.code == 1
+    assert unit.said[0].startswith("error: failed: timeout 5 s reached, exited with code 0")
+
+
+def test_timeout_and_respawns() -> None:
+    """It may be run again like after any failure."""
+    unit = a_script(timeout="5s", respawns=1).up()
+    unit.due()
+    assert unit.exit(-15) == BACKOFF
+
+
+@pytest.mark.parametrize("restart", ["always", "on-failure", "never"])
+@pytest.mark.parametrize("code", [0, 1, -15])
+def test_max_age(restart: str, code: int) -> None:
+    """At its age a daemon is stopped and started again, whatever `restart` and its code say, and not counted."""
+    unit = a_daemon(max_age="1h", restart=restart, respawns=0).ok()
+    assert unit.wait == 3600.0 - 1.0  # the age is that of the process
+    assert unit.due() == STOPPING
+    assert unit.kills == [(TERM, False)]
+    assert unit.exit(code) == WAITING
+    assert unit.status.respawned == 0
+    assert unit.ok().status.oks == 2
+    assert unit.due() == STOPPING
+
+
+@pytest.mark.parametrize(("chance", "age"), [(0.0, 3600), (0.25, 3450), (1.0, 3000)])
+def test_max_age_by_chance(chance: float, age: float) -> None:
+    """`1h~10m` is a random time up to ten minutes sooner."""
+    unit = a_daemon(max_age="1h~10m", warmup="0", chance=chance).ok()
+    assert unit.wait == pytest.approx(age)
+
+
+def test_max_age_is_drawn_once_for_each_start() -> None:
+    """What chance says later does not matter to a process that lives."""
+    unit = a_daemon(max_age="1h~10m", warmup="1s", chance=1.0).up()
+    unit.chance = 0.0
+    unit.due()
+    assert unit.wait == pytest.approx(3000 - 1)
+    unit.due()
+    unit.exit(0)
+    unit.ok()
+    assert unit.wait == pytest.approx(3600 - 1)
+
+
+def test_crash_before_max_age() -> None:
+    """It is a crash like any other; the next process has its own age."""
+    unit = a_daemon(max_age="1h", warmup="0").ok()
+    assert unit.exit(1, after=3000.0) == BACKOFF
+    unit.due()
+    assert unit.ok().wait == 3600.0
+
+
+# --- what is left of a group -----------------------------------------------------------------------------------------
+
+
+def test_leftovers() -> None:
+    """Where the leader dies, what it left gets the stop signal, then SIGKILL; only then the unit has ended."""
+    unit = a_daemon(stop_signal="INT", stop_timeout="3s").ok()
+    assert unit.exit(1, left=True) == STOPPING
+    assert (unit.kills, unit.wait) == ([(INT, True)], 3.0)
+    assert unit.due() == STOPPING
+    assert (unit.kills, unit.status.deadline) == ([(KILL, True)], None)
+    assert unit.send("emptied") == BACKOFF
+    assert unit.status.respawned == 1
+    assert (unit.status.pid, unit.status.left) == (0, False)
+
+
+@pytest.mark.parametrize(
+    ("unit", "code", "state"),
+    [
+        (a_daemon(restart="never"), 0, DONE),
+        (a_daemon(restart="never"), 4, FAILED),
+        (a_script(), 0, OK),
+        (a_script(), 4, FAILED),
+    ],
+)
+def test_the_end_counts_from_the_leader(unit: Unit, code: int, state: str) -> None:
+    """How the leader ended decides, however its leftovers do."""
+    assert unit.ok().exit(code, left=True) == STOPPING
+    assert unit.send("emptied") == state
+    assert unit.status.code == code
+
+
+def test_leftovers_while_stopping() -> None:
+    """The stop signal is for the leader first, and once that is gone for what it leaves; one deadline for both."""
+    unit = a_daemon(stop_signal="INT", stop_timeout="3s").ok()
+    unit.stop()
+    assert unit.kills == [(INT, False)]
+    assert unit.exit(0, after=1.0, left=True) == STOPPING
+    assert (unit.kills, unit.wait) == ([(INT, True)], 2.0)
+    assert unit.due() == STOPPING
+    assert unit.kills == [(KILL, True)]
+    assert unit.send("emptied") == STOPPED
+
+
+def test_leftovers_of_the_killed() -> None:
+    """Once the time is over, what is left is killed, not asked."""
+    unit = a_daemon().ok()
+    unit.stop()
+    unit.due()
+    assert unit.exit(-9, left=True) == STOPPING
+    assert unit.kills == [(KILL, True)]
+    assert unit.status.deadline is None
+
+
+def test_leftovers_of_an_early_end() -> None:
+    """A daemon that put itself into the background before it was OK has failed; what it left goes first."""
+    unit = a_daemon(restart="never").up()
+    assert unit.exit(0, left=True) == STOPPING
+    assert unit.send("emptied") == FAILED
+    assert unit.status.code == 1
+
+
+def test_stopped_while_its_leftovers_go() -> None:
+    """A stop while leftovers go is a stop: no restart follows, and the earlier deadline stays."""
+    unit = a_daemon(stop_timeout="8s").ok()
+    unit.exit(1, left=True)
+    unit.now += 1.0
+    assert unit.stop(limit=100.0) == STOPPING
+    assert (unit.kills, unit.wait) == ([], 7.0)
+    unit.stop(limit=2.0)
+    assert unit.wait == 2.0
+    assert unit.send("emptied") == STOPPED
+
+
+# --- stop ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "number"), [("TERM", TERM), ("SIGINT", INT), ("2", INT), ("RTMIN+3", 37)])
+def test_stop_signal(name: str, number: int) -> None:
+    """It goes to the process that overlord started."""
+    unit = a_daemon(stop_signal=name, stop_timeout="4s").ok()
+    assert unit.stop() == STOPPING
+    assert (unit.kills, unit.wait) == ([(number, False)], 4.0)
+    assert unit.due() == STOPPING
+    assert (unit.kills, unit.status.deadline) == ([(KILL, True)], None)
+    assert unit.said == ["warning: not gone after 4 s, killing it (SIGKILL)"]
+    assert unit.exit(-9) == STOPPED
+
+
+@pytest.mark.parametrize(("limit", "wait"), [(None, 8.0), (100.0, 8.0), (2.0, 2.0), (0.0, 0.0)])
+def test_limit(limit: float | None, wait: float) -> None:
+    """A shutdown may leave it less time, never more."""
+    unit = a_daemon().ok()
+    unit.stop(limit=limit)
+    assert unit.wait == wait
+
+
+def test_signal_in_place_of_stop_signal() -> None:
+    """The main command gets the very signal that asked."""
+    unit = a_main_command().up()
+    unit.stop(signum=INT)
+    assert unit.kills == [(INT, False)]
+    assert unit.exit(-INT) == STOPPED
+    assert unit.status.code == -INT
+
+
+@pytest.mark.parametrize("state", [WAITING, BACKOFF])
+def test_stop_without_a_process(state: str) -> None:
+    """There is nothing to wait for."""
+    unit = a_daemon()
+    unit.send("want")
+    if state == BACKOFF:
+        unit.up().exit(1)
+    assert unit.status.state == state
+    assert unit.stop() == STOPPED
+    assert (unit.kills, unit.status.deadline) == ([], None)
+
+
+@pytest.mark.parametrize(("then", "state"), [("stop", STOPPED), ("restart", WAITING)])
+def test_stop_before_the_process_is_made(then: str, state: str) -> None:
+    """A Spawn that was not performed yet will find itself overtaken; there is no pid to signal."""
+    unit = a_daemon()
+    unit.send("want")
+    unit.send("start")
+    assert unit.stop(then=then) == state
+    assert unit.kills == []
+
+
+def test_stop_in_warmup() -> None:
+    """A unit that is not OK yet is stopped like any other, and has not failed by it."""
+    unit = a_daemon(warmup="60s").up()
+    assert unit.stop() == STOPPING
+    assert unit.exit(1) == STOPPED
+
+
+def test_restart() -> None:
+    """Stopped to be started again: no back-off, not counted in `respawns`."""
+    unit = a_daemon(respawns=0).ok()
+    assert unit.stop(then="restart", why="db was restarted") == STOPPING
+    assert unit.said == ["info: stopping (SIGTERM): db was restarted"]
+    assert unit.exit(1) == WAITING
+    assert unit.said == ["info: stopped (exited with code 1 after 1 s), restarting"]
+    assert (unit.status.respawned, unit.status.deadline) == (0, None)
+
+
+@pytest.mark.parametrize(("first", "second", "state"), [
+    ("restart", "stop", STOPPED),
+    ("restart", "restart", WAITING),
+    ("stop", "stop", STOPPED),
+    ("stop", "restart", STOPPED),
+])  # fmt: skip
+def test_stop_twice(first: str, second: str, state: str) -> None:
+    """The later wish counts, but nothing revives what was to stop for good; the signal is sent once."""
+    unit = a_daemon().ok()
+    unit.stop(then=first)
+    unit.stop(then=second)
+    assert unit.kills == []
+    assert unit.exit(0) == state
+
+
+def test_stop_does_not_prolong() -> None:
+    """A second stop never moves the deadline away."""
+    unit = a_daemon(stop_timeout="5s").ok()
+    unit.stop()
+    unit.now += 3.0
+    unit.stop(limit=4.0)
+    assert unit.wait == 2.0
+    unit.due()
+    unit.stop(limit=4.0)
+    assert unit.status.deadline is None
+
+
+def test_stopped_at_its_timeout() -> None:
+    """A script whose time is over when everything stops is stopped: no restart."""
+    unit = a_script(timeout="5s", respawns=9).up()
+    unit.due()
+    unit.stop()
+    assert unit.exit(-15) == STOPPED
+
+
+# --- starts that fail ------------------------------------------------------------------------------------------------
+
+
+def test_failed_fork() -> None:
+    """A start that overlord could not make is tried again with back-off, and not held against the unit."""
+    unit = a_daemon(respawns=0, backoff="1s..4s")
+    waits = []
+    for _ in range(5):
+        unit.send("want")
+        unit.send("start")
+        assert unit.send("unspawned", True, why="fork: Resource temporarily unavailable") == BACKOFF
+        waits.append(unit.wait)
+        assert unit.due() == WAITING
+    assert waits == pytest.approx([overlord.FORK_DELAY, 1.0, 2.0, 4.0, 4.0])
+    assert unit.status.respawned == 0
+    assert unit.up().status.state == STARTING
+
+
+def test_failed_fork_without_backoff() -> None:
+    """It is no busy loop, even with `backoff = 0`."""
+    unit = a_daemon(backoff="0")
+    unit.send("want")
+    unit.send("start")
+    unit.send("unspawned", True, why="fork: Cannot allocate memory")
+    assert unit.wait > 0
+    assert unit.said == ["warning: cannot start: fork: Cannot allocate memory, restarting in 0.1 s"]
+
+
+def test_failed_fork_in_a_window() -> None:
+    """Nor does it use up a window."""
+    unit = a_daemon(respawns="1/60s", backoff="0", warmup="0")
+    for _ in range(5):
+        unit.send("want")
+        unit.send("start")
+        unit.send("unspawned", True, why="fork")
+        unit.due()
+    assert unit.up().exit(1) == BACKOFF
+
+
+def test_failed_script_is_a_failed_start() -> None:
+    """Where an `always` script fails, that is a failure of the unit, with its back-off and `respawns`."""
+    unit = a_daemon(respawns=1, backoff="2s")
+    unit.send("want")
+    assert unit.send("unspawned", why="script setup failed: exited with code 3") == BACKOFF
+    assert unit.status.respawned == 1
+    unit.due()
+    assert unit.send("unspawned", why="script setup failed: exited with code 3") == FAILED
+    assert unit.status.code == 1
+    assert unit.said == ["error: failed: cannot start: script setup failed: exited with code 3 (respawns = 1, used up)"]
+
+
+def test_child_that_could_not_become_its_unit() -> None:
+    """No such user, folder or file: a failure of the unit, with the reason."""
+    unit = a_daemon(respawns=0).up()
+    assert unit.exit(1, why="dir /srv: No such file or directory") == FAILED
+    assert unit.said == ["error: failed: cannot start: dir /srv: No such file or directory"]
+    assert unit.status.why == "cannot start: dir /srv: No such file or directory"
+
+
+# --- the main command ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("code", "state"), [(0, DONE), (3, FAILED), (-15, FAILED)])
+def test_main_command(code: int, state: str) -> None:
+    """It is never restarted, and its end is no warning."""
+    unit = a_main_command().up()
+    assert unit.status.state == RUNNING
+    assert unit.exit(code, after=2.0) == state
+    assert unit.status.code == code
+    assert unit.said == [f"info: {overlord.spell_end(code)} after 2 s"]
+
+
+def test_main_command_waits() -> None:
+    """While it waits it is looked at every 10 s, for the Fleet to say for whom."""
+    unit = a_main_command()
+    unit.send("want")
+    for _ in range(3):
+        assert unit.wait == 10.0
+        assert unit.due() == WAITING
+    unit.send("start")
+    assert unit.status.deadline is None
+
+
+def test_only_the_main_command_is_reminded() -> None:
+    """A unit that waits needs no timer."""
+    unit = a_daemon()
+    unit.send("want")
+    assert unit.status.deadline is None
+
+
+# --- the diagram -----------------------------------------------------------------------------------------------------
+
+
+def test_diagram_in_the_readme() -> None:
+    """The README shows the diagram that the table makes: `python tests/diagram.py` prints it."""
+    text = README.read_text() if README.exists() else ""
+    assert diagram.BEGIN in text, f"README.md needs the markers {diagram.BEGIN} and {diagram.END}"
+    assert diagram.block_of(text) == diagram.block()
+
+
+def test_diagram_is_whole() -> None:
+    """Every state can be entered and has a way on; every meaningful cell makes an arrow or is known to make none."""
+    edges = diagram.edges()
+    assert {target for _, _, target in edges} | {IDLE} == set(STATES)
+    assert {source for source, _, _ in edges} == set(STATES)
+    meaningful = {(state, kind) for state, kinds in COMES.items() for kind in kinds.split()}
+    assert {(source, kind) for source, kind, _ in edges} == meaningful
+    assert all(re.fullmatch(r"    (\[\*\]|\w+) --> \w+( : [\w, ]+)?", line) for line in diagram.diagram().split("\n")[1:])

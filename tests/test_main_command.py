@@ -1,0 +1,320 @@
+"""The main command: when it starts, what its code becomes, and the terminal that it has to itself."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import struct
+import termios
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conftest import Start
+from harness import PATH, Overlord, Terminal, daemon, eventually, script
+
+UNTIL_GO = "until test -e go; do sleep 0.01; done"
+
+
+# --- its code --------------------------------------------------------------------------------------------------------
+
+CODES: dict[str, tuple[list[str], int]] = {
+    "true": (["true"], 0),
+    "false": (["false"], 1),
+    "code": (["sh", "-c", "exit 77"], 77),
+    "255": (["sh", "-c", "exit 255"], 255),
+    "TERM": (["sh", "-c", "kill -TERM $$"], 143),
+    "KILL": (["sh", "-c", "kill -KILL $$"], 137),
+    "SEGV": (["sh", "-c", "kill -SEGV $$"], 139),
+    "no such command": (["nosuchcommand"], 127),
+    "no such path": (["/no/such"], 127),
+    "not executable": (["/etc/passwd"], 126),
+    "a folder": (["/usr"], 126),
+}
+
+
+@pytest.mark.parametrize("case", CODES)
+@pytest.mark.parametrize("config", ("", daemon("db")), ids=("alone", "beside a daemon"))
+def test_code(overlord: Start, case: str, config: str) -> None:
+    """The container's code is the main command's."""
+    words, code = CODES[case]
+    o = overlord(config, *words)
+    assert o.wait_exit() == code
+    if config:
+        assert o.log[-1].startswith(f"overlord: exiting with code {code}: ")
+
+
+@pytest.mark.parametrize("code", (0, 5))
+def test_silent_without_units(overlord: Start, code: int) -> None:
+    """With no unit it is a drop-in for tini: a command that ends by itself ends without a word of overlord's."""
+    o = overlord("", "sh", "-c", f"echo out; echo err >&2; exit {code}")
+    assert o.wait_exit() == code
+    assert (o.log, o.out) == (["err"], ["out"])
+
+
+def test_without_any_configuration(overlord: Start) -> None:
+    """A default file that is absent is fine where a command is given."""
+    if any(os.path.exists(path) for path in ("/etc/overlord.conf", "/etc/overlord")):
+        pytest.skip("this machine has a configuration of its own")
+    o = overlord("", "sh", "-c", "exit 9", use_config=False)
+    assert o.wait_exit() == 9
+    assert o.log == []
+
+
+def test_nothing_to_do(overlord: Start) -> None:
+    """Neither a configuration nor a command is a mistake."""
+    if any(os.path.exists(path) for path in ("/etc/overlord.conf", "/etc/overlord")):
+        pytest.skip("this machine has a configuration of its own")
+    o = overlord("", use_config=False)
+    assert o.wait_exit() == 78
+    assert o.count("/etc/overlord.conf") >= 1
+
+
+def test_reaps_for_the_main_command(overlord: Start) -> None:
+    """Orphans of the main command are reaped while it runs."""
+    o = overlord("", "sh", "-c", "(sleep 0.1 & sleep 0.1 & sleep 0.1 &); exec sleep infinity")
+    eventually(lambda: len(o.running("sleep", "infinity")) == 1, "the main command runs")
+    eventually(lambda: len(o.processes()) == 2, "the orphans are reaped")
+
+
+# --- words -----------------------------------------------------------------------------------------------------------
+
+
+def fake(folder: Path, name: str) -> dict[str, str]:
+    """Put a command of that name on PATH, and return the environment."""
+    path = folder / "bin" / name
+    path.parent.mkdir()
+    path.write_text('#!/bin/sh\necho "command $0 $*" | sed "s,/.*/,,"; exit 42\n')
+    path.chmod(0o755)
+    return {"PATH": f"{path.parent}:{PATH}"}
+
+
+def test_first_word_that_is_no_verb(overlord: Start, tmp_path: Path) -> None:
+    """It is a command, whatever it looks like."""
+    o = overlord("", "statsu", "-c", "x", env=fake(tmp_path, "statsu"))
+    assert o.wait_exit() == 42
+    assert o.out == ["command statsu -c x"]
+
+
+@pytest.mark.parametrize("verb", ("version", "help", "check"))
+def test_double_dash_makes_a_verb_a_command(overlord: Start, tmp_path: Path, verb: str) -> None:
+    """`-- check` is a program that is called check."""
+    o = overlord("", "--", verb, "--help", env=fake(tmp_path, verb))
+    assert o.wait_exit() == 42
+    assert o.out == [f"command {verb} --help"]
+
+
+# --- beside daemons --------------------------------------------------------------------------------------------------
+
+
+def test_waits_for_the_daemons(overlord: Start) -> None:
+    """It starts when all that are wanted are OK, also those that come later in a chain."""
+    o = overlord(
+        script("setup", f"{UNTIL_GO}; echo setup >> journal")
+        + daemon("db", deps="setup", warmup="100ms")
+        + daemon("web", deps="db")
+        + daemon("unwanted", autostart="no"),
+        "sh",
+        "-c",
+        "echo main >> journal",
+    )
+    o.says("db", "waiting for setup:ok")
+    (o.folder / "go").touch()
+    assert o.wait_exit() == 0
+    assert o.started == ["setup", "db", "web", "main command"]
+    assert o.position("web: ok") < o.position("main command: started")
+
+
+def test_does_not_wait_for_what_has_ended(overlord: Start) -> None:
+    """A daemon whose end is ignored keeps no main command waiting."""
+    o = overlord(
+        daemon("bad", "exit 3", warmup="10s", respawns=0, on_failure="ignore")
+        + daemon("done", "exit 0", restart="never")
+        + daemon("db"),
+        "sh",
+        "-c",
+        "exit 5",
+    )
+    assert o.wait_exit() == 5
+
+
+def test_says_for_whom_it_waits(overlord: Start) -> None:
+    """Every 10 s, until it may start."""
+    o = overlord(script("setup", UNTIL_GO) + daemon("web", deps="setup"), "true")
+    o.wait_count(r"^overlord: main command.* wait.* web", 2)
+    (o.folder / "go").touch()
+    assert o.wait_exit() == 0
+
+
+def test_daemons_are_supervised_meanwhile(overlord: Start) -> None:
+    """A daemon that dies beside a main command comes back, and the main command stays."""
+    o = overlord(daemon("db"), "sh", "-c", f"echo main >> journal; {UNTIL_GO}")
+    o.journal.wait_for("main")
+    o.kill_unit("db")
+    o.wait_ok("db", 2)
+    (o.folder / "go").touch()
+    assert o.wait_exit() == 0
+    assert o.started == ["db", "main command", "db"]
+
+
+def test_failed_daemon_ends_the_main_command(overlord: Start) -> None:
+    """The main command is asked to end, and its code counts."""
+    main = "trap 'echo asked >> journal; exit 6' TERM; echo main >> journal; while :; do sleep 0.01; done"
+    o = overlord(daemon("db", f"{UNTIL_GO}; exit 3", respawns=0), "sh", "-c", main)
+    o.journal.wait_for("main")
+    (o.folder / "go").touch()
+    assert o.wait_exit() == 6
+    assert o.journal.lines() == ["main", "asked"]
+
+
+def test_failed_daemon_before_the_main_command(overlord: Start) -> None:
+    """It is never started, and the unit's code counts."""
+    o = overlord(daemon("db", "exit 3", warmup="10s", respawns=0), "sh", "-c", "echo main >> journal")
+    assert o.wait_exit() == 3
+    assert o.journal.lines() == []
+
+
+def test_stop_before_the_main_command(overlord: Start) -> None:
+    """A requested stop while it still waits is 0, and it is never started."""
+    o = overlord(script("setup", UNTIL_GO) + daemon("db", deps="setup"), "sh", "-c", "echo main >> journal")
+    o.says("setup", "started")
+    assert o.stop() == 0
+    assert o.journal.lines() == []
+
+
+def test_code_after_a_requested_stop(overlord: Start) -> None:
+    """`docker stop` of a command that does nothing about SIGTERM gives 143, as under tini."""
+    o = overlord(daemon("db"), "sleep", "54321")
+    eventually(lambda: o.running("sleep", "54321"), "the main command runs")
+    assert o.stop() == 143
+
+
+# --- the terminal ----------------------------------------------------------------------------------------------------
+
+
+def on_terminal(overlord: Start, terminal: Terminal, config: str, *command: str, **options: Any) -> Overlord:
+    """Start overlord as `docker run -it` does: PID 1 leads the session whose terminal it is."""
+    slave = terminal.slave
+    options = {"stdin": slave, "stdout": slave, "stderr": slave, "terminal": True, **options}
+    return overlord(config, *command, **options)
+
+
+def shell_on(overlord: Start, terminal: Terminal, config: str = "") -> Overlord:
+    """Start an interactive shell as the main command, and wait for its prompt."""
+    environment = {"PATH": PATH, "PS1": "READY> ", "TERM": "dumb", "HOME": "/nonexistent"}
+    o = on_terminal(overlord, terminal, config, "bash", "--norc", "--noprofile", "--noediting", "-i", env=environment)
+    terminal.expect("READY> ")
+    return o
+
+
+CONFIGS = pytest.mark.parametrize("config", ("", daemon("db")), ids=("alone", "beside a daemon"))
+
+
+@CONFIGS
+def test_shell_has_the_terminal(overlord: Start, terminal: Terminal, config: str) -> None:
+    """Job control works, and Ctrl-C is for what runs in front, not for overlord."""
+    o = shell_on(overlord, terminal, config)
+    assert "job control" not in terminal.text
+    after = terminal.type("sleep 1000\n")
+    eventually(lambda: o.running("sleep", "1000"), "a job runs in front")
+    terminal.type("\x03")
+    terminal.expect("READY> ", after)
+    after = terminal.type("echo $?\n")
+    terminal.expect(r"\n130\r\nREADY> ", after)
+    after = terminal.type("\x03")
+    terminal.expect("READY> ", after)
+    after = terminal.type("exit 5\n")
+    assert o.wait_exit() == 5
+    assert "shutting down: SIG" not in terminal.text
+
+
+@CONFIGS
+def test_shell_stops_and_continues_jobs(overlord: Start, terminal: Terminal, config: str) -> None:
+    """Ctrl-Z, fg, and Ctrl-C."""
+    o = shell_on(overlord, terminal, config)
+    terminal.type("sleep 1000\n")
+    eventually(lambda: o.running("sleep", "1000"), "a job runs in front")
+    after = terminal.type("\x1a")
+    terminal.expect("Stopped", after)
+    job = o.running("sleep", "1000")[0]
+    eventually(lambda: job.state == "T", "the job is stopped")
+    after = terminal.type("fg\n")
+    eventually(lambda: job.state == "S", "the job goes on")
+    terminal.type("\x03")
+    eventually(lambda: not job.alive, "the job is gone")
+    terminal.expect("READY> ", after)
+    terminal.type("exit\n")
+    assert o.wait_exit() == 130
+
+
+@CONFIGS
+def test_window_size(overlord: Start, terminal: Terminal, config: str) -> None:
+    """A resize reaches the main command."""
+    o = shell_on(overlord, terminal, config)
+    after = terminal.type("trap 'echo RESIZED' WINCH; sleep 1000\n")
+    eventually(lambda: o.running("sleep", "1000"), "a job runs in front")
+    fcntl.ioctl(terminal.master, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 123, 0, 0))
+    terminal.type("\x03")
+    terminal.expect("READY> ", after)
+    after = terminal.type("stty size\n")
+    terminal.expect("40 123\r\nREADY> ", after)
+    terminal.type("exit 0\n")
+    assert o.wait_exit() == 0
+
+
+def test_resize_reaches_a_program(overlord: Start, terminal: Terminal) -> None:
+    """The kernel tells the group in front, and that is the main command's."""
+    main = "trap 'echo RESIZED; exit 0' WINCH; echo UP; while :; do sleep 0.01; done"
+    o = on_terminal(overlord, terminal, "", "sh", "-c", main)
+    terminal.expect("UP")
+    fcntl.ioctl(terminal.master, termios.TIOCSWINSZ, struct.pack("HHHH", 41, 124, 0, 0))
+    terminal.expect("RESIZED")
+    assert o.wait_exit() == 0
+
+
+def test_ctrl_c_reaches_a_program_once(overlord: Start, terminal: Terminal) -> None:
+    """A main command that is no shell gets it from the terminal, and not once more from overlord."""
+    main = "trap 'echo GOT' INT; echo UP; while :; do sleep 0.01; done"
+    o = on_terminal(overlord, terminal, daemon("db"), "sh", "-c", main)
+    terminal.expect("UP")
+    for times in (1, 2, 3):
+        terminal.type("\x03")
+        terminal.expect("(?s)" + times * "GOT.*")
+    assert terminal.text.count("GOT") == 3
+    assert "shutting down" not in terminal.text
+    o.send(signal.SIGTERM)
+    assert o.wait_exit() == 143
+
+
+def test_ctrl_c_without_a_main_command(overlord: Start, terminal: Terminal) -> None:
+    """It is overlord's then: `docker run -it` of a fleet ends in order, and the units get a stop and no Ctrl-C."""
+    cmd = "trap 'echo web INT >> journal' INT; trap 'echo web TERM >> journal; exit 0' TERM; echo web >> journal"
+    o = on_terminal(overlord, terminal, daemon("web", cmd + "; while :; do sleep 0.01; done"))
+    o.journal.wait_for("web")
+    terminal.expect("web: ok")
+    terminal.type("\x03")
+    assert o.wait_exit() == 0
+    assert o.journal.lines() == ["web", "web TERM"]
+
+
+def test_log_on_a_terminal_that_stops_background_output(overlord: Start, terminal: Terminal) -> None:
+    """`stty tostop`: overlord is in the background of its own terminal, and writes all the same."""
+    o = shell_on(overlord, terminal, daemon("db"))
+    after = terminal.type("stty tostop\n")
+    terminal.expect("READY> ", after)
+    terminal.type("exit 4\n")
+    assert o.wait_exit() == 4
+    terminal.expect("exiting with code 4")
+
+
+def test_terminal_is_given_back(overlord: Start, terminal: Terminal) -> None:
+    """Below another init, a shell that started overlord in front has the terminal again after it."""
+    outer = 'overlord_main() { "$@"; }; set -m; overlord_main "$@"; echo BACK; read line; echo GOT $line; sleep 1000'
+    o = on_terminal(overlord, terminal, "", "sh", "-c", "echo MAIN; exit 0", prefix=["sh", "-c", outer, "sh"])
+    terminal.expect("MAIN")
+    terminal.expect("BACK")
+    terminal.type("hello\n")
+    terminal.expect("GOT hello")
+    assert o.popen.poll() is None

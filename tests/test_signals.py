@@ -1,0 +1,193 @@
+"""Relayed signals: who gets them, who does not, and what arrives between fork and exec."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from conftest import Start
+from harness import Process, children, daemon, eventually, program, storm
+
+# How a program can meet a signal, and whether it then notices it.
+MEETS = {"catch": True, "block": True, "sigwait": True, "thread": True, "ignore": False}
+
+
+def listener(name: str, mode: str, *signals: str, **options: object) -> str:
+    """Return the section of a daemon that runs on_signal.py."""
+    return daemon(name, program("on_signal.py", name, mode, *signals), **options)
+
+
+@pytest.mark.parametrize("mode", MEETS)
+def test_relayed_to_who_does_something_about_it(overlord: Start, mode: str) -> None:
+    """Whoever catches, blocks, awaits or ignores a signal gets it, and lives."""
+    o = overlord(
+        listener("web", mode, "SIGUSR1", forward="USR1") + listener("probe", "catch", "SIGUSR1", forward="USR1")
+    )
+    o.journal.wait_for("web ready")
+    o.journal.wait_for("probe ready")
+    for times in (1, 2, 3):
+        o.send(signal.SIGUSR1)
+        o.journal.wait_for("probe got SIGUSR1", times)
+        if MEETS[mode]:
+            o.journal.wait_for("web got SIGUSR1", times)
+    assert o.stop() == 0
+    assert o.starts("web") == 1
+
+
+@pytest.mark.parametrize("forward", ("USR1", "SIGUSR1", "HUP>USR1"))
+def test_bystander_is_not_killed(overlord: Start, forward: str) -> None:
+    """Who would die of the signal does not get it, and the log says so."""
+    sent = signal.SIGHUP if ">" in forward else signal.SIGUSR1
+    o = overlord(
+        daemon("bystander", forward=forward) + listener("probe", "catch", "SIGHUP", "SIGUSR1", forward="HUP, USR1")
+    )
+    o.unit_is("bystander", "sleep")
+    o.journal.wait_for("probe ready")
+    for times in (1, 2):
+        o.send(sent)
+        o.journal.wait_for(f"probe got {signal.Signals(sent).name}", times)
+    assert o.stop() == 0
+    assert o.starts("bystander") == 1
+    assert o.count("bystander: stopping .*shutdown") == 1
+
+
+def test_harmless_defaults_are_relayed(overlord: Start) -> None:
+    """A signal whose default is to do nothing kills nobody, caught or not."""
+    o = overlord(daemon("idle", forward="WINCH") + listener("probe", "catch", "SIGWINCH", forward="WINCH"))
+    o.journal.wait_for("probe ready")
+    o.unit_is("idle", "sleep")
+    o.send(signal.SIGWINCH)
+    o.journal.wait_for("probe got SIGWINCH")
+    assert o.stop() == 0
+    assert o.starts("idle") == 1
+
+
+def test_forward_decides(overlord: Start) -> None:
+    """HUP by default, what is named instead of it, translated, or nothing."""
+    signals = ("SIGHUP", "SIGUSR1", "SIGUSR2")
+    o = overlord(
+        listener("default", "catch", *signals)
+        + listener("renamed", "catch", *signals, forward="HUP>USR2")
+        + listener("several", "catch", *signals, forward="HUP USR1>HUP")
+        + listener("nothing", "catch", *signals, forward="none")
+    )
+    for name in ("default", "renamed", "several", "nothing"):
+        o.journal.wait_for(f"{name} ready")
+    o.send(signal.SIGHUP)
+    for line in ("default got SIGHUP", "renamed got SIGUSR2", "several got SIGHUP"):
+        o.journal.wait_for(line)
+    o.send(signal.SIGUSR1)
+    o.journal.wait_for("several got SIGHUP", 2)
+    assert o.stop() == 0
+    assert sorted(line for line in o.journal.lines() if "got" in line) == [
+        "default got SIGHUP",
+        "renamed got SIGUSR2",
+        "several got SIGHUP",
+        "several got SIGHUP",
+    ]
+
+
+def test_relayed_to_the_leader_alone(overlord: Start) -> None:
+    """A leader decides for its group: its own children get nothing."""
+    child = program("on_signal.py", "child", "catch", "SIGHUP")
+    leader = f"({child}) & {program('on_signal.py', 'leader', 'catch', 'SIGHUP')}"
+    o = overlord(daemon("web", leader))
+    o.journal.wait_for("child ready")
+    o.journal.wait_for("leader ready")
+    for times in (1, 2):
+        o.send(signal.SIGHUP)
+        o.journal.wait_for("leader got SIGHUP", times)
+    assert o.stop() == 0
+    assert "child got SIGHUP" not in o.journal.lines()
+
+
+@pytest.mark.parametrize(
+    "sig",
+    ("SIGHUP", "SIGUSR1", "SIGUSR2", "SIGWINCH", "SIGALRM", "SIGVTALRM", "SIGPROF", "SIGURG", "SIGIO", "SIGPWR"),
+)
+def test_main_command_gets_all(overlord: Start, sig: str) -> None:
+    """The main command gets each signal that is not overlord's own, as under tini."""
+    if sig not in signal.Signals.__members__:
+        sig = "SIGPOLL"
+    o = overlord("", "sh", "-c", program("on_signal.py", "main", "catch", sig))
+    o.journal.wait_for("main ready")
+    o.send(signal.Signals[sig])
+    o.journal.wait_for(f"main got {signal.Signals[sig].name}")
+
+
+def test_main_command_gets_realtime_signals(overlord: Start) -> None:
+    """Those too have names, and those of shutdown are another matter."""
+    o = overlord("", "sleep", "infinity")
+    eventually(lambda: o.running("sleep"), "the main command runs")
+    o.send(signal.SIGRTMIN + 5)
+    assert o.wait_exit() == 128 + signal.SIGRTMIN + 5
+
+
+def test_main_command_may_die_of_it(overlord: Start) -> None:
+    """What would spare a daemon kills the main command, as under tini."""
+    o = overlord(daemon("db"), "sleep", "300")
+    eventually(lambda: o.running("sleep", "300"), "the main command runs")
+    o.send(signal.SIGUSR1)
+    assert o.wait_exit() == 128 + signal.SIGUSR1
+
+
+def test_shutdown_signals_of_the_image(overlord: Start) -> None:
+    """STOPSIGNAL WINCH: that one asks for shutdown, and the usual ones are signals like any other."""
+    o = overlord(
+        listener("web", "catch", "SIGINT", "SIGHUP", forward="INT HUP"), settings={"shutdown_signals": "WINCH RTMIN+1"}
+    )
+    o.journal.wait_for("web ready")
+    o.send(signal.SIGINT)
+    o.journal.wait_for("web got SIGINT")
+    o.send(signal.SIGWINCH)
+    assert o.wait_exit() == 0
+    assert o.count("shutting down: SIGWINCH received") == 1
+
+
+def test_signals_while_nothing_runs(overlord: Start) -> None:
+    """A signal that concerns nobody is no event."""
+    o = overlord(daemon("web"))
+    o.unit_is("web", "sleep")
+    for sig in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM, signal.SIGPIPE, signal.SIGRTMIN + 7):
+        o.send(sig)
+    assert o.stop() == 0
+    assert o.starts("web") == 1
+
+
+def test_bystander_is_not_killed_while_it_starts(overlord: Start) -> None:
+    """A child that is not exec'd yet has signals blocked by overlord itself: that is no sign that it waits for one."""
+    o = overlord("".join(daemon(f"web-{n}", "exec true", backoff="0") for n in range(3)) + daemon("idle"))
+    o.unit_is("idle", "sleep")
+    with storm(lambda: o.send(signal.SIGHUP), pause=0.01):
+        eventually(lambda: o.starts("web-0") > 60, "60 starts meanwhile")
+    assert o.stop() == 0
+    assert o.count("killed by SIGHUP") == 0
+
+
+@pytest.mark.parametrize("pid1", (True, False), ids=("pid1", "below another init"))
+def test_signal_between_fork_and_exec(overlord: Start, python: list[str], pid1: bool) -> None:
+    """A signal to a child that is not exec'd yet is the child's, and never taken for overlord's own.
+
+    A child between fork and exec has overlord's handlers and may share its wake-up pipe. So units start as fast as they
+    can while each child is shot at from its first moment on.
+    """
+    o = overlord(
+        "".join(daemon(f"web-{n}", "exec true", backoff="0") for n in range(3)),
+        python=python,
+        pid1=pid1,
+    )
+    o.says("web-0", "started")
+
+    def shoot(sig: int) -> None:
+        for pid in children(o.pid):
+            os.kill(pid, sig)
+
+    with storm(lambda: shoot(signal.SIGTERM), lambda: shoot(signal.SIGINT)):
+        eventually(lambda: o.starts("web-0") > 40, "40 starts under fire")
+    assert o.count("shutting down") == 0
+    assert Process(o.pid).alive
+    o.send(signal.SIGTERM)
+    assert o.wait_exit() == 0
+    assert o.count("Traceback") == 0

@@ -1,0 +1,708 @@
+"""A world for the pure rooms: a clock that moves only when told, and a kernel whose processes do their worst.
+
+- `Stage` turns the crank of a real `overlord.Fleet` exactly as `overlord.Loop` does: what arrives is fed in the same
+  order, and actions are performed in order, each answered before the next. A test directs it by hand.
+- `World` is a stage that plays by itself: configuration, processes, faults and requests all come from one seed.
+- `Watched` is the fleet of both. Around every single event it checks what must hold always; what it compares the fleet
+  with is the stage's own knowledge of the processes, wherever that says as much.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import random
+from collections import Counter, deque, namedtuple
+from typing import Any, Callable, Iterable, Iterator, Sequence
+
+import overlord
+from diagram import edges
+from harness import daemon, script
+from overlord import BACKOFF, DONE, FAILED, IDLE, MAIN, OK, RUNNING, STARTING, STOPPED, STOPPING, WAITING, Event
+
+KILL, TERM, CHLD = overlord.SIGNALS["KILL"], overlord.SIGNALS["TERM"], overlord.SIGNALS["CHLD"]
+EPSILON = 1e-6
+ENDED = (STOPPED, DONE, FAILED)
+
+# How a process behaves. `life`: s until it ends by itself, None for never; `code`: as the Loop reports it; `why`: it never
+# became its command; `patience`: s from the stop signal to its end, None to ignore it; `farewell`: its code then (None:
+# dies of the signal); `grip`: s that even SIGKILL takes; `workers`: what else is in its group.
+Temper = namedtuple("Temper", "life code why patience farewell grip workers", defaults=(None, 0, "", 0.0, None, 0.0, ()))
+# A member of the group: `life` is counted from the end of the leader.
+Worker = namedtuple("Worker", "life patience grip", defaults=(None, 0.0, 0.0))
+
+
+def configure(text: str = "", command: Iterable[str] = ()) -> overlord.Config:
+    """Return the configuration that an INI text and perhaps a main command make, through the real Config room."""
+    draft = overlord.Draft({})
+    draft.read("overlord.conf", text.encode())
+    config = draft.finish()
+    if command:
+        daemons = [name for name in config.order if config.units[name].kind == "daemon"]
+        config.units[MAIN] = overlord.main_spec(command, daemons)
+        config.order.append(MAIN)
+    return config
+
+
+def check(condition: Any, text: str) -> None:
+    """Fail with the text unless the condition holds."""
+    if not condition:
+        raise AssertionError(text)
+
+
+class Member:
+    """A fake process of a unit's group: its leader, or a worker."""
+
+    def __init__(self, temper: Temper | Worker) -> None:
+        self.temper, self.alive, self.doomed = temper, True, False
+
+
+class Process(Member):
+    """The leader, with its group."""
+
+    def __init__(self, unit: str, pid: int, now: float, temper: Temper) -> None:
+        super().__init__(temper)
+        self.unit, self.pid, self.started = unit, pid, now
+        self.reaped = False
+        self.code: int | None = None
+        self.asked = False  # overlord has signalled it
+        self.workers = [Member(worker) for worker in temper.workers]
+
+    def group_lives(self) -> bool:
+        return any(worker.alive for worker in self.workers)
+
+
+class Watched(overlord.Fleet):
+    """A fleet that has its stage check each event before and after it is applied."""
+
+    stage: Stage | None = None
+
+    def apply(self, name: str, event: Event, now: float) -> None:
+        if not self.stage:
+            super().apply(name, event, now)
+            return
+        old, ending = self.status[name], self.ending
+        self.stage.before(name, event, old)
+        super().apply(name, event, now)
+        self.stage.after(name, event, old, self.status[name], ending)
+
+
+class Stage:
+    """A fleet, a clock and processes. By default a process lives until told, and dies of the stop signal at once."""
+
+    def __init__(
+        self, text: str = "", *command: str, chance: Callable[[], float] = lambda: 0.0, watch: bool = True, boot: bool = True
+    ) -> None:
+        self.text, self.now = text, 1000.0
+        self.config = configure(text, command)
+        self.fleet = Watched(self.config, chance)
+        self.tempers: dict[str, Temper] = {}
+        self.no_fork: set[str] = set()  # units whose fork fails
+        self.processes: dict[int, Process] = {}  # not reaped, or with a living group
+        self.orphans: list[Member] = []  # what has left its unit's group
+        self.current: dict[str, Process] = {}  # unit -> its last process
+        self.dead: list[Process] = []  # not reaped
+        self.present: Counter[str] = Counter()  # how many of `processes` a unit has
+        self.groups: dict[int, Process] = {}
+        self.agenda: list[tuple[float, int, Callable[[], None]]] = []
+        self.serial = itertools.count(100)
+        self.arrived: deque[int] = deque()
+        self.code: int | None = None
+        self.why = ""
+        self.starts: list[str] = []
+        self.kills: list[tuple[float, str, int, bool]] = []
+        self.sweeps: list[tuple[float, int]] = []
+        self.said: list[tuple[str, str, str]] = []
+        self.trace: deque[str] = deque(maxlen=60)
+        self.ended_at = self.exited_at = 0.0
+        self.requested = 0
+        self.by_request = False
+        self.again: list[float] = []  # further requests
+        # What the checks remember, apart from what the fleet does.
+        self.clock = 0  # counts events
+        self.waiting_since: dict[str, int] = {}
+        self.run_began: dict[str, int] = {}
+        self.runs: dict[str, list[int]] = {}  # script -> when its successful runs began that no dependent has used up
+        self.succeeded: set[str] = set()
+        self.ok_at: dict[str, int] = {}
+        self.launched_at: dict[str, int] = {}
+        self.respawns: dict[str, list[float]] = {}
+        self.seen: Counter[tuple[str, str, str]] = Counter()
+        self.failures: list[tuple[int, bool]] = []  # codes of units that failed for good, and whether for one dependent
+        self.cause: int | None = None  # the code that the shutdown should lead to, where a unit caused it
+        self.levels: dict[str, int] = {}
+        self.closure = self.find_closure() if watch else {}
+        if watch:
+            self.fleet.stage = self
+        if boot:
+            self.boot()
+
+    def find_closure(self) -> dict[str, set[str]]:
+        """Return for each unit all that depend on it, directly or not."""
+        above: dict[str, set[str]] = {name: set() for name in self.config.order}
+        for name in reversed(self.config.order):
+            for dep, _ in self.config.units[name].deps:
+                above[dep] |= {name} | above[name]
+        return above
+
+    # ------------------------------------------------------------------------------------------------- directing
+
+    def boot(self) -> None:
+        self.fleet.boot(self.now)
+        self.perform()
+        self.settle()
+
+    def state(self, name: str) -> str:
+        return str(self.fleet.status[name].state)
+
+    def states(self, *names: str) -> list[str]:
+        return [self.state(name) for name in names or self.config.order]
+
+    def living(self) -> list[str]:
+        """Return the units that have a process."""
+        return [p.unit for p in self.processes.values() if p.alive]
+
+    def text_of(self, name: str) -> list[str]:
+        """Return what was said about a unit."""
+        return [text for _, unit, text in self.said if unit == name]
+
+    def die(self, name: str, code: int = 0, why: str = "") -> None:
+        """Let a unit's process end; `settle` tells the fleet."""
+        self.end(self.current[name], code, why)
+
+    def exit(self, name: str, code: int = 0, why: str = "") -> None:
+        """Let a unit's process end, and all follow that does so at once."""
+        self.die(name, code, why)
+        self.settle()
+
+    def end_workers(self, name: str) -> None:
+        """Let what a unit's process has left behind end."""
+        for worker in self.current[name].workers:
+            worker.alive = False
+        self.settle()
+
+    def request(self, number: int = TERM) -> None:
+        """Ask for shutdown by a signal."""
+        self.arrived.append(number)
+        self.settle()
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass, and all happen in it that is due."""
+        until = self.now + seconds
+        while self.code is None:
+            instant = self.next_instant()
+            if instant is None or instant > until:
+                break
+            self.now = max(self.now, instant)
+            self.settle()
+        self.now = max(self.now, until) if self.code is None else self.now
+
+    def at(self, delay: float, action: Callable[[], None]) -> None:
+        """Have something happen later."""
+        heapq.heappush(self.agenda, (self.now + delay, next(self.serial), action))
+
+    def next_instant(self) -> float | None:
+        """Return when something is due."""
+        instants = [self.agenda[0][0]] if self.agenda else []
+        deadline = self.fleet.next_deadline()
+        instants += [] if deadline is None else [deadline]
+        if self.groups or self.fleet.sweeping:
+            instants.append(self.now + overlord.LINGER_LOOK)
+        return min(instants) if instants else None
+
+    # -------------------------------------------------------------------------------------------- the Loop's part
+
+    def settle(self) -> None:
+        """Turn until nothing more happens at this instant."""
+        for _ in range(10 * len(self.config.order) + 100):
+            self.turn()
+            deadline = self.fleet.next_deadline()
+            due = bool(self.agenda) and self.agenda[0][0] <= self.now
+            if self.code is not None or not (self.dead or due or (deadline is not None and deadline <= self.now)):
+                return
+        raise AssertionError("it comes to no rest at one instant")
+
+    def turn(self) -> None:
+        """One turn of the Loop: signals, deaths, groups, timers, actions."""
+        while self.agenda and self.agenda[0][0] <= self.now:
+            heapq.heappop(self.agenda)[2]()
+        while self.arrived:
+            number = self.arrived.popleft()
+            self.requested += 1
+            self.note(f"request {self.requested}")
+            if not self.fleet.ending:
+                self.begin_ending(None)
+                self.by_request = True
+            else:
+                self.again.append(self.now)
+            self.fleet.ask_shutdown(f"{overlord.spell_signal(number)} received", self.now, number)
+        dead, self.dead = self.dead, []
+        for process in dead:
+            self.reap(process)
+        for pid, process in list(self.groups.items()):
+            if not process.group_lives():
+                del self.groups[pid]
+                self.forget(process)
+                self.feed(process.unit, Event("emptied"))
+        self.fleet.expire(self.now)
+        self.perform()
+        if self.fleet.sweeping and self.code is None and self.alone():
+            self.fleet.swept()
+            self.perform()
+
+    def feed(self, name: str, event: Event) -> None:
+        self.fleet.feed(name, event, self.now)
+
+    def reap(self, process: Process) -> None:
+        process.reaped = True
+        left = process.unit != MAIN and process.group_lives()
+        if left:
+            self.groups[process.pid] = process
+        else:
+            self.orphans += process.workers
+            self.forget(process)
+        why = process.temper.why if not process.asked else ""
+        self.feed(process.unit, Event("exited", process.code, why=why, left=left))
+
+    def forget(self, process: Process) -> None:
+        """Nothing of it lives any more."""
+        del self.processes[process.pid]
+        self.present[process.unit] -= 1
+
+    def alone(self) -> bool:
+        return not self.processes and not any(orphan.alive for orphan in self.orphans)
+
+    def perform(self) -> None:
+        """Perform actions in order, each with what follows from it."""
+        if self.fleet.ending and not self.ended_at:  # it ran dry, which is no unit's event
+            self.begin_ending(None)
+        actions = deque(self.fleet.take())
+        while actions:
+            action = actions.popleft()
+            if isinstance(action, overlord.Say):
+                self.said.append(tuple(action))
+                self.note(f"{action.unit}: {action.text}")
+            elif isinstance(action, overlord.Spawn):
+                self.spawn(action.unit)
+            elif isinstance(action, overlord.Kill):
+                self.kill(action)
+            elif isinstance(action, overlord.Sweep):
+                self.sweep(action.signum)
+            else:
+                check(self.code is None, "a second Exit")
+                self.code, self.why, self.exited_at = action.code, action.why, self.now
+            actions.extend(self.fleet.take())
+
+    def spawn(self, name: str) -> None:
+        """As Loop.spawn."""
+        status = self.fleet.status[name]
+        if status.state not in (STARTING, RUNNING) or status.pid:
+            return
+        check(not self.fleet.ending, f"{name} is started although the shutdown has begun")
+        check(not self.present[name], f"{name} is started while its process before lives")
+        if self.fork_fails(name):
+            self.feed(name, Event("unspawned", True, why="fork: Resource temporarily unavailable"))
+            return
+        process = Process(name, next(self.serial), self.now, self.temper(name))
+        self.processes[process.pid] = self.current[name] = process
+        self.present[name] += 1
+        self.starts.append(name)
+        if process.temper.life is not None:
+            self.at(process.temper.life, lambda: self.end(process, process.temper.code))
+        self.feed(name, Event("spawned", process.pid))
+
+    def fork_fails(self, name: str) -> bool:
+        return name in self.no_fork
+
+    def temper(self, name: str) -> Temper:
+        return self.tempers.get(name, Temper())
+
+    def kill(self, action: overlord.Kill) -> None:
+        """As Loop.kill, and what the processes make of it."""
+        process = self.processes.get(action.pid)
+        check(not process or process.unit == action.unit, f"{action} is for another unit's process")
+        self.note(f"{action.unit}: {overlord.spell_signal(action.signum)} to {'group' if action.group else 'leader'}")
+        self.kills.append((self.now, action.unit, action.signum, action.group))
+        if process:
+            process.asked = True
+            targets = [*([] if process.reaped else [process]), *(process.workers if action.group else ())]
+            for target in targets:
+                self.signal(target, action.signum)
+
+    def sweep(self, signum: int) -> None:
+        self.note(f"sweep {overlord.spell_signal(signum)}")
+        self.sweeps.append((self.now, signum))
+        for process in list(self.processes.values()):
+            for target in [process, *process.workers]:
+                self.signal(target, signum)
+        for orphan in self.orphans:
+            self.signal(orphan, signum)
+
+    def signal(self, target: Member, signum: int) -> None:
+        """Have a signal act on a process."""
+        delay = target.temper.grip if signum == KILL else target.temper.patience
+        if not target.alive or delay is None or (target.doomed and signum != KILL):
+            return
+        target.doomed = True
+        if isinstance(target, Process):
+            farewell = target.temper.farewell
+            code = -signum if signum == KILL or farewell is None else farewell
+            action: Callable[[], None] = lambda: self.end(target, code)  # noqa: E731
+        else:
+            action = lambda: setattr(target, "alive", False)  # noqa: E731
+        if delay:
+            self.at(delay, action)
+        else:
+            action()
+
+    def end(self, process: Process, code: int, why: str = "") -> None:
+        """A leader ends; its workers may go with it, or later, or stay."""
+        if not process.alive:
+            return
+        process.alive, process.code = False, code
+        self.dead.append(process)
+        if why:
+            process.temper = process.temper._replace(why=why)
+        for worker in process.workers:
+            if worker.temper.life == 0:
+                worker.alive = False
+            elif worker.temper.life is not None:
+                self.at(worker.temper.life, lambda worker=worker: setattr(worker, "alive", False))
+
+    # --------------------------------------------------------------------------------------------- what must hold
+
+    def note(self, text: str) -> None:
+        self.trace.append(f"{self.now - 1000:10.3f}  {text}")
+
+    def before(self, name: str, event: Event, old: overlord.Status) -> None:
+        """Check what must hold before an event is applied to a unit."""
+        fleet = self.fleet
+        self.clock += 1
+        if event.kind == "deadline":
+            check(old.deadline is not None and old.deadline <= self.now, f"{name}: a stale timer fires in {old}")
+        elif event.kind == "start":
+            check(not fleet.ending, f"{name} starts although the shutdown has begun")
+            check(not self.present[name], f"{name} starts while its process before lives")
+            for dep, how in self.config.units[name].deps:
+                check(self.is_met(name, dep, how), f"{name} starts and {dep}:{how} is not there, {fleet.status[dep]}")
+        elif event.kind == "stop" and fleet.ending:
+            alive = [p.unit for p in self.processes.values() if p.unit in self.closure[name] and (p.alive or not p.reaped)]
+            check(not alive or not old.pid or old.state == STOPPING, f"{name} is stopped before {alive}, which need it")
+
+    def is_met(self, name: str, dep: str, how: str) -> bool:
+        """Tell from what happened to the processes whether a dependency is there."""
+        spec, status = self.config.units[dep], self.fleet.status[dep]
+        if how == "up":
+            return status.state in (OK, IDLE, STOPPED, DONE, FAILED)
+        if how == "always":  # a run of its own, begun after this start was
+            fresh = [began for began in self.runs.get(dep, ()) if began > self.waiting_since[name]]
+            if fresh:
+                self.runs[dep].remove(fresh[0])
+            return bool(fresh)
+        if spec.kind == "script":
+            return dep in self.succeeded
+        process = self.current.get(dep)
+        up = process and not process.reaped and process.started + spec.warmup <= self.now + EPSILON
+        return bool(up) and status.state == OK
+
+    def after(self, name: str, event: Event, old: overlord.Status, new: overlord.Status, ending: Any) -> None:
+        """Check what must hold after an event was applied, and remember what happened."""
+        fleet, spec = self.fleet, self.config.units[name]
+        self.note(f"{name}: {old.state} --{event.kind}--> {new.state} ({new.why})")
+        edge = (old.state, event.kind, new.state)
+        self.seen[edge] += 1
+        check(old.state == new.state or edge in edges(), f"{name}: no way goes from {edge}")
+        check(fleet.busy == sum(map(overlord.busy, fleet.status.values())), "the count of busy units is wrong")
+        owning = new.state in (STARTING, RUNNING, OK, STOPPING) and not (new.state == OK and spec.kind == "script")
+        check(owning or not new.pid, f"{name}: a pid in {new}")
+        check(new.pid or new.state not in (OK, STOPPING) or not owning, f"{name}: no pid in {new}")
+        check(new.deadline is None or new.state not in (IDLE, *ENDED), f"{name}: a deadline in {new}")
+        check(not new.left or new.state == STOPPING, f"{name}: left in {new}")
+        if old.state != new.state:
+            self.remember(name, spec, event, old, new)
+        if event.kind in ("exited", "emptied") and new.state == BACKOFF:
+            self.count_respawn(name, spec)
+        if new.state == BACKOFF and old.state != BACKOFF:
+            high = max(spec.backoff[1] * 1.1, overlord.FORK_DELAY if event.kind == "unspawned" else 0)
+            check(self.now <= new.deadline <= self.now + high + EPSILON, f"{name}: a back-off out of bounds in {new}")
+        if fleet.ending and not ending:
+            self.begin_ending(self.code_of(name, event, new))
+        if event.kind == "stop" and new.state == STOPPING and fleet.ending:
+            left = max(0.0, fleet.ending.units_end - self.now)
+            share = left / max(1, self.levels[name])
+            check(new.deadline is None or new.deadline <= self.now + share + EPSILON, f"{name} has more than its share: {new}")
+
+    def remember(self, name: str, spec: Any, event: Event, old: overlord.Status, new: overlord.Status) -> None:
+        """Note what later checks need."""
+        if new.state == WAITING:
+            self.waiting_since[name] = self.clock
+        elif new.state in (STARTING, RUNNING):
+            self.run_began[name] = self.launched_at[name] = self.clock
+        elif new.state == OK and spec.kind == "script":
+            process = self.current[name]
+            check(process.reaped and process.code in spec.success, f"{name} is ok and was not: {new}")
+            self.succeeded.add(name)
+            self.runs.setdefault(name, []).append(self.run_began[name])
+        elif new.state == OK:
+            process = self.current[name]
+            check(not process.reaped and process.started + spec.warmup <= self.now + EPSILON, f"{name} is ok and was not: {new}")
+            self.ok_at[name] = self.clock
+        elif new.state == FAILED:
+            self.failures.append((self.code_of(name, event, new), bool(self.dependents_always(name))))
+
+    def dependents_always(self, name: str) -> list[str]:
+        return [other for other in self.config.order if (name, "always") in self.config.units[other].deps]
+
+    def count_respawn(self, name: str, spec: Any) -> None:
+        """Check `respawns` with a count of one's own."""
+        instants = self.respawns.setdefault(name, [])
+        instants.append(self.now)
+        if spec.respawns is not None:
+            count, window = spec.respawns
+            recent = [instant for instant in instants if not window or instant > self.now - window]
+            check(len(recent) <= count, f"{name} is restarted more often than {spec.respawns}")
+
+    def code_of(self, name: str, event: Event, new: overlord.Status) -> int:
+        """Return the exit code that a unit's end stands for."""
+        if new.state != FAILED:
+            return 0
+        code = self.current[name].code if name in self.current else None
+        return 1 if event.kind == "unspawned" or not code else code if code > 0 else 128 - code
+
+    def begin_ending(self, cause: int | None) -> None:
+        """Note how it stood when the shutdown began."""
+        self.cause, self.ended_at = cause, self.now
+        for name in self.config.order:
+            below = max((self.levels[dep] for dep, _ in self.config.units[name].deps), default=0)
+            self.levels[name] = below + overlord.lives(self.fleet.status[name])
+
+    def check_exit(self, slack: float = 0.2) -> None:
+        """Check the end: its code by the precedence of the specification, and that it came in time."""
+        check(self.code is not None, "there was no exit")
+        total = self.config.settings.shutdown_timeout
+        kills = [*((kill[0], kill[2]) for kill in self.kills), *self.sweeps]
+        last = max((at for at, signum in kills if signum == KILL and at not in self.again), default=0.0)
+        check(last <= self.ended_at + total + slack, f"a SIGKILL {last - self.ended_at:.2f} s after the request, not {total}")
+        took = self.exited_at - self.ended_at
+        reaping = (1 + len(self.again)) * overlord.SWEEP_TIMEOUT / 2
+        check(took <= total + reaping + slack, f"the shutdown took {took:.2f} s, not {total}")
+        main = self.current.get(MAIN)
+        if main and main.reaped:
+            wanted = {main.code if main.code >= 0 else 128 - main.code}
+        elif self.cause is not None:
+            wanted = {self.cause}
+        elif self.by_request:
+            wanted = {0}
+        else:  # that of the first that failed; a run for one dependent only is that one's affair
+            first = next((at for at, (_, always) in enumerate(self.failures) if not always), None)
+            wanted = {code for code, _ in self.failures[: None if first is None else first + 1]}
+            wanted |= {0} if first is None else set()
+        check(self.code in wanted, f"exit code {self.code}, not {wanted}")
+
+    def check_rest(self) -> None:
+        """Check that nothing was forgotten, once nothing happens any more."""
+        fleet, units = self.fleet, self.config.units
+        for name, status in fleet.status.items():
+            spec, state = units[name], status.state
+            moving = state in (STARTING, STOPPING, BACKOFF) or (state == RUNNING and name != MAIN)
+            check(not moving, f"{name} comes to no rest: {status}")
+            if state == IDLE and spec.kind != "script":
+                check(not spec.autostart, f"{name} was never started")
+            if state == WAITING:
+                hopeless = [dep for dep, how in spec.deps if self.is_hopeless(dep, how)]
+                check(hopeless, f"{name} waits for nothing: {status} {fleet.held} {fleet.blocked.get(name)}")
+            if state == OK and spec.kind == "daemon":
+                check(name not in fleet.held, f"{name} is still to be restarted")
+                for dep, how in spec.deps:
+                    fresh = how != "bounce" or self.ok_at.get(dep, 0) < self.launched_at[name]
+                    check(fresh or fleet.status[dep].state != OK, f"{name} was not restarted after {dep} was")
+
+    def is_hopeless(self, dep: str, how: str) -> bool:
+        """Tell whether a dependency will never be met."""
+        state = self.fleet.status[dep].state
+        if self.config.units[dep].kind == "daemon":
+            return state == WAITING or (how != "up" and state in ENDED)
+        return state == WAITING or (how == OK and state == FAILED and dep not in self.succeeded)
+
+
+class World(Stage):
+    """A stage on which everything happens by chance, out of one seed."""
+
+    def __init__(self, seed: int, text: str | None = None, command: Sequence[str] | None = None) -> None:
+        self.seed = seed
+        self.random = rng = random.Random(seed)
+        main = command if command is not None else ["main"] if rng.random() < 0.3 else []
+        self.calm_at = 1000.0 + rng.choice((0, 1, 5, 20, 60))
+        self.rest_at = self.calm_at + 600.0
+        self.fork_trouble = rng.choice((0.0, 0.0, 0.05, 0.3))
+        self.lateness = rng.choice((0.0, 0.1, 0.5))
+        self.pausing = rng.choice((0.0, 0.0, 0.01))
+        self.nasty = rng.random()
+        self.busiest = 0
+        super().__init__(text if text is not None else random_text(rng), *main, chance=lambda: self.random.random(), boot=False)
+        if rng.random() < 0.5:
+            self.at(rng.choice((0.0, rng.uniform(0, 5), rng.uniform(0, 60))), lambda: self.arrived.append(TERM))
+            if rng.random() < 0.3:
+                self.at(rng.uniform(0, 60), lambda: self.arrived.append(TERM))
+
+    def play(self) -> World:
+        """Play to the end. Raises AssertionError with the seed, the configuration and the last events."""
+        try:
+            self.play_on()
+        except Exception as error:
+            tail = "\n".join(self.trace)
+            raise AssertionError(f"{error!r}\nin World({self.seed}) of\n{self.text}\n{tail}") from error
+        return self
+
+    def play_on(self) -> None:
+        fed = self.clock
+        self.fleet.boot(self.now)
+        self.perform()
+        asked = False
+        for _ in range(200_000):
+            self.busiest = max(self.busiest, self.clock - fed)
+            check(self.clock - fed < 200 * len(self.config.order) + 200, "too much happens at one instant")
+            fed = self.clock
+            if self.code is not None:
+                break
+            if self.now >= self.rest_at and not asked:
+                asked = True
+                if not self.fleet.ending and not any(spec.max_age for spec in self.config.units.values()):
+                    self.check_rest()
+                self.arrived.append(TERM)
+                if self.random.random() < 0.2:
+                    self.at(self.random.uniform(0, 3), lambda: self.arrived.append(TERM))
+                self.turn()
+                continue
+            self.wait()
+            self.turn()
+        else:
+            raise AssertionError("it never ends")
+        self.check_exit(0.2 if self.lateness else EPSILON)
+
+    def wait(self) -> None:
+        """Let time pass up to what comes next, or a bit longer, or stand still as in `docker pause`."""
+        rng, before = self.random, self.now
+        if self.arrived or self.dead:
+            return
+        instant = self.next_instant()
+        instant = self.rest_at if instant is None or (before < self.rest_at < instant) else instant
+        self.now = max(before, instant)
+        if rng.random() < self.lateness:
+            self.now += rng.uniform(0, 0.03)
+        elif rng.random() < self.pausing and self.fleet.next_deadline() is not None:
+            gap = rng.uniform(1.1, 100.0)
+            self.agenda = [(at + gap, serial, action) for at, serial, action in self.agenda]
+            self.now += gap
+            self.rest_at += gap
+            self.ended_at += gap if self.fleet.ending else 0.0
+            self.fleet.shift(gap)
+            self.note(f"paused for {gap:.3f} s")
+
+    @property
+    def calm(self) -> bool:
+        return self.now >= self.calm_at
+
+    def fork_fails(self, name: str) -> bool:
+        return not self.calm and self.random.random() < self.fork_trouble
+
+    def temper(self, name: str) -> Temper:
+        """Return how the next process of a unit will behave."""
+        rng, spec = self.random, self.config.units[name]
+        workers = ()
+        if rng.random() < 0.3 * self.nasty:
+            workers = tuple(self.worker() for _ in range(rng.randint(1, 2)))
+        patience = self.patience()
+        farewell = rng.choice((None, 0, 0, 3))
+        grip = rng.choice((0.0,) * 30 + (rng.uniform(0, 30),))
+        base = Temper(patience=patience, farewell=farewell, grip=grip, workers=workers)
+        code = rng.choice((0, 0, 1, 2, 7, -9, -15))
+        if self.calm:
+            done = name == MAIN or spec.kind == "daemon"
+            return base if done else base._replace(life=rng.uniform(0.01, 1), code=spec.success[0])
+        chance = rng.random()
+        if chance < 0.05:
+            return base._replace(life=0.001, code=rng.choice((1, 126, 127)), why="cmd: not found", workers=())
+        if spec.kind == "script":
+            if spec.timeout and chance < 0.2:
+                return base
+            return base._replace(life=rng.expovariate(1.0) + 0.001, code=spec.success[0] if chance < 0.7 else code)
+        if chance < 0.1:
+            return base._replace(life=0.001, code=code)
+        if chance < 0.1 + 0.5 * self.nasty and name != MAIN:
+            return base._replace(life=rng.expovariate(1 / 3), code=code)
+        if name == MAIN and chance < 0.6:
+            return base
+        return base._replace(life=rng.expovariate(1 / 60), code=code)
+
+    def worker(self) -> Worker:
+        rng = self.random
+        return Worker(life=rng.choice((0, 0.0, rng.expovariate(1.0), None)), patience=self.patience())
+
+    def patience(self) -> float | None:
+        rng = self.random
+        return rng.choice((0.0, 0.0, rng.expovariate(20), rng.expovariate(20), rng.uniform(0, 12), None))
+
+
+def random_text(rng: random.Random) -> str:
+    """Return a configuration by chance: any graph, any option that shapes a unit's life."""
+    count = rng.choice((1, 2, 3, 4, 5, 6, 8, 12))
+    density = rng.choice((0.1, 0.3, 0.6)) if count < 6 else rng.choice((0.1, 0.25))
+    bounces, scripts = rng.random(), rng.choice((0.0, 0.2, 0.4))
+    fatal = rng.choice((0.0, 0.1, 0.5))
+    ages = rng.choice((0.0, 0.0, 0.0, 0.3))
+    kinds: dict[str, str] = {}
+    sections = []
+    for number in range(count):
+        kind = "script" if rng.random() < scripts else "daemon"
+        name = f"{kind[0]}{number}"
+        deps = []
+        for other in rng.sample(list(kinds), len(kinds)):
+            if rng.random() < density:
+                if kinds[other] == "script":
+                    state = rng.choice(("ok", "always"))
+                else:
+                    state = "bounce" if kind == "daemon" and rng.random() < bounces else "ok"
+                deps.append(f"{other}:{state}")
+        options = random_options(rng, kind, fatal, ages)
+        if deps:
+            options["deps"] = ", ".join(deps)
+        kinds[name] = kind
+        sections.append((daemon if kind == "daemon" else script)(name, "cmd", **options))
+    rng.shuffle(sections)
+    forever = rng.choice(("true", "true", "true", "false"))
+    total = rng.choice(("9s", "9s", "2s", "300ms", "30s"))
+    return f"[overlord]\nforever = {forever}\nshutdown_timeout = {total}\n" + "".join(sections)
+
+
+def random_options(rng: random.Random, kind: str, fatal: float, ages: float) -> dict[str, str]:
+    """Return options of one unit by chance."""
+    choices: dict[str, Sequence[str]] = {
+        "respawns": ("0", "1", "3", "2/10s", "5/60s", "unlimited", "unlimited"),
+        "backoff": ("100ms..30s", "1s..8s", "50ms", "0"),
+        "success": ("0", "0 2", "TERM 7"),
+        "stop_timeout": ("8s", "1s", "0"),
+        "stop_signal": ("TERM", "INT"),
+    }
+    if kind == "daemon":
+        choices["restart"] = ("always", "on-failure", "never")
+        choices["warmup"] = ("0", "100ms", "1s", "5s")
+        choices["autostart"] = ("false", "true")
+    options = {name: rng.choice(values) for name, values in choices.items() if rng.random() < 0.4}
+    if rng.random() < ages and kind == "daemon":
+        options["max_age"] = rng.choice(("20s", "30s~20s"))
+    if kind == "script" and rng.random() < 0.5:
+        options["timeout"] = rng.choice(("500ms", "3s"))
+    if rng.random() > fatal:
+        options["on_failure"] = "ignore"
+    elif rng.random() < 0.5:
+        options["on_failure"] = "shutdown"
+    if rng.random() < fatal / 2 and kind == "daemon":
+        options["on_success"] = "shutdown"
+    return options
+
+
+def play_many(seeds: Iterable[int]) -> Iterator[World]:
+    """Play a world for each seed."""
+    for seed in seeds:
+        yield World(seed).play()
