@@ -1,0 +1,548 @@
+"""The real image in the real Docker: Dockerfile.example, and overlord.py as the entry point of small containers.
+
+Tests wait for lines of a container's log, never for time. The clock is read only where the time is what is promised.
+"""
+
+import fcntl
+import itertools
+import os
+import re
+import shutil
+import struct
+import subprocess
+import termios
+import threading
+import time
+import urllib.error
+import urllib.request
+
+import pytest
+
+from harness import ROOT, Terminal
+
+pytestmark = pytest.mark.docker
+
+EXAMPLE = "overlord-test"  # Dockerfile.example as it is
+BARE = "overlord-test-bare"  # the same without its configuration: overlord.py in place of tini
+NUMBERS = itertools.count(1)
+PATIENCE = 60  # seconds until a thing that should happen counts as one that never will
+
+
+def run(*command, check=True, stdin=None, env=None):
+    """Run a command to its end; the result has code, output and errors as text."""
+    result = subprocess.run(
+        command,
+        input=stdin,
+        stdin=subprocess.DEVNULL if stdin is None else None,
+        capture_output=True,
+        env={**os.environ, **(env or {})},
+        cwd=ROOT,
+        timeout=15 * PATIENCE,
+        check=False,
+        encoding="utf-8",
+        errors="replace",
+    )
+    if check and result.returncode:
+        pytest.fail(f"{' '.join(command)}: code {result.returncode}\n{result.stdout}{result.stderr}")
+    return result
+
+
+def docker(*args, **options):
+    return run("docker", *args, **options)
+
+
+def build(tag, *args, **options):
+    """Build an image as `make run` does."""
+    return docker("build", "--network=host", "-t", tag, *args, env={"DOCKER_BUILDKIT": "0"}, **options)
+
+
+@pytest.fixture(scope="session")
+def engine():
+    """A Docker engine with the base image, or a skip that says what is missing."""
+    result = run("tests/docker-base.sh", check=False)
+    if result.returncode == 75:
+        pytest.skip(result.stderr.strip().splitlines()[-1])
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.fixture(scope="session")
+def example(engine):
+    build(EXAMPLE, "-f", "Dockerfile.example", ".")
+    return EXAMPLE
+
+
+@pytest.fixture(scope="session")
+def bare(example):
+    build(BARE, "-", stdin=f"FROM {example}\nRUN rm /etc/overlord.conf\n")
+    return BARE
+
+
+class Container:
+    """A container that runs in the background, and every line that it logs."""
+
+    def __init__(self, *args):
+        self.id = docker("run", "-d", *args).stdout.strip()
+        self.lines = []
+        self._news = threading.Condition()
+        self._reader = threading.Thread(target=self._follow, daemon=True)
+        self._reader.start()
+
+    def _follow(self):
+        with subprocess.Popen(
+            ["docker", "logs", "-f", self.id],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            encoding="utf-8",
+            errors="replace",
+        ) as follower:
+            for line in follower.stdout:
+                with self._news:
+                    self.lines.append(line.rstrip("\n"))
+                    self._news.notify_all()
+
+    def found(self, pattern):
+        """All matches so far, one a line at most, in order."""
+        return [match for match in (re.search(pattern, line) for line in self.lines) if match]
+
+    def wait_for(self, pattern, times=1):
+        """Wait until the pattern has been logged so many times; return the last of these matches."""
+        with self._news:
+            if not self._news.wait_for(lambda: len(self.found(pattern)) >= times, PATIENCE):
+                pytest.fail(f"not in the log {times} times: {pattern}\n" + "\n".join(self.lines))
+            return self.found(pattern)[times - 1]
+
+    def position(self, pattern):
+        """The number of the last line that the pattern is in."""
+        places = [n for n, line in enumerate(self.lines) if re.search(pattern, line)]
+        assert places, f"not in the log: {pattern}\n" + "\n".join(self.lines)
+        return places[-1]
+
+    def execute(self, command):
+        return docker("exec", self.id, "sh", "-c", command).stdout.strip()
+
+    def get(self, path="/"):
+        """GET from the published port 8080; return the response's server and text."""
+        address = docker("port", self.id, "8080/tcp").stdout.split()[0]
+        with urllib.request.urlopen(f"http://{address}{path}", timeout=PATIENCE) as response:
+            return response.headers["Server"], response.read().decode()
+
+    def stop(self):
+        """`docker stop`; return the seconds that it took, when the log is complete."""
+        since = time.monotonic()
+        docker("stop", self.id)
+        took = time.monotonic() - since
+        self.join()
+        return took
+
+    def join(self):
+        """Wait for the end of the container and of its log; return its exit code."""
+        code = int(docker("wait", self.id).stdout)
+        self._reader.join(PATIENCE)
+        assert not self._reader.is_alive(), "the log has no end"
+        return code
+
+
+@pytest.fixture
+def start():
+    """A function that starts a Container, which is removed after the test."""
+    containers = []
+
+    def start(*args):
+        containers.append(Container(*args))
+        return containers[-1]
+
+    yield start
+    for container in containers:
+        docker("rm", "-f", container.id)
+
+
+@pytest.fixture
+def config(tmp_path):
+    """A function that writes a configuration and returns the options that mount it."""
+
+    def write(text):
+        path = tmp_path / "overlord.conf"
+        path.write_text(text)
+        path.chmod(0o644)
+        return ("-v", f"{path}:/etc/overlord.conf:ro")
+
+    return write
+
+
+def page_numbers(text):
+    """The example page's count of visits and the application's pid."""
+    return tuple(int(re.search(rf'id="{name}">(\d+)<', text).group(1)) for name in ("visits", "pid"))
+
+
+# The image of Dockerfile.example
+
+
+def test_image_has_of_python_only_the_minimum(example):
+    command = r"dpkg-query -W -f '${db:Status-Abbrev} ${Package}\n' 'python*' 'libpython*' | sed -n 's/^ii *//p'"
+    packages = docker("run", "--rm", "--entrypoint", "sh", example, "-c", command).stdout.split()
+    assert sorted(packages) == ["libpython3.11-minimal", "python3-minimal", "python3.11-minimal"]
+    missing = docker("run", "--rm", "--entrypoint", "python3", example, "-c", "import json", check=False)
+    assert "No module named 'json'" in missing.stderr
+
+
+def test_request_through_nginx_reaches_application_and_redis(example, start):
+    container = start("-p", "127.0.0.1::8080", example)
+    container.wait_for("overlord: nginx: ok")
+    pid = int(container.wait_for(r"overlord: app: started \(pid (\d+)\)").group(1))
+    seen = []
+    for _ in range(3):
+        server, text = container.get()
+        assert server == "nginx"
+        seen.append(page_numbers(text))
+    assert seen == [(1, pid), (2, pid), (3, pid)]
+    assert container.execute("redis-cli GET visits") == "3"
+    with pytest.raises(urllib.error.HTTPError, match="404"):
+        container.get("/nowhere")
+
+
+def test_units_run_as_their_users(example, start):
+    container = start(example)
+    container.wait_for("overlord: nginx: ok")
+    for unit, user in (("redis", "redis"), ("app", "www-data"), ("nginx", "root")):
+        pid = container.wait_for(rf"overlord: {unit}: started \(pid (\d+)\)").group(1)
+        assert container.execute(f"stat -c %U /proc/{pid}") == user
+
+
+def test_killing_redis_bounces_the_application_exactly_once(example, start):
+    container = start("-p", "127.0.0.1::8080", example)
+    container.wait_for("overlord: nginx: ok")
+    first = page_numbers(container.get()[1])
+    # A second bounce by mistake would follow the first one; the whole second wave gives it time to be seen.
+    for wave in (2, 3):
+        container.execute("kill -KILL $(pidof redis-server)")
+        container.wait_for("overlord: app: ok", times=wave)
+    second = page_numbers(container.get()[1])
+    assert container.stop() < 9
+    assert second[0] == 1, "redis has a new memory, and the application a connection to it"
+    assert second[1] != first[1]
+    starts = {name: len(container.found(f"overlord: {name}: started")) for name in ("redis", "app", "setup", "nginx")}
+    assert starts == {"redis": 3, "app": 3, "setup": 3, "nginx": 1}
+    assert len(container.found("overlord: redis: killed by SIGKILL")) == 2
+    assert len(container.found(r"overlord: app: stopping \(SIGTERM\): .*redis")) == 2
+
+
+def test_stop_is_quick_clean_and_in_reverse_order(example, start):
+    # What stopping costs the engine itself, on this machine and in this moment.
+    trivial = start("--entrypoint", "sh", example, "-c", "trap exit TERM; echo up; sleep 1000 & wait")
+    trivial.wait_for("up")
+    overhead = trivial.stop()
+    container = start(example)
+    container.wait_for("overlord: nginx: ok")
+    took = container.stop()
+    print(f"docker stop: {took:.2f} s; of a container with nothing to do: {overhead:.2f} s")
+    assert took < 9
+    assert took <= 2 + overhead
+    assert container.join() == 0
+    order = [
+        "overlord: shutting down: SIGTERM",
+        "overlord: nginx: stopping",
+        "overlord: nginx: stopped",
+        "overlord: app: stopping",
+        "overlord: app: stopped",
+        "overlord: redis: stopping",
+        "overlord: redis: stopped",
+        "overlord: exiting with code 0",
+    ]
+    places = [container.position(line) for line in order]
+    assert places == sorted(places), "\n".join(container.lines)
+    assert container.position("^app: finished") < container.position("overlord: redis: stopping")
+    assert not container.found("not gone after"), "\n".join(container.lines)
+
+
+def test_a_mistake_in_the_configuration_fails_the_build(example, tmp_path):
+    for name in ("overlord.py", "Dockerfile.example"):
+        shutil.copy(ROOT / name, tmp_path)
+    shutil.copytree(ROOT / "tests/example", tmp_path / "tests/example")
+    broken = tmp_path / "tests/example/overlord.conf"
+    broken.write_text(broken.read_text().replace("warmup =", "warmpu ="))
+    dockerfile = str(tmp_path / "Dockerfile.example")
+    result = build("overlord-test-broken", "--force-rm", "-f", dockerfile, str(tmp_path), check=False)
+    assert result.returncode != 0
+    assert re.search(r"/etc/overlord\.conf:\d+: \[daemon\] warmpu: .*warmup", result.stdout + result.stderr)
+
+
+# Stopping in time
+
+
+def test_a_daemon_that_ignores_term_is_killed_in_time(example, start, config):
+    mount = config("""\
+[daemon]
+warmup = 0
+[daemon:deaf]
+cmd = trap '' TERM; echo deaf is up; while :; do sleep 1; done
+[daemon:polite]
+cmd = sleep 1000
+deps = deaf:ok
+""")
+    container = start(*mount, example)
+    container.wait_for("^deaf is up")
+    container.wait_for("overlord: polite: ok")
+    took = container.stop()
+    print(f"docker stop with a daemon that ignores TERM: {took:.2f} s")
+    container.wait_for("overlord: deaf: not gone after .* killing it")
+    # Docker would have killed overlord.py too after 10 s, which gives 137.
+    assert container.join() == 0
+    assert container.position("overlord: polite: stopped") < container.position("overlord: deaf: stopping")
+
+
+# In place of tini
+
+COMMANDS = [
+    (["true"], 0),
+    (["false"], 1),
+    (["sh", "-c", "exit 7"], 7),
+    (["sh", "-c", "kill -9 $$"], 128 + 9),
+    (["sh", "-c", "kill -TERM $$"], 128 + 15),
+    (["nosuchcmd"], 127),
+    (["/etc/passwd"], 126),
+    (["/etc"], 126),
+]
+
+
+@pytest.mark.parametrize(("command", "code"), COMMANDS, ids=[" ".join(c) for c, _ in COMMANDS])
+def test_main_command_gives_its_own_code(bare, command, code):
+    ours = docker("run", "--rm", bare, *command, check=False)
+    tini = docker("run", "--rm", "--init", "--entrypoint", "", bare, *command, check=False)
+    assert (ours.returncode, tini.returncode) == (code, code), ours.stderr + tini.stderr
+    if code in (126, 127):
+        assert command[0] in ours.stderr, "the message names the command"
+    else:
+        assert ours.stdout + ours.stderr == "", "silent where the command ends by itself"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["cat", "/proc/self/environ"],
+        ["grep", "-E", "^(Sig...:|Shd|Cap|Umask|Groups|Uid|Gid|NoNewPrivs|Seccomp|Cpus)", "/proc/self/status"],
+        ["cat", "/proc/self/limits"],
+        ["readlink", "/proc/self/cwd"],
+        ["ls", "/proc/self/fd"],
+    ],
+    ids=lambda command: command[-1].rsplit("/", 1)[-1],
+)
+def test_main_command_gets_what_tini_gives(bare, command):
+    variables = ("-e", "discovery.type=single node", "-e", "PYTHONPATH=/tmp", "-e", "EMPTY=", "-e", "LC_ALL=C")
+    where = ("--rm", "--hostname", "box", "-w", "/var", *variables)
+    ours = docker("run", *where, bare, *command)
+    tini = docker("run", *where, "--init", "--entrypoint", "", bare, *command)
+    # Docker itself puts the variables of -e in an order of chance.
+    assert sorted(re.split("[\0\n]", ours.stdout)) == sorted(re.split("[\0\n]", tini.stdout))
+    assert ours.stdout, "there is something to compare"
+    assert ours.stderr == ""
+
+
+def test_main_command_keeps_stdin_and_stdout(bare):
+    result = docker("run", "--rm", "-i", bare, "sh", "-c", "tr a-z A-Z; echo done >&2", stdin="one\ntwo\n")
+    assert (result.stdout, result.stderr) == ("ONE\nTWO\n", "done\n")
+
+
+def test_main_command_gets_the_stop_signal_and_gives_the_code(bare, start):
+    script = "trap 'echo asked to stop; exit 5' TERM; echo up; while :; do sleep 0.1; done"
+    container = start(bare, "sh", "-c", script)
+    container.wait_for("^up")
+    container.stop()
+    assert container.join() == 5
+    container.position("^asked to stop")
+
+
+def test_main_command_of_the_example_runs_when_all_are_up(example):
+    result = docker("run", "--rm", example, "sh", "-c", "redis-cli PING; exit 7", check=False)
+    assert result.returncode == 7, result.stderr
+    assert "PONG" in result.stdout
+    lines = [line for line in result.stderr.splitlines() if line.startswith("overlord: ")]
+    text = "\n".join(lines)
+    assert text.index("nginx: ok") < text.index("main command: started") < text.index("nginx: stopping"), text
+    assert lines[-1].startswith("overlord: exiting with code 7"), text
+
+
+def test_orphans_are_adopted_and_reaped(bare, start):
+    # The shell in the middle ends at once, its child a moment later: PID 1 inherits it, and must wait for it.
+    container = start(bare, "sh", "-c", "(sh -c 'sleep 0.2; echo orphan gone' &) ; echo up; exec sleep 1000")
+    container.wait_for("^orphan gone")
+    zombies = "for s in /proc/[0-9]*/status; do grep -H '^State:.Z' $s; done 2>/dev/null || :"
+    deadline = time.monotonic() + PATIENCE
+    while container.execute(zombies):
+        assert time.monotonic() < deadline, container.execute(zombies)
+
+
+# The terminal
+
+
+class Session(Terminal):
+    """`docker run -it` on a pseudo-terminal, with this test as the person who types."""
+
+    def __init__(self, *args):
+        super().__init__()
+        self.seen = 0
+        self.resize(24, 80)
+        self.name = f"overlord-test-{os.getpid()}-{next(NUMBERS)}"
+        self.docker = subprocess.Popen(
+            ["docker", "run", "--rm", "-it", "--name", self.name, *args],
+            stdin=self.slave,
+            stdout=self.slave,
+            stderr=self.slave,
+            start_new_session=True,
+            # The terminal becomes that of docker's session, so that docker is told when its size changes.
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        )
+
+    def resize(self, rows, columns):
+        """What a person does with the mouse."""
+        fcntl.ioctl(self.master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+    def expect(self, pattern):
+        """Wait until the pattern has come out after what was expected before."""
+        match = super().expect(pattern, self.seen, PATIENCE)
+        self.seen = match.end()
+        return match
+
+    def end(self):
+        """Wait for the end, and return the exit code."""
+        return self.docker.wait(PATIENCE)
+
+
+@pytest.fixture
+def session():
+    """A function that starts a Session, which is ended with the test."""
+    sessions = []
+
+    def start(*args):
+        sessions.append(Session(*args))
+        return sessions[-1]
+
+    yield start
+    for each in sessions:
+        docker("rm", "-f", each.name, check=False)  # mostly gone already
+        each.docker.kill()
+        each.docker.wait()
+        each.close()
+
+
+PROMPT = r"bash-[\d.]+# "
+# In what is typed, '' splits the words that are waited for: the terminal echoes what is typed.
+READY = "sh -c 'echo now rea''dy; exec sleep 1000'\n"
+
+
+def test_ctrl_c_ends_the_foreground_job_only(bare, session):
+    terminal = session(bare, "bash", "--norc")
+    terminal.expect(PROMPT)
+    terminal.type(READY)
+    terminal.expect("now ready")
+    terminal.type("\x03")
+    terminal.expect(PROMPT)
+    terminal.type("echo co''de=$?\n")
+    terminal.expect(r"code=130\b")
+    terminal.type("exit 3\n")
+    assert terminal.end() == 3
+
+
+def test_ctrl_z_stops_a_job_and_fg_takes_it_back(bare, session):
+    terminal = session(bare, "bash", "--norc")
+    terminal.expect(PROMPT)
+    terminal.type(READY)
+    terminal.expect("now ready")
+    terminal.type("\x1a")
+    terminal.expect(r"\[1\]\+ +Stopped")
+    terminal.type("echo job''s=$(jobs -s | wc -l); fg\n")
+    terminal.expect(r"jobs=1\b")
+    terminal.expect(r"sleep 1000'")
+    terminal.type("\x03")
+    terminal.expect(PROMPT)
+    terminal.type("echo co''de=$?; exit 4\n")
+    terminal.expect(r"code=130\b")
+    assert terminal.end() == 4
+
+
+def test_shell_is_in_the_foreground_with_job_control(bare, session):
+    terminal = session(bare, "bash", "--norc")
+    terminal.expect(PROMPT)
+    assert "no job control" not in terminal.text
+    # The fields of proc(5): 5 is the process group, 8 that in the foreground of the terminal.
+    terminal.type("set -- $(cat /proc/$$/stat); echo same=$(( $5 == $8 ))\n")
+    terminal.expect(r"same=1\b")
+    terminal.type("exit\n")
+    assert terminal.end() == 0
+
+
+def test_resize_reaches_the_command(bare, session):
+    terminal = session(bare, "sh", "-c", "trap 'echo resized; stty size' WINCH; echo up; while :; do sleep 0.1; done")
+    terminal.expect("up")
+    terminal.resize(33, 101)
+    terminal.expect(r"resized\s+33 101\b")
+    terminal.type("\x03")
+    assert terminal.end() == 130
+
+
+def test_ctrl_c_without_main_command_stops_everything(example, config, session):
+    terminal = session(*config("[daemon:web]\ncmd = sleep 1000\nwarmup = 0\n"), example)
+    terminal.expect("overlord: web: ok")
+    terminal.type("\x03")
+    terminal.expect("overlord: shutting down: SIGINT")
+    terminal.expect("overlord: exiting with code 0")
+    assert terminal.end() == 0
+
+
+# Bad input, and containers with little in them
+
+
+def test_broken_configuration_ends_with_78_and_says_where(example, config):
+    mount = config("[daemon:web]\ncmd = sleep 1000\nstop_signl = QUIT\n[daemon:app]\n")
+    result = docker("run", "--rm", *mount, example, check=False)
+    assert result.returncode == 78
+    assert re.search(r"(?m)^/etc/overlord\.conf:3: \[daemon:web\] stop_signl: .*stop_signal", result.stderr)
+    assert re.search(r"(?m)^/etc/overlord\.conf:4: \[daemon:app\] cmd: ", result.stderr)
+    assert "started (pid" not in result.stderr
+
+
+def test_a_daemon_that_fails_for_good_gives_its_code(example, config):
+    mount = config("""\
+[daemon:web]
+cmd = sleep 0.2; exit 3
+warmup = 0
+restart = never
+[daemon:db]
+cmd = sleep 1000
+""")
+    result = docker("run", "--rm", *mount, example, check=False)
+    assert result.returncode == 3, result.stderr
+    assert "overlord: web: failed: " in result.stderr
+    assert "overlord: exiting with code 3" in result.stderr
+
+
+PLACES = {
+    "read-only": ["--read-only"],
+    "no capabilities": ["--cap-drop", "ALL"],
+    "any user": ["--user", "12345"],
+    "init": ["--init"],
+    "few processes": ["--pids-limit", "20", "--memory", "64m"],
+    "all of it": ["--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--user", "12345:54321"],
+}
+
+
+@pytest.mark.parametrize("options", PLACES.values(), ids=PLACES.keys())
+def test_it_runs_restarts_and_stops(example, start, config, options):
+    mount = config("""\
+[daemon]
+warmup = 0
+[daemon:db]
+cmd = sleep 1000
+[daemon:web]
+cmd = sleep 1000
+deps = db:bounce
+""")
+    container = start(*options, *mount, example)
+    container.wait_for("overlord: web: ok")
+    pid = container.wait_for(r"overlord: db: started \(pid (\d+)\)").group(1)
+    container.execute(f"kill -KILL {pid}")
+    container.wait_for("overlord: web: ok", times=2)
+    container.stop()
+    assert container.join() == 0
+    container.position("overlord: exiting with code 0")
+    assert container.position("overlord: web: stopped") < container.position("overlord: db: stopping")
