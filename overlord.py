@@ -239,8 +239,9 @@ def parse_signal(text: str) -> int:
 
 
 def spell_signal(number: int) -> str:
-    """Return SIGTERM, or SIGRTMIN+3 where the number has no name of its own."""
-    return SIGNAL_NAMES.get(number) or f"SIGRTMIN+{number - SIGNALS['RTMIN']}"
+    """Return SIGTERM, SIGRTMIN+3, or `signal 16` where Python has no name for it."""
+    offset = number - SIGNALS["RTMIN"]
+    return SIGNAL_NAMES.get(number) or (f"SIGRTMIN+{offset}" if offset >= 0 else f"signal {number}")
 
 
 def spell_end(code: int) -> str:
@@ -814,7 +815,8 @@ class Draft:
                 place, subject = self.locate_option(unit.name, units, "deps")
                 states = (OK, "always") if name in units and units[name].kind == "script" else (OK, "bounce")
                 if name not in units:
-                    hints[name] = hints.get(name) or suggest(name, units if len(hints) < 10 else ())
+                    if name not in hints:
+                        hints[name] = suggest(name, units if len(hints) < 10 else ())
                     self.mistake(place, subject, f"there is no unit {name!r}{hints[name]}")
                 elif state not in states:
                     known = f"{name} is a {units[name].kind}, which has the states {' and '.join(states)}"
@@ -826,7 +828,8 @@ class Draft:
         """Note each signal to be forwarded, other than by default, that asks for shutdown instead."""
         for unit in units.values():
             place, subject = self.locate_option(unit.name, units, "forward")
-            for source, _ in unit.forward if place in self.places.values() else ():
+            given = place != self.headers[f"{unit.kind}:{unit.name}"]
+            for source, _ in unit.forward if given else ():
                 if source in settings.shutdown_signals:
                     self.mistake(place, subject, f"{spell_signal(source)} asks for shutdown and is never forwarded")
 
@@ -1288,8 +1291,9 @@ class Fleet:
 
     def run_dry(self, now: float) -> None:
         """Nothing runs and nothing can ever run again: say so and go."""
-        waiting = [self.spell_wait(name) for name, status in self.status.items() if status.state == WAITING]
-        detail = f" ({'; '.join(waiting[:3])}{'; ...' if len(waiting) > 3 else ''})" if waiting else ""
+        waiting = [name for name, status in self.status.items() if status.state == WAITING]
+        more = "; ..." if len(waiting) > 3 else ""
+        detail = f" ({'; '.join(self.spell_wait(name) for name in waiting[:3])}{more})" if waiting else ""
         if all(spec.kind == "script" for spec in self.units.values()):
             detail = ": there is no daemon, and a script runs only when a unit depends on it"
         self.shut_down(f"nothing is left to run{detail}", self.first_failure or 0, now)

@@ -694,7 +694,7 @@ def test_configdir(main: SimpleNamespace, tmp_path: Path) -> None:
     for name in [*passed, "sub.conf/x.conf"]:
         (folder / name).write_text("this is no configuration\n")
     (tmp_path / "main.conf").write_text(f"[overlord]\nconfigdir = {folder}\n{WEB}nice = 0\n")
-    config, read_from = overlord.read_config("main.conf", {}, [])
+    config, read_from = overlord.read_config("main.conf", {}, optional=False)
     order = sorted(files)
     assert read_from == ["main.conf", *[str(folder / name) for name in order]]
     assert list(config.units) == ["web", *[str(files[name]) for name in order]]
@@ -706,7 +706,7 @@ def test_configdir_without_files(configdir: str, main: SimpleNamespace, tmp_path
     """A folder that is not there, or empty, is fine."""
     (tmp_path / "empty.d").mkdir()
     (tmp_path / "main.conf").write_text(f"[overlord]\nconfigdir = {configdir}\n{WEB}")
-    assert overlord.read_config("main.conf", {}, [])[1] == ["main.conf"]
+    assert overlord.read_config("main.conf", {}, optional=False)[1] == ["main.conf"]
 
 
 def test_configdir_from_a_variable(main: SimpleNamespace, tmp_path: Path) -> None:
@@ -714,7 +714,7 @@ def test_configdir_from_a_variable(main: SimpleNamespace, tmp_path: Path) -> Non
     (tmp_path / "prod.d").mkdir()
     (tmp_path / "prod.d" / "web").write_text(WEB)
     (tmp_path / "main.conf").write_text("[overlord]\nconfigdir = ${STAGE}.d\n")
-    assert overlord.read_config("main.conf", {b"STAGE": b"prod"}, [])[1] == ["main.conf", "prod.d/web"]
+    assert overlord.read_config("main.conf", {b"STAGE": b"prod"}, optional=False)[1] == ["main.conf", "prod.d/web"]
 
 
 def test_which_file(main: SimpleNamespace, tmp_path: Path) -> None:
@@ -728,7 +728,7 @@ def test_which_file(main: SimpleNamespace, tmp_path: Path) -> None:
         (None, {b"OVERLORD_CONFIG": b""}, "default"),
         (None, {}, "default"),
     ]:
-        assert list(overlord.read_config(path, environment, [])[0].units) == [name]
+        assert list(overlord.read_config(path, environment, optional=False)[0].units) == [name]
 
 
 def test_default_file_absent(main: SimpleNamespace, tmp_path: Path) -> None:
@@ -1536,3 +1536,18 @@ def test_signals_are_spelt_and_read(number: int) -> None:
     name = overlord.spell_signal(number)
     assert name.startswith("SIG") and overlord.parse_signal(name) == number == overlord.parse_signal(name[3:])
     assert overlord.parse_signal(str(number)) == number
+
+
+@pytest.mark.parametrize("verb", overlord.RESERVED)
+def test_verbs_to_come_start_nothing(verb: str, main: SimpleNamespace, capfd: Capture) -> None:
+    """They are refused, and the way to run a program of that name is said."""
+    assert main.run(verb) == overlord.EX_USAGE
+    assert f"overlord.py -- {verb}" in capfd.readouterr().err
+    assert overlord.parse_arguments(["--", verb]) == (None, "run", [verb])
+
+
+def test_hint_for_a_unit_that_many_miss_takes_no_time() -> None:
+    """One renamed unit that hundreds depend on."""
+    text = "".join(f"[daemon:web-number-{n}]\ncmd = x\ndeps = database-primary\n" for n in range(300))
+    with cpu_limit(3):
+        assert len(mistakes(text)) == 300

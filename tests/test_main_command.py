@@ -318,3 +318,16 @@ def test_terminal_is_given_back(overlord: Start, terminal: Terminal) -> None:
     terminal.type("hello\n")
     terminal.expect("GOT hello")
     assert o.popen.poll() is None
+
+
+def test_ctrl_z_where_no_shell_waits(overlord: Start, terminal: Terminal) -> None:
+    """Neither PID 1 nor the child of another init has a shell behind it: the command goes on, and so does overlord."""
+    o = on_terminal(overlord, terminal, daemon("web"), "sleep", "1000")
+    eventually(lambda: o.running("sleep", "1000"), "the command runs")
+    job = o.running("sleep", "1000")[0]
+    terminal.type("\x1a")
+    o.kill(int(terminal.expect(r"web: started \(pid (\d+)\)")[1]))
+    terminal.expect("web: killed by SIGKILL")
+    eventually(lambda: job.state == "S", "the command goes on")
+    terminal.type("\x03")
+    assert o.wait_exit() == 130

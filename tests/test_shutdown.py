@@ -352,3 +352,20 @@ def test_leaves_nothing_below_another_init(overlord: Start) -> None:
         lambda: [each.cmdline for each in o.processes()] == left, "only the other init and its own child are left"
     )
     assert os.path.exists(f"/proc/{o.init}")
+
+
+def test_stop_request_while_hundreds_start(overlord: Start) -> None:
+    """A stop request does not wait until all have been started that are to be."""
+    first = daemon("first", "kill -TERM 1; exec sleep infinity")
+    o = overlord(first + "".join(daemon(f"web-{n}", "exec sleep infinity") for n in range(400)))
+    assert o.wait_exit() == 0
+    assert 0 < o.count(r"started \(pid") < 400
+
+
+def test_stop_of_many_that_leave_others_behind(overlord: Start) -> None:
+    """Who is left of many groups is found, asked and gone before anybody has to be killed."""
+    leader = "for i in 1 2 3 4 5 6 7 8 9 10; do sleep infinity & done; exec sleep 12345"
+    o = overlord("".join(daemon(f"web-{n}", leader) for n in range(20)))
+    eventually(lambda: len(o.running("sleep", "12345")) == 20, "all leaders run")
+    assert o.stop() == 0
+    assert not o.count("had to be killed|not gone")

@@ -191,3 +191,20 @@ def test_signal_between_fork_and_exec(overlord: Start, python: list[str], pid1: 
     o.send(signal.SIGTERM)
     assert o.wait_exit() == 0
     assert o.count("Traceback") == 0
+
+
+def test_what_overlord_may_not_signal(overlord: Start) -> None:
+    """Without CAP_KILL another user's daemon cannot be signalled: that is said, and the others get theirs."""
+    trap = "trap : HUP; while :; do sleep 0.1; done"
+    o = overlord(
+        daemon("guest", trap, uid="65534") + daemon("web", trap),
+        prefix=["setpriv", "--bounding-set=-kill", "--inh-caps=-kill"],
+        settings={"shutdown_timeout": "1s"},
+    )
+    for name in ("guest", "web"):
+        eventually(lambda name=name: signal.SIGHUP in o.unit(name).signals("SigCgt"), "it catches HUP")
+    o.send(signal.SIGHUP)
+    o.says("guest", r"cannot relay SIGHUP to pid \d+: .*CAP_KILL|SIGHUP withheld")
+    o.says("web", "SIGHUP relayed")
+    assert o.stop() == 0
+    assert not o.count("internal error")
