@@ -232,16 +232,16 @@ def parse_signal(text: str) -> int:
     if match:
         number = SIGNALS["RTMIN"] + int(match[2]) if match[1] == "RTMIN+" else SIGNALS["RTMAX"] - int(match[2])
     else:
-        number = int(text) if re.fullmatch(r"\d{1,3}", text, re.ASCII) else SIGNALS.get(name, 0)
+        number = int(name) if re.fullmatch(r"\d{1,3}", name, re.ASCII) else SIGNALS.get(name, 0)
     if number not in ALL_SIGNALS or (match and not SIGNALS["RTMIN"] <= number <= SIGNALS["RTMAX"]):
         raise Mistake(f"{text!r} is no signal{suggest(name, SIGNALS)}")
     return number
 
 
 def spell_signal(number: int) -> str:
-    """Return SIGTERM, SIGRTMIN+3, or `signal 16` where Python has no name for it."""
+    """Return SIGTERM, SIGRTMIN+3, or SIG16 where Python has no name for it."""
     offset = number - SIGNALS["RTMIN"]
-    return SIGNAL_NAMES.get(number) or (f"SIGRTMIN+{offset}" if offset >= 0 else f"signal {number}")
+    return SIGNAL_NAMES.get(number) or (f"SIGRTMIN+{offset}" if offset >= 0 else f"SIG{number}")
 
 
 def spell_end(code: int) -> str:

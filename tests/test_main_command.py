@@ -320,9 +320,10 @@ def test_terminal_is_given_back(overlord: Start, terminal: Terminal) -> None:
     assert o.popen.poll() is None
 
 
-def test_ctrl_z_where_no_shell_waits(overlord: Start, terminal: Terminal) -> None:
+@pytest.mark.parametrize("pid1", (True, False), ids=("pid1", "below another init"))
+def test_ctrl_z_where_no_shell_waits(overlord: Start, terminal: Terminal, pid1: bool) -> None:
     """Neither PID 1 nor the child of another init has a shell behind it: the command goes on, and so does overlord."""
-    o = on_terminal(overlord, terminal, daemon("web"), "sleep", "1000")
+    o = on_terminal(overlord, terminal, daemon("web"), "sleep", "1000", pid1=pid1)
     eventually(lambda: o.running("sleep", "1000"), "the command runs")
     job = o.running("sleep", "1000")[0]
     terminal.type("\x1a")
