@@ -2076,16 +2076,17 @@ class Loop:
         wait = None if deadline is None else max(0.0, deadline - time.monotonic())
         if self.groups or self.fleet.sweeping:
             wait = LINGER_LOOK if wait is None else min(wait, LINGER_LOOK)
-        if self.log.kept:
+        unread = bool(self.log.kept)
+        if unread:
             self.poll.register(self.log.fd, select.POLLOUT)
         self.poll.poll(0 if self.more or self.arrived or self.actions else None if wait is None else min(wait * 1000, 1e9))
+        if unread:
+            self.poll.unregister(self.log.fd)
+            self.log.flush()
         now = time.monotonic()
         if deadline is not None and now - deadline > PAUSED and not self.fleet.ending:
             self.fleet.shift(now - self.looked)  # when since then it was stopped cannot be known: rather too late than too early
         self.looked = now
-        if self.log.kept:
-            self.poll.unregister(self.log.fd)
-            self.log.flush()
         try:
             while len(os.read(self.wake, 4096)) == 4096:
                 pass
