@@ -841,13 +841,12 @@ class Draft:
 # `since`: when the state was entered; `deadline`: what it means is the state's affair; `pid`: the process that overlord
 # started, and after its death the id of its group while that lives; `left`: it is only the group that lives; `oks`: how
 # often it got OK; `up`: this process got OK; `lived`: for how long, once it is dead; `expires`: when max_age is reached;
-# `then`, `code`: what the end leads to;
-# `delay`: the last back-off; `respawned`, `recent`: restarts after it ended by itself, ever and their instants where
-# `respawns` has a window; `starts`: processes so far; `why`: the reason of the state, in words.
+# `then`, `code`: what the end leads to; `delay`: the last back-off; `respawned`, `recent`: restarts after it ended by
+# itself, ever and their instants where `respawns` has a window; `why`: the reason, in words.
 Status = namedtuple(
     "Status",
-    "state since deadline pid left oks up started lived expires then code delay respawned recent starts why",
-    defaults=(IDLE, 0.0, None, 0, False, 0, False, 0.0, 0.0, None, "", 0, None, 0, (), 0, ""),
+    "state since deadline pid left oks up started lived expires then code delay respawned recent why",
+    defaults=(IDLE, 0.0, None, 0, False, 0, False, 0.0, 0.0, None, "", 0, None, 0, (), ""),
 )
 
 
@@ -882,7 +881,7 @@ def enlist(spec: Spec, status: Status, event: Event, now: float, chance: float) 
 def launch(spec: Spec, status: Status, event: Event, now: float, chance: float) -> tuple[Status, list[Any]]:
     """Ask for the process; `spawned` or `unspawned` answers before anything else happens to the unit."""
     state = STARTING if spec.kind == "daemon" else RUNNING
-    return enter(status, state, now, up=False, left=False, starts=status.starts + 1, why=""), [Spawn(spec.name)]
+    return enter(status, state, now, up=False, left=False, why=""), [Spawn(spec.name)]
 
 
 def adopt(spec: Spec, status: Status, event: Event, now: float, chance: float) -> tuple[Status, list[Any]]:
@@ -1595,7 +1594,7 @@ SHELL_WORDS = frozenset(
 )
 FIRST_WORD = re.compile(r"[\w./+-]+(?=\s|$)", re.ASCII)
 PLAIN_WORD = r"(?:[\w@%+=:,./-]|\\[^\n]|'[^']*'|\"[^\"\\$`]*\")+"
-PLAIN_COMMAND = re.compile(rf"(?P<first>[\w./+-]+)(?:(?:\\\n)*[ \t](?:[ \t]|\\\n)*{PLAIN_WORD})*", re.ASCII)
+PLAIN_COMMAND = re.compile(rf"[\w./+-]+(?:(?:\\\n)*[ \t](?:[ \t]|\\\n)*{PLAIN_WORD})*", re.ASCII)
 SUBSTITUTION = re.compile(r"\$\(\([^()'\"`\\#]*\)\)|\$\([^()'\"`\\#]*\)|`[^()'\"`\\#]*`")  # of those, the simple ones
 
 
@@ -1690,9 +1689,9 @@ def processes() -> Iterator[Process]:
         if entry.isdigit():
             try:
                 name, _, rest = slurp(f"/proc/{entry}/stat").partition(b"(")[2].rpartition(b") ")
-            except OSError:  # it went away meanwhile
+                state, parent, group = rest.split()[:3]
+            except (OSError, ValueError):  # it went away meanwhile
                 continue
-            state, parent, group = rest.split()[:3]
             if state not in b"ZX":
                 yield Process(int(entry), name.decode("utf-8", "replace"), int(parent), int(group))
 
@@ -1898,12 +1897,15 @@ class Kernel:
         return {os.fsencode(key): os.fsencode(value) for key, value in variables.items()}
 
     def send(self, pid: int, *signums: int) -> str:
-        """Send signals to a process, or with minus its number to its group; return what is wrong, or nothing."""
+        """Send signals to a process, or with minus its number to its group; return what is wrong, or nothing.
+
+        One that is gone by now is nothing wrong.
+        """
         try:
             for signum in signums:
                 os.kill(pid, signum)
         except ProcessLookupError:
-            return "there is no such process"
+            pass
         except PermissionError as error:
             return f"{error.strerror} (a process of another user: overlord needs CAP_KILL)"
         return ""
@@ -2189,12 +2191,9 @@ class Loop:
         and has not made its group yet: then there is only itself.
         """
         pid, group = action.pid, action.group
-        if self.pids.get(pid) != action.unit and not (group and pid in self.groups and not exists(pid)):
+        if self.pids.get(pid) != action.unit and not (group and pid in self.groups and exists(-pid) and not exists(pid)):
             return
-        signums = with_continue(action.signum)
-        fault = self.kernel.send(-pid if group else pid, *signums)
-        if fault and group and pid in self.pids:
-            fault = self.kernel.send(pid, *signums)
+        fault = self.kernel.send(-pid if group and exists(-pid) else pid, *with_continue(action.signum))
         if fault:
             self.log.say("error", action.unit, f"cannot send {spell_signal(action.signum)} to pid {pid}: {fault}")
 
