@@ -21,7 +21,7 @@ lint: $(VENV)/ready
 docker: $(VENV)/ready
 	$(PYTEST) -m docker $(ARGS)
 
-bench: ## start, idle and restart costs, beside those of the bare interpreter
+bench: ## costs: start, idle, restart, captured output; beside the bare interpreter, and those peers that are there
 	@for script in tests/bench/*.py; do $(PYTHON) "$$script" || exit; done
 
 $(VENV)/ready: tests/requirements.txt

@@ -18,7 +18,7 @@ The rooms of this file, each using only names that stand above it:
     Config   INI text to validated specs, or all the mistakes with file and line
     Machine  one unit: (spec, status, event, now, chance) -> (status, actions), from a keyed table
     Fleet    all units: dependencies, bounce waves, ordered shutdown, exit code
-    Output   overlord's own messages, never blocking
+    Output   bytes of the units to lines to where they go, and overlord's own messages; never blocking
     Kernel   the system calls that touch processes: spawn, signal, reap, look into /proc
     Init     what only an init does: standard descriptors, subreaper, sweep, the terminal
     Loop     wait, read, feed, perform
@@ -91,6 +91,11 @@ def parse_arguments(arguments: list[str]) -> tuple[str | None, str, list[str]]:
         hint = ": for a main command leave it out" if words[0] == "run" else ""
         return path, "mistake", [f"{words[0]} takes no arguments{hint}"]
     return path, words[0], words[1:]
+
+
+def decode(data: bytes) -> str:
+    """Return text that `os.fsencode` makes the same bytes of."""
+    return data.decode("utf-8", "surrogateescape")
 
 
 def settle_in() -> None:
@@ -166,6 +171,20 @@ LINGER_LOOK = 0.1  # s, between two looks at a group whose members have another 
 PAUSED = 1.0  # s past a timer from which on overlord was not slow but stopped (docker pause)
 REAP_BATCH = 500  # dead processes reaped before other events have their turn
 LOG_KEPT = 65536  # bytes of overlord's own messages kept while nobody reads them
+OOM_WINDOW = 1.0  # s after the kernel's count of processes killed for want of memory grew, in which a SIGKILL was one
+CHUNK = 65536  # bytes of a unit's output read at once; a pipe holds as many
+REST = 0.001  # s, that a unit which writes line by line without a pause is left alone: a batch comes together
+HOT = 16  # reads of a unit in quick succession, from which on it is one of those
+FIONREAD = 0x541B  # ioctl_tty(2): the bytes that a pipe holds
+F_SETPIPE_SZ, PIPE_SIZE = 1031, 1 << 20  # fcntl(2); bytes, what any user may have: pipe-max-size in pipe(7)
+LINE_MAX = 65536  # bytes, a longer line is passed on in parts
+TAIL_LINES, TAIL_BYTES = 100, 262144  # of its output, what is kept of each captured unit
+SHOWN_LINES, SHOWN_WIDTH = 20, 1000  # of those, how many lines, and how much of each, the last message about a unit shows
+FILE_KEPT = 262144  # bytes kept for a log file that cannot be written, and the rest counted
+FILE_RETRY = 1.0  # s, between two tries to write it
+STREAM_KEPT = 65536  # bytes kept for a slow reader, beyond which those who write to him have to wait
+STUCK = 2.0  # s without progress after which, in a shutdown, overlord waits no longer for a reader
+STUCK_KEPT = 1 << 20  # bytes that, in a shutdown, are kept for him, so that daemons can say their last words and go
 
 
 # ============================================================================================================ Words
@@ -178,14 +197,14 @@ MAIN = "main command"  # its name as a unit; the blank keeps it apart from every
 
 # Events of a unit. `value` is a pid (spawned), an exit code or minus a signal (exited), or true for a passing fault
 # (unspawned); `left`: the leader is gone, others of its group are not; `then`: what follows a stop ("stop", "restart"
-# or "fail"); `limit`: seconds that shutdown leaves it; `signum`: in place of stop_signal.
+# or "fail"); `limit`: seconds that shutdown leaves it; `signum`: in place of stop_signal; `hint`: what is known of the cause.
 EVENTS = ("want", "start", "spawned", "unspawned", "exited", "emptied", "deadline", "stop")
-Event = namedtuple("Event", "kind value why left then limit signum", defaults=(0, "", False, "", None, None))
+Event = namedtuple("Event", "kind value why left then limit signum hint", defaults=(0, "", False, "", None, None, ""))
 
 # Actions: what the pure rooms want done, performed by the Loop in order.
 Spawn = namedtuple("Spawn", "unit")
 Kill = namedtuple("Kill", "unit pid signum group")
-Say = namedtuple("Say", "level unit text")
+Say = namedtuple("Say", "level unit text final", defaults=(False,))  # final: the unit has failed for good
 Sweep = namedtuple("Sweep", "signum")
 Exit = namedtuple("Exit", "code why quiet")
 
@@ -203,6 +222,14 @@ UNITS_OF_TIME = {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "h": 3600.0, "d": 86
 
 class Mistake(ValueError):
     """A value that cannot be used; the text says what is wrong with it and what would be right."""
+
+
+class StartError(Exception):
+    """A process that could not be made; `passing`: for want of something that may be there again later."""
+
+    def __init__(self, why: str, passing: bool = False) -> None:
+        super().__init__(why)
+        self.passing = passing
 
 
 def parse_duration(text: str) -> float:
@@ -244,9 +271,26 @@ def spell_signal(number: int) -> str:
     return SIGNAL_NAMES.get(number) or (f"SIGRTMIN+{offset}" if offset >= 0 else f"SIG{number}")
 
 
+def parse_size(text: str) -> int:
+    """Return bytes, from a number of bytes or a number with one of K M G."""
+    match = re.fullmatch(r"(\d{1,12})\s*([KMG]?)", text.upper(), re.ASCII)
+    if not match:
+        raise Mistake(f"{text!r} is no size, write bytes or one of 64K 10M 1G")
+    return int(match[1]) << 10 * " KMG".index(match[2] or " ")
+
+
+def spell_size(size: int) -> str:
+    """Return a number of bytes for people: 64 KiB, 1.5 GiB."""
+    unit = next(unit for unit in (3, 2, 1, 0) if size >= 1024**unit or not unit)
+    return f"{size / 1024**unit:.1f}".replace(".0", "") + (" bytes", " KiB", " MiB", " GiB")[unit]
+
+
 def spell_end(code: int) -> str:
     """Return in words how a process ended: its exit code, or minus the signal that killed it."""
-    return f"exited with code {code}" if code >= 0 else f"killed by {spell_signal(-code)}"
+    if code < 0:
+        return f"killed by {spell_signal(-code)}"
+    shells = f" (128 + {spell_signal(code - 128)})" if code - 128 in ALL_SIGNALS else ""
+    return f"exited with code {code}{shells}"
 
 
 def exit_code(code: int) -> int:
@@ -531,7 +575,7 @@ SHELL_PIECE = re.compile(r"'([^']*)'|\"((?:\\.|[^\"\\])*)\"|(\\.)|((?:\$\{[^}]*\
 # Each option once: name, the kinds of section that have it (o overlord, s script, d daemon), parser, default as one
 # would write it ("" is none), what the manual shows in place of that default, what it means. The README is made from it.
 Option = namedtuple("Option", "name kinds parse default shown help")
-SINKS = ("inherit", "null")
+SINKS = ("inherit", "prefix", "null")
 OPTIONS = (
     Option("forever", "o", parse_boolean, "true", "",
            "daemons that set neither `respawns` nor `restart` are restarted for ever; `false`: they are not restarted"),
@@ -562,8 +606,11 @@ OPTIONS = (
     Option("umask", "sd", parse_number(0, 0o777, 8), "", "inherited", "octal, as `022`"),
     Option("nice", "sd", parse_number(-20, 19), "", "inherited", "-20 (first served) to 19"),
     Option("stdout", "sd", parse_output(*SINKS), "", "`output`",
-           "`inherit` the container's own, `null`, or `/PATH` of a file to append to (opened before `uid` takes effect)"),
+           "`inherit` the container's own, at no cost; `prefix`: captured, and passed on line by line as `NAME | line`; "
+           "`/PATH` of a file to append to, with rotation; `null`"),
     Option("stderr", "sd", parse_output("stdout", *SINKS), "", "`output`", "the same, or `stdout`: where that goes"),
+    Option("log_max", "sd", parse_size, "10M", "", "size from which on a log file is rotated; `0` for never"),
+    Option("log_keep", "sd", parse_number(0, 1000), "5", "", "how many rotated ones are kept, as `PATH.1` (the last) and so on"),
     Option("stop_signal", "sd", parse_signal, "TERM", "",
            "name or number, with or without `SIG`; sent to the process that overlord started, and once that is gone to "
            "what it leaves behind"),
@@ -842,11 +889,11 @@ class Draft:
 # started, and after its death the id of its group while that lives; `left`: it is only the group that lives; `oks`: how
 # often it got OK; `up`: this process got OK; `lived`: for how long, once it is dead; `expires`: when max_age is reached;
 # `then`, `code`: what the end leads to; `delay`: the last back-off; `respawned`, `recent`: restarts after it ended by
-# itself, ever and their instants where `respawns` has a window; `why`: the reason, in words.
+# itself, ever and their instants where `respawns` has a window; `why`: the reason, in words; `hint`: what is known of it.
 Status = namedtuple(
     "Status",
-    "state since deadline pid left oks up started lived expires then code delay respawned recent why",
-    defaults=(IDLE, 0.0, None, 0, False, 0, False, 0.0, 0.0, None, "", 0, None, 0, (), ""),
+    "state since deadline pid left oks up started lived expires then code delay respawned recent why hint",
+    defaults=(IDLE, 0.0, None, 0, False, 0, False, 0.0, 0.0, None, "", 0, None, 0, (), "", ""),
 )
 
 
@@ -959,7 +1006,8 @@ def withdraw(spec: Spec, status: Status, event: Event, now: float, chance: float
 
 def fall(spec: Spec, status: Status, event: Event, now: float, chance: float) -> tuple[Status, list[Any]]:
     """The process that overlord started has ended by itself: what it left of its group goes first."""
-    status = status._replace(code=event.value, lived=now - status.started, then=event.then, why=event.why)
+    end = {"code": event.value, "lived": now - status.started, "then": event.then, "why": event.why, "hint": event.hint}
+    status = status._replace(**end)
     if not event.left:
         return conclude(spec, status, event, now, chance)
     text = f"{spell_end(event.value)} and left processes behind, stopping them ({spell_signal(spec.stop_signal)})"
@@ -993,8 +1041,9 @@ def conclude(spec: Spec, status: Status, event: Event, now: float, chance: float
         end = f"cannot start: {status.why}"
     elif early and spec.warmup:
         end += f", before its warmup of {spell_duration(spec.warmup)} was over"
-        if not status.code:
+        if not status.code and not status.hint:
             end += "; a daemon has to stay in the foreground"
+    end += f": {status.hint}" if status.hint and not success else ""
     if spec.kind == "script" and success:
         text = f"ok ({end})"
         return enter(gone, OK, now, oks=status.oks + 1, then="", why=end), [Say("info", spec.name, text)]
@@ -1026,7 +1075,8 @@ def end_run(spec: Spec, status: Status, end: str, success: bool, now: float, cha
     state, level = (DONE, "info") if success else (FAILED, "error")
     if spec.kind == "main" and not end.startswith("cannot"):
         return enter(status, state, now, why=end), [Say("info", spec.name, end)]
-    return enter(status, state, now, why=end), [Say(level, spec.name, f"{state}: {end}{detail}")]
+    final = state == FAILED and spec.kind != "main"
+    return enter(status, state, now, why=end), [Say(level, spec.name, f"{state}: {end}{detail}", final)]
 
 
 def retry(spec: Spec, status: Status, end: str, least: float, now: float, chance: float) -> tuple[Status, list[Any]]:
@@ -1508,9 +1558,413 @@ class Fleet:
 
 
 # =========================================================================================================== Output
-# overlord's own messages: one line each on stderr, never waiting for a reader.
+# Bytes of the units to lines to where they go, and overlord's own messages. Nothing here waits for a reader.
+#
+#     daemon -> pipe -> Capture -> Stream (the container's stdout or stderr, a FIFO, a device) or LogFile
+#                          |
+#                          +----> Tail, the last lines of a unit
 
 LEVELS = ("debug", "info", "warning", "error")
+COLOURS = (36, 33, 32, 35, 34, 96, 93, 92, 95, 94)  # SGR foregrounds, less red: ECMA-48 8.3.117
+
+
+class Watch:
+    """What to wait for, and whom to call when a descriptor is ready or an instant has come."""
+
+    def __init__(self) -> None:
+        self.epoll = select.epoll()
+        self.calls: dict[int, Callable[[], Any]] = {}
+        self.ready: deque[tuple[int, int]] = deque()
+        self.timers: list[tuple[float, int, Callable[[], Any]]] = []  # a heap
+
+    def on(self, fd: int, events: int, call: Callable[[], Any]) -> None:
+        """Call when one of the events is there, again and again while it is."""
+        if fd not in self.calls:
+            self.epoll.register(fd, events)
+        self.calls[fd] = call
+
+    def off(self, fd: int) -> None:
+        """Call no more. To be said before the descriptor is closed."""
+        if self.calls.pop(fd, None):
+            self.epoll.unregister(fd)
+
+    def later(self, instant: float, call: Callable[[], Any]) -> None:
+        """Call once, at that instant."""
+        heappush(self.timers, (instant, id(call), call))
+
+    def wait(self, deadline: float | None, once: bool = False) -> None:
+        """Make the calls as they come due, until one returns true or the deadline has come; None for never.
+
+        `once`: until there were any at all.
+        Where one raises, the next `wait` goes on with the others. COST: what flows through overlord stays in this loop.
+        """
+        done = False
+        while not done:
+            done = once
+            if not self.ready:
+                until = deadline
+                if self.timers and (until is None or self.timers[0][0] < until):
+                    until = self.timers[0][0]
+                self.ready.extend(self.epoll.poll(until and min(1e6, max(0.0, until - time.monotonic()))))
+            while self.ready:
+                call = self.calls.get(self.ready.popleft()[0])
+                done = bool(call and call()) or done
+            if self.timers or deadline is not None:
+                now = time.monotonic()
+                while self.timers and self.timers[0][0] <= now:
+                    done = bool(heappop(self.timers)[2]()) or done
+                done = done or (deadline is not None and deadline <= now)
+
+
+class Stream:
+    """Where the lines of several sources go and may have to wait for a reader: a pipe, a terminal, a FIFO, a device.
+
+    While it cannot take more, the captures that feed it are not read, so that a slow reader slows the writers down.
+    """
+
+    broken = False  # a write met a reader that is gone, which raised a SIGPIPE that nobody sent
+
+    def __init__(self, watch: Watch, fd: int) -> None:
+        self.watch, self.fd = watch, fd
+        # O_NONBLOCK belongs to the open file, which overlord shares with the children and with whoever started the
+        # container: only an open file of its own may have it. A regular file has no readers to wait for, and an offset of
+        # one's own would overwrite others. `shy`: neither can be had (a socket, another user's pipe): ask, write little.
+        self.shy = False
+        self.terminal = os.isatty(fd)
+        if fd < 3 and not os.path.isfile(f"/proc/self/fd/{fd}"):
+            try:
+                flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_APPEND
+                self.fd = os.open(f"/proc/self/fd/{fd}", flags)
+            except OSError:
+                self.shy = True
+        self.kept = bytearray()  # what the reader has not taken yet
+        self.progress = 0.0  # when he took something last, or was first asked to
+        self.hurry = False  # overlord is shutting down: rather keep than have daemons wait
+        self.lost = 0  # lines
+        self.full = False  # captures have to wait
+        self.waiting: set[Capture] = set()
+        self.unfinished: Capture | Log | None = None  # whose line is not complete
+        self.drained: Callable[[], None] | None = None  # to be called when all that was kept is written
+
+    def put(self, source: Capture | Log, line: bytes, block: bytes, end: int) -> None:
+        """Pass on `line` and `block[:end]`: whole lines of one source, each with its prefix, or a part of one too long.
+
+        If another source comes before the rest of such a line, a newline parts them, and the rest gets a prefix of its
+        own. COST: the lines are found, prefixed and copied in one call, and no more than that is copied.
+        """
+        prefix, whole = source.prefix, block[end - 1] == 10
+        head = line
+        if self.unfinished is not source:
+            head = b"\n" + prefix + line if self.unfinished else prefix + line
+        text = block.replace(b"\n", b"\n" + prefix) if prefix else block
+        view = memoryview(text)[: len(text) - (len(block) - end) - (len(prefix) if whole else 0)]
+        self.unfinished = None if whole else source
+        taken = 0
+        if not self.kept and not self.shy:
+            try:
+                taken = os.writev(self.fd, (head, view))
+            except BlockingIOError:
+                pass
+            except OSError as error:
+                self.fail(error)
+                return
+            if taken == len(head) + len(view):
+                return
+        if self.hurry and len(self.kept) > STUCK_KEPT and self.stuck():
+            self.lost += block.count(b"\n", 0, end)
+            return
+        if not self.kept:
+            self.progress = time.monotonic()
+        self.kept += head[taken:]
+        self.kept += view[max(0, taken - len(head)) :]
+        self.flush()
+
+    def flush(self) -> None:
+        """Write what was kept, as far as there is room, and have the captures go on, or wait."""
+        before = len(self.kept)
+        try:
+            while self.kept and not (self.shy and not writable(self.fd)):
+                del self.kept[: os.write(self.fd, self.kept[: select.PIPE_BUF] if self.shy else self.kept)]
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            self.fail(error)
+        if len(self.kept) < before:
+            self.progress = time.monotonic()
+        if self.kept:
+            self.watch.on(self.fd, select.EPOLLOUT, self.flush)
+        else:
+            self.watch.off(self.fd)
+            if self.drained:
+                self.drained()
+        most = STUCK_KEPT if self.hurry else STREAM_KEPT
+        self.full = len(self.kept) > most and not (self.hurry and self.stuck())
+        if self.full and self.hurry:
+            self.watch.later(self.progress + STUCK, self.flush)
+        while self.waiting and not self.full:
+            self.waiting.pop().listen()
+
+    def stuck(self) -> bool:
+        """Tell whether the reader has taken nothing for a while."""
+        return bool(self.kept) and time.monotonic() - self.progress > STUCK
+
+    def fail(self, error: OSError) -> None:
+        """Nobody will ever read what was kept."""
+        self.kept.clear()
+        if error.errno in (errno.EPIPE, errno.EFBIG):
+            Stream.broken = True
+
+
+class LogFile:
+    """A log file: appended to, rotated between two lines, opened again when it was moved or removed.
+
+    Where it cannot be written, the daemons go on: FILE_KEPT bytes are kept until it can be, and further lines counted.
+    """
+
+    full = False  # never does a daemon wait for it
+
+    def __init__(self, watch: Watch, path: str, most: int, keep: int, say: Callable[[str, str, str], None]) -> None:
+        self.watch, self.path, self.most, self.keep, self.say = watch, path, most, keep, say
+        self.fd, self.size, self.identity = -1, 0, (0, 0)
+        self.kept = bytearray()
+        self.lost = 0
+        self.fault = self.trouble = ""  # what keeps it from being written, and from being rotated
+        self.units: set[str] = set()
+        self.waiting: set[Capture] = set()
+        self.unfinished: Capture | None = None
+        self.fresh = True  # what was written last ended with a newline
+
+    def put(self, source: Capture, line: bytes, block: bytes, end: int) -> None:
+        """Append `line` and `block[:end]`: whole lines of one source, or a part of one that is too long to be kept."""
+        block = line + block[:end]
+        if self.unfinished not in (None, source):
+            block = b"\n" + block
+        self.unfinished = None if block.endswith(b"\n") else source
+        if not self.fault:
+            self.write(block)
+        elif len(self.kept) + len(block) <= FILE_KEPT:
+            self.kept += block
+        else:
+            self.lost += block.count(b"\n")
+
+    def write(self, block: bytes) -> None:
+        """Write it all, or keep what cannot be written and try again later. COST: stat(2) sees that it was moved away."""
+        rest = memoryview(block)
+        try:
+            while rest:
+                try:
+                    stat = os.stat(self.path)
+                    here = (stat.st_dev, stat.st_ino) == self.identity
+                    self.size = stat.st_size  # somebody may have truncated it
+                except FileNotFoundError:
+                    here = False
+                if not here:
+                    self.open()
+                part = self.fitting(block, len(block) - len(rest))
+                written = os.write(self.fd, rest[:part])
+                self.size += written
+                self.fresh = rest[written - 1] == 10
+                rest = rest[written:]
+        except OSError as error:
+            if error.errno == errno.EFBIG:
+                Stream.broken = True
+            self.watch.later(time.monotonic() + FILE_RETRY, self.try_again)
+            self.kept[:0] = rest
+            if self.fault != error.strerror:
+                self.fault = error.strerror or "error"
+                text = f"cannot write {self.path}: {self.fault}; the unit goes on, and its lines are kept, up to"
+                self.say("error", ", ".join(self.units), f"{text} {spell_size(FILE_KEPT)}, until they can be written")
+
+    def try_again(self) -> None:
+        """Write what was kept meanwhile."""
+        kept, self.kept = bytes(self.kept), bytearray()
+        self.write(kept)
+        if self.fault and not self.kept:
+            lost, self.fault, self.lost = self.lost, "", 0
+            text = f"{lost} lines were lost meanwhile" if lost else "nothing was lost"
+            self.say("warning", ", ".join(self.units), f"{self.path} can be written again, {text}")
+
+    def open(self) -> None:
+        """Open the file, making it and its parent folders if they are not there. Raises OSError."""
+        self.close()
+        os.makedirs(os.path.dirname(self.path), exist_ok=True)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOCTTY | os.O_NONBLOCK
+        self.fd = os.open(self.path, flags, 0o666)
+        stat = os.fstat(self.fd)
+        self.identity, self.size, self.fresh = (stat.st_dev, stat.st_ino), stat.st_size, True
+
+    def close(self) -> None:
+        """Close the file."""
+        if self.fd >= 0:
+            os.close(self.fd)
+        self.fd, self.identity = -1, (0, 0)
+
+    def fitting(self, block: bytes, start: int) -> int:
+        """Return how much of a block from `start` on goes into the file, which is rotated if not a line has room."""
+        if not self.most or self.size + len(block) - start <= self.most:
+            return len(block) - start
+        end = block.rfind(b"\n", start, start + max(0, self.most - self.size)) + 1
+        if end:
+            return end - start
+        if self.fresh and self.size:
+            self.rotate()
+            return len(block) - start if self.trouble else self.fitting(block, start)
+        return (block.find(b"\n", start) + 1 or len(block)) - start
+
+    def rotate(self) -> None:
+        """Make the file PATH.1, what was PATH.1 PATH.2, and so on, and begin a new one. Raises OSError."""
+        names = [self.path, *(f"{self.path}.{number}" for number in range(1, self.keep + 1))]
+        try:
+            for older, newer in zip(names[:0:-1], names[-2::-1]):
+                try:
+                    os.rename(newer, older)
+                except FileNotFoundError:
+                    pass
+            if not self.keep:
+                os.unlink(self.path)
+        except OSError as error:
+            if self.trouble != error.strerror:
+                self.trouble = error.strerror or "error"
+                self.say("error", ", ".join(self.units), f"cannot rotate {self.path}: {self.trouble}; it goes on growing")
+            return
+        self.trouble = ""
+        self.open()
+
+
+class Tail:
+    """The last lines of a unit, in the blocks that they came in."""
+
+    def __init__(self) -> None:
+        self.blocks: deque[tuple[bytes, bytes, int]] = deque(maxlen=TAIL_LINES)  # each has a line at least
+        self.size = 0
+
+    def add(self, line: bytes, block: bytes, end: int) -> None:
+        """Take in `line` and `block[:end]`. COST: nothing is looked at, split or copied."""
+        if len(self.blocks) == TAIL_LINES:
+            self.drop()
+        self.blocks.append((line, block, end))
+        self.size += len(line) + len(block)
+        while self.size > TAIL_BYTES and len(self.blocks) > 1:
+            self.drop()
+
+    def drop(self) -> None:
+        """Forget the oldest block."""
+        line, block, _ = self.blocks.popleft()
+        self.size -= len(line) + len(block)
+
+    def lines(self, count: int) -> list[bytes]:
+        """Return the last lines."""
+        text = b"".join(part for line, block, end in self.blocks for part in (line, block[:end]))
+        return (text[:-1] if text.endswith(b"\n") else text).split(b"\n")[-count:] if text else []
+
+
+class Capture:
+    """The stdout or stderr of a unit on its way through overlord: a pipe, and the line that is not finished.
+
+    One pipe serves all processes of the unit, one after the other: what they write while nobody reads is bounded.
+    """
+
+    def __init__(self, watch: Watch, unit: str, tail: Tail, target: str, sink: Stream | LogFile, prefix: bytes) -> None:
+        self.watch, self.unit, self.tail, self.target, self.sink, self.prefix = watch, unit, tail, target, sink, prefix
+        self.fd, self.end = os.pipe()
+        os.set_blocking(self.fd, False)  # the other end is another open file
+        self.line = b""
+        self.last, self.hot, self.size = 0.0, 0, 65536  # when it was read last; how often in quick succession; of the pipe
+        self.total = 0  # bytes read so far
+        self.ends: deque[int] = deque()  # where in that count a process ended while nobody could read on
+        self.listen()
+
+    def listen(self) -> None:
+        """Read when there is something."""
+        if self.fd >= 0:
+            self.watch.on(self.fd, select.EPOLLIN, self.serve)
+
+    def serve(self) -> None:
+        """There is something to read."""
+        self.read()
+
+    def read(self) -> bool:
+        """Read once, unless the sink is full; tell whether there was something.
+
+        COST: a daemon that writes line by line as fast as it can would wake overlord for each few of them. So one that
+        keeps on writing gets a larger pipe, and is then left alone for REST seconds wherever it has not filled much of it.
+        """
+        if self.sink.full:
+            self.watch.off(self.fd)
+            self.sink.waiting.add(self)
+            return False
+        try:
+            block = os.read(self.fd, min(CHUNK, self.ends[0] - self.total) if self.ends else CHUNK)
+        except BlockingIOError:
+            return False
+        now = time.monotonic()
+        self.hot = self.hot + 1 if now - self.last < 4 * REST else 0
+        self.last = now
+        if self.hot == HOT:
+            try:
+                self.size = fcntl.fcntl(self.fd, F_SETPIPE_SZ, PIPE_SIZE)
+            except OSError:  # LINUX: what all pipes of a user hold together is limited, pipe(7)
+                pass
+        if self.hot >= HOT and len(block) < CHUNK // 4 and self.size == PIPE_SIZE:
+            self.watch.off(self.fd)
+            self.watch.later(now + REST, self.listen)
+        self.total += len(block)
+        if block:
+            self.take(block)
+        if self.ends and self.total == self.ends[0]:
+            self.ends.popleft()
+            self.end_line()
+        return True
+
+    def take(self, block: bytes) -> None:
+        """Pass on the whole lines of a block, and keep what follows them."""
+        end, line = block.rfind(b"\n") + 1, self.line
+        if not end and len(line) + len(block) >= LINE_MAX:
+            end = len(block)
+        if end:
+            self.line = block[end:]
+            self.tail.add(line, block, end)
+            self.sink.put(self, line, block, end)
+        else:
+            self.line += block
+
+    def drain(self) -> None:
+        """Read what is there. COST: not more than a pipe holds, since somebody may go on writing."""
+        for _ in range(self.size // CHUNK + 1):
+            if not self.read():
+                return
+
+    def finish(self) -> None:
+        """The unit has ended: what it wrote last is a line, even without a newline."""
+        self.drain()
+        if self.sink.full:
+            unread = fcntl.ioctl(self.fd, FIONREAD, bytes(4))
+            end = self.total + int.from_bytes(unread, sys.byteorder)
+            if not self.ends or self.ends[-1] < end:
+                self.ends.append(end)
+        else:
+            self.end_line()
+
+    def end_line(self) -> None:
+        """What comes next is another's."""
+        if self.line or self.sink.unfinished is self:
+            self.take(b"\n")
+
+    def close(self) -> None:
+        """Pass on what is left, and give the pipe back."""
+        self.finish()
+        self.sink.waiting.discard(self)
+        self.watch.off(self.fd)
+        os.close(self.fd)
+        os.close(self.end)
+        self.fd = -1
+
+
+def writable(fd: int) -> bool:
+    """Tell whether a descriptor has room for PIPE_BUF bytes."""
+    poll = select.poll()
+    poll.register(fd, select.POLLOUT)
+    return bool(poll.poll(0))
 
 
 def quote_json(text: str) -> str:
@@ -1519,65 +1973,173 @@ def quote_json(text: str) -> str:
     return f'"{escaped}"'
 
 
+def clean(text: str) -> str:
+    """Return text on one line, with control characters spelt out."""
+    return re.sub(r"[\0-\x1f\x7f]", lambda match: " " if match[0] in "\n\t" else f"\\x{ord(match[0]):02x}", text)
+
+
 class Log:
-    """Where overlord's own messages go. What nobody reads is kept up to LOG_KEPT bytes, and the rest counted."""
+    """overlord's own messages. What nobody reads is kept up to LOG_KEPT bytes, and the rest counted."""
 
-    def __init__(self, level: str = "info", form: str = "text") -> None:
+    prefix = b""
+
+    def __init__(self, stream: Stream, level: str = "info", form: str = "text") -> None:
+        self.stream = stream
         self.level, self.form = LEVELS.index(level), form
-        self.kept, self.lost = bytearray(), 0
-        self.fd = 2
-        try:
-            # O_NONBLOCK belongs to the open file, which the children share: only an open file of our own may have it.
-            # A regular file has no readers to wait for, and an offset of one's own would overwrite others.
-            if not os.path.isfile("/proc/self/fd/2"):
-                self.fd = os.open("/proc/self/fd/2", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_APPEND)
-        except OSError:  # a socket, or another user's: `flush` asks before it writes
-            pass
+        self.backlog = self.lost = 0  # bytes among what the stream keeps; messages
+        stream.drained = self.catch_up
 
-    def spell(self, level: str, unit: str, text: str) -> bytes:
-        """Return one line in the format chosen."""
-        text = re.sub(r"[\0-\x1f\x7f]", lambda match: " " if match[0] in "\n\t" else f"\\x{ord(match[0]):02x}", text)
+    def spell(self, level: str, unit: str, text: str, details: Mapping[str, str | list[str]] | None = None) -> bytes:
+        """Return one line in the format chosen; in text, one more for each detail, and for each line of one."""
+        details = details or {}
         if self.form == "json":
             now = time.time()
             stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)) + f".{int(now * 1000) % 1000:03d}Z"
-            fields = {"time": stamp, "level": level, **({"unit": unit} if unit else {}), "message": text}
-            line = "{" + ", ".join(f'"{key}": {quote_json(value)}' for key, value in fields.items()) + "}"
+            fields = {"time": stamp, "level": level, **({"unit": unit} if unit else {}), "message": clean(text), **details}
+            spelt = (
+                f'"{key}": [{", ".join(map(quote_json, value))}]' if isinstance(value, list) else f'"{key}": {quote_json(value)}'
+                for key, value in fields.items()
+            )
+            lines = ["{" + ", ".join(spelt) + "}"]
         else:
-            line = f"overlord: {unit}: {text}" if unit else f"overlord: {text}"
-        return (line + "\n").encode("utf-8", "surrogateescape")
+            head = f"overlord: {unit}: " if unit else "overlord: "
+            lines = [head + clean(text)]
+            for key, value in details.items():
+                several = isinstance(value, list)
+                lines.append(f"{head}  {key}:" + ("" if several else f" {clean(str(value))}"))
+                lines += [f"{head}  | {clean(line)}" for line in value] if several else []
+        return ("\n".join(lines) + "\n").encode("utf-8", "surrogateescape")
 
-    def say(self, level: str, unit: str, text: str, always: bool = False) -> None:
-        """Write one line, if the level is high enough. Never raises, never waits."""
+    def say(
+        self, level: str, unit: str, text: str, details: Mapping[str, str | list[str]] | None = None, always: bool = False
+    ) -> None:
+        """Write one message, if the level is high enough. Never raises, never waits."""
         if LEVELS.index(level) < self.level and not always:
             return
-        data = self.spell(level, unit, text)
-        if self.kept and len(self.kept) + len(data) > LOG_KEPT:
-            self.lost += 1
-        else:
-            self.kept += data
-        self.flush()
+        self.write(self.spell(level, unit, text, details))
 
-    def flush(self, timeout: float = 0.0) -> None:
-        """Write what can be written within `timeout` seconds."""
-        until = time.monotonic() + timeout
-        # RACE: a write into a closed pipe must not look like a SIGPIPE that somebody sent, which would be relayed
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, OWN_FAULTS)
-        poll = select.poll()
-        poll.register(self.fd, select.POLLOUT)
+    def write(self, line: bytes) -> None:
+        """Hand a message to the stream, unless too many wait there already."""
+        if self.stream.kept and self.backlog + len(line) > LOG_KEPT:
+            self.lost += 1
+            return
+        self.stream.put(self, b"", line, len(line))
+        self.backlog = self.backlog + len(line) if self.stream.kept else 0
+
+    def catch_up(self) -> None:
+        """Where messages were lost and the stream takes more again, say so."""
+        if self.lost and not self.stream.kept:
+            lost, self.lost = self.lost, 0
+            self.write(self.spell("warning", "", f"{lost} messages were lost, since nobody read them"))
+
+
+class Output:
+    """Who writes where: the container's streams, the log files, the captures of all units."""
+
+    def __init__(self, watch: Watch, level: str, form: str, colour: bool) -> None:
+        self.watch, self.colour = watch, colour
+        self.streams: dict[int, Stream] = {}
+        self.sinks: dict[str, Stream | LogFile] = {}
+        self.captures: dict[tuple[str, int], Capture] = {}
+        self.tails: dict[str, Tail] = {}
+        self.log = Log(self.stream(2), level, form)
+
+    def stream(self, fd: int) -> Stream:
+        """Return the container's stdout or stderr, which may be one and the same."""
+        if fd not in self.streams:
+            same = [other for other in self.streams if os.path.samestat(os.fstat(other), os.fstat(fd))]
+            self.streams[fd] = self.streams[same[0]] if same else Stream(self.watch, fd)
+        return self.streams[fd]
+
+    def wire(self, spec: Spec) -> tuple[int, int]:
+        """Return what a unit's descriptors 1 and 2 are to be, -1 for nothing. Raises StartError."""
+        out = self.end(spec, 1, spec.stdout)
+        same = spec.stderr == "stdout" or (spec.stderr == spec.stdout and spec.stderr[0] == "/")
+        return out, out if same else self.end(spec, 2, spec.stderr)
+
+    def end(self, spec: Spec, fd: int, target: str) -> int:
+        """Return the descriptor that a unit writes to as its `fd`."""
+        capture = self.captures.get((spec.name, fd))
+        if capture and capture.target != target:
+            capture.close()
+            del self.captures[spec.name, fd]
+            capture = None
+        if target in ("inherit", "null"):
+            return fd if target == "inherit" else -1
         try:
-            while self.kept and poll.poll(max(0.0, until - time.monotonic()) * 1000):
-                del self.kept[: os.write(self.fd, self.kept[: select.PIPE_BUF])]
-                if not self.kept and self.lost:
-                    self.kept += self.spell("warning", "", f"{self.lost} messages were lost, since nobody read them")
-                    self.lost = 0
-        except BlockingIOError:
-            pass
-        except OSError:  # nobody will ever read it
-            self.kept.clear()
-            while signal.sigtimedwait(OWN_FAULTS, 0):
-                pass
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            if not capture:
+                sink = self.stream(fd) if target == "prefix" else self.sink(target, spec)
+                tail = self.tails.setdefault(spec.name, Tail())
+                capture = Capture(self.watch, spec.name, tail, target, sink, self.prefix(spec.name, sink, target))
+                self.captures[spec.name, fd] = capture
+            os.set_blocking(capture.end, True)  # the process before may have set O_NONBLOCK: node does
+        except OSError as error:
+            passing = error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+            raise StartError(f"{('stdout', 'stderr')[fd - 1]} {target}: {error.strerror}", passing) from None
+        return capture.end
+
+    def prefix(self, name: str, sink: Stream | LogFile, target: str) -> bytes:
+        """Return what stands before each line of a unit."""
+        if target != "prefix":
+            return b""
+        colour = COLOURS[list(self.tails).index(name) % len(COLOURS)]
+        coloured = self.colour and isinstance(sink, Stream) and sink.terminal
+        return f"\x1b[{colour}m{name} |\x1b[0m ".encode() if coloured else f"{name} | ".encode()
+
+    def sink(self, path: str, spec: Spec) -> Stream | LogFile:
+        """Return the one writer of a path, whoever names it and by which way. Raises OSError."""
+        try:
+            stat = os.stat(path)
+            for fd in (1, 2):
+                if os.path.samestat(stat, os.fstat(fd)):
+                    return self.stream(fd)
+        except OSError:  # not there, or not to be seen: the writer will say so
+            stat = None
+        key = os.path.realpath(path)
+        if key not in self.sinks:
+            if stat and stat.st_mode & 0o170000 != 0o100000:
+                # LINUX: a FIFO opened for reading too needs no reader to be there, and never breaks: fifo(7)
+                way = os.O_RDWR if stat.st_mode & 0o170000 == 0o010000 else os.O_WRONLY
+                self.sinks[key] = Stream(self.watch, os.open(path, way | os.O_NONBLOCK | os.O_NOCTTY))
+            else:
+                self.sinks[key] = LogFile(self.watch, key, spec.log_max, spec.log_keep, self.log.say)
+        sink = self.sinks[key]
+        if isinstance(sink, LogFile):
+            sink.units.add(spec.name)
+        return sink
+
+    def of(self, name: str) -> list[Capture]:
+        """Return the captures of a unit."""
+        return [capture for fd in (1, 2) for capture in [self.captures.get((name, fd))] if capture]
+
+    def lines(self, name: str, count: int) -> list[str]:
+        """Return the last captured lines of a unit."""
+        tail = self.tails.get(name)
+        return [line.decode("utf-8", "replace") for line in tail.lines(count)] if tail else []
+
+    def hurry(self) -> None:
+        """overlord shuts down: a reader who is stuck must not keep daemons from ending."""
+        for sink in {*self.streams.values(), *self.sinks.values()}:
+            if isinstance(sink, Stream) and not sink.hurry:
+                sink.hurry = True
+                sink.flush()
+
+    def finish(self, until: float) -> None:
+        """Write all that is left, until `until` at most, and not for a reader who is stuck."""
+        self.hurry()
+        while True:
+            for capture in self.captures.values():
+                capture.drain()
+            streams = [s for s in {*self.streams.values(), *self.sinks.values()} if isinstance(s, Stream) and s.kept]
+            deadline = max((min(until, stream.progress + STUCK) for stream in streams), default=0.0)
+            if time.monotonic() >= deadline:
+                break
+            self.watch.wait(deadline, once=True)
+        for capture in self.captures.values():
+            capture.finish()
+        for sink in self.sinks.values():
+            if isinstance(sink, LogFile) and sink.fault:
+                sink.try_again()
 
 
 # =========================================================================================================== Kernel
@@ -1596,14 +2158,6 @@ FIRST_WORD = re.compile(r"[\w./+-]+(?=\s|$)", re.ASCII)
 PLAIN_WORD = r"(?:[\w@%+=:,./-]|\\[^\n]|'[^']*'|\"[^\"\\$`]*\")+"
 PLAIN_COMMAND = re.compile(rf"[\w./+-]+(?:(?:\\\n)*[ \t](?:[ \t]|\\\n)*{PLAIN_WORD})*", re.ASCII)
 SUBSTITUTION = re.compile(r"\$\(\([^()'\"`\\#]*\)\)|\$\([^()'\"`\\#]*\)|`[^()'\"`\\#]*`")  # of those, the simple ones
-
-
-class StartError(Exception):
-    """A process that could not be made; `passing`: for want of something that may be there again later."""
-
-    def __init__(self, why: str, passing: bool = False) -> None:
-        super().__init__(why)
-        self.passing = passing
 
 
 def command_line(cmd: str, environment: Mapping[bytes, bytes]) -> list[str]:
@@ -1780,8 +2334,8 @@ class Kernel:
         self.reasons: dict[int, str] = {}  # of a dead child that never became its unit
         self.terminal = False  # the main command was put into the foreground of the terminal
 
-    def spawn(self, spec: Spec) -> int:
-        """Return the pid of a new process for a unit. Raises StartError where none can be made.
+    def spawn(self, spec: Spec, stdio: tuple[int, int] = (1, 2)) -> int:
+        """Return the pid of a new process for a unit, given what becomes its descriptors 1 and 2. Raises StartError.
 
         RACE: until exec a child still has overlord's handlers and its wake-up pipe, so that a signal sent to the child
         would reach overlord. All signals are blocked from before the fork until the child has shed both.
@@ -1791,14 +2345,14 @@ class Kernel:
         try:
             pid = os.fork()
             if not pid:
-                self.become(spec)
+                self.become(spec, stdio)
             return pid
         except OSError as error:
             raise StartError(f"fork: {error.strerror}", passing=True) from None
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
-    def become(self, spec: Spec) -> None:
+    def become(self, spec: Spec, stdio: tuple[int, int]) -> None:
         """Turn into the process of a unit. Runs in the child; leaves by exec, or by _exit after saying why not."""
         stage, code = "start", 1
         try:
@@ -1812,7 +2366,7 @@ class Kernel:
             else:
                 os.setsid()
                 signal.pthread_sigmask(signal.SIG_SETMASK, ())  # what follows may take long, and has to be stoppable
-                self.open_stdio(spec)
+                open_stdio(stdio)
                 if spec.umask is not None:
                     os.umask(spec.umask)
                 if spec.nice is not None:
@@ -1821,7 +2375,7 @@ class Kernel:
                 environment = dict(self.environment)
                 if spec.uid is not None or spec.gid is not None:
                     stage = f"gid {spec.gid}" if spec.uid is None else f"uid {spec.uid}"
-                    environment.update(self.take_identity(spec))
+                    environment.update(self.take_identity(spec, stdio))
                 environment.update((os.fsencode(key), os.fsencode(value)) for key, value in spec.env)
                 environment[b"OVERLORD_NAME"] = spec.name.encode()
                 if spec.dir:
@@ -1865,26 +2419,21 @@ class Kernel:
             pass
         return self.reasons.pop(pid, "")
 
-    def open_stdio(self, spec: Spec) -> None:
-        """Open what the unit's `stdout` and `stderr` name. Runs in the child, so a FIFO may wait for its reader."""
-        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        for fd, name, sink in ((1, "stdout", spec.stdout), (2, "stderr", spec.stderr)):
-            if sink == "stdout":
-                os.dup2(1, fd)
-            elif sink != "inherit":
-                path = os.devnull if sink == "null" else sink
-                try:
-                    os.makedirs(os.path.dirname(path), exist_ok=True)
-                    os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOCTTY, 0o666), fd)
-                except OSError as error:
-                    raise StartError(f"{name} {path}: {error.strerror}") from None
-            os.set_inheritable(fd, True)
+    def take_identity(self, spec: Spec, stdio: tuple[int, int]) -> dict[bytes, bytes]:
+        """Become the unit's user and group, and return the variables that follow. Runs in the child.
 
-    def take_identity(self, spec: Spec) -> dict[bytes, bytes]:
-        """Become the unit's user and group, and return the variables that follow. Runs in the child."""
+        LINUX: /dev/stdout leads to an open file, and opening it again asks for the rights to it: a pipe of the unit's own
+        is given to its user.
+        """
         uid, gid, name, variables = identity(spec.uid, spec.gid)
         if uid is not None and uid == os.geteuid() and (spec.gid is None or gid == os.getegid()):
             uid = gid = None  # the user that overlord runs as: nothing to change, no privilege needed
+        for fd in stdio:
+            try:
+                if uid is not None and fd > 2:
+                    os.fchown(fd, uid, -1)
+            except OSError:  # without CAP_CHOWN it can write, and not open it again
+                pass
         if uid is not None:
             if name is not None:
                 os.initgroups(name, gid)
@@ -1925,6 +2474,41 @@ class Kernel:
                 yield pid, -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status), False
 
 
+def open_stdio(stdio: tuple[int, int]) -> None:
+    """Make the given descriptors 1 and 2, /dev/null for -1, and /dev/null 0. Runs in the child."""
+    null = os.open(os.devnull, os.O_RDWR)
+    for fd, given in enumerate((null, *(null if given < 0 else given for given in stdio))):
+        if given != fd:
+            os.dup2(given, fd)
+        os.set_inheritable(fd, True)
+
+
+def oom_kills() -> tuple[int, str]:
+    """Return how many processes the kernel has killed here for want of memory, and the limit in words.
+
+    LINUX: cgroup v2 counts in memory.events, v1 in memory.oom_control (since 4.13). In a container its own cgroup is
+    mounted on /sys/fs/cgroup; elsewhere /proc/self/cgroup says where below.
+    """
+    try:
+        own = [line.split(":", 2) for line in decode(slurp("/proc/self/cgroup")).splitlines()]
+    except OSError:
+        own = []
+    places = [(path, "events", "max") for number, _, path in own if number == "0"]
+    places += [(f"/memory{path}", "oom_control", "limit_in_bytes") for _, kinds, path in own if "memory" in kinds.split(",")]
+    for path, counter, limit in (*places, ("", "events", "max"), ("/memory", "oom_control", "limit_in_bytes")):
+        folder = f"/sys/fs/cgroup{path}/memory."
+        try:
+            count = re.search(rb"(?m)^oom_kill (\d+)", slurp(folder + counter))
+            if count:
+                size = decode(slurp(folder + limit)).strip()
+                # v1 spells no limit as a number close to 2^63
+                known = size.isdigit() and int(size) < 1 << 60
+                return int(count[1]), f"the limit is {spell_size(int(size))}" if known else "and not by a limit of its own"
+        except OSError:
+            pass
+    return 0, ""
+
+
 def in_foreground() -> bool:
     """Tell whether stdin is a terminal whose foreground job is overlord."""
     try:
@@ -1948,6 +2532,49 @@ def inherited_descriptors() -> list[int]:
     except OSError:
         numbers = list(range(256))
     return [fd for fd in numbers if fd > 2 and is_open(fd) and os.get_inheritable(fd)]
+
+
+# What a program has to be told lest it puts itself into the background.
+FOREGROUND = {
+    "nginx": "run nginx -g 'daemon off;'",
+    "apache2": "run apache2 -D FOREGROUND",
+    "apache2ctl": "run apache2ctl -D FOREGROUND",
+    "httpd": "run httpd -D FOREGROUND",
+    "php-fpm": "run php-fpm -F",
+    "redis-server": "run redis-server --daemonize no",
+    "sshd": "run sshd -D",
+    "cron": "run cron -f",
+    "crond": "run crond -f",
+    "rsyslogd": "run rsyslogd -n",
+    "dnsmasq": "run dnsmasq -k",
+    "memcached": "leave out -d",
+    "haproxy": "run haproxy -db",
+    "vsftpd": "run vsftpd -obackground=NO",
+    "postfix": "run postfix start-fg",
+}
+HINTS = {
+    NOT_FOUND: "the shell did not find a command (is it spelt right, in the image, on the PATH?)",
+    NOT_EXECUTABLE: "the shell may not execute a file (chmod +x, or look at its #! line)",
+}
+
+
+def left_behind(name: str, program: str, units: Mapping[int, str]) -> list[str]:
+    """Return the processes of a unit that outlive the one that overlord started.
+
+    They are known by the OVERLORD_NAME in their environment; whoever wrote his title over that (nginx), by his own name.
+    """
+    found, own = [], os.fsencode(f"OVERLORD_NAME={name}")
+    try:
+        for process in processes():
+            try:
+                orphan = process.parent == os.getpid() and process.pid not in units and process.name == program[:15]
+                if orphan or own in slurp(f"/proc/{process.pid}/environ").split(b"\0"):
+                    found.append(f"{process.name} (pid {process.pid})")
+            except OSError:  # gone, or another user's
+                pass
+    except OSError:  # no /proc
+        pass
+    return found
 
 
 # ============================================================================================================= Init
@@ -2017,8 +2644,9 @@ def become_subreaper() -> str:
 class Loop:
     """Turns the crank between the pure rooms and the system."""
 
-    def __init__(self, fleet: Fleet, kernel: Kernel, init: Init, log: Log) -> None:
-        self.fleet, self.kernel, self.init, self.log = fleet, kernel, init, log
+    def __init__(self, fleet: Fleet, kernel: Kernel, init: Init, output: Output) -> None:
+        self.fleet, self.kernel, self.init, self.output = fleet, kernel, init, output
+        self.watch, self.log = output.watch, output.log
         self.arrived: dict[int, int] = {}  # signal -> how often
         self.actions: deque[Any] = deque()  # to be performed
         self.pids: dict[int, str] = {}  # living child -> its unit
@@ -2034,8 +2662,8 @@ class Loop:
         self.wake, wake = os.pipe()
         for fd in (self.wake, wake):
             os.set_blocking(fd, False)
-        self.poll = select.poll()
-        self.poll.register(self.wake, select.POLLIN)
+        self.watch.on(self.wake, select.EPOLLIN, self.awake)
+        self.oom, self.oom_seen = oom_kills()[0], -OOM_WINDOW  # killed for want of memory so far; when that was seen to grow
         for number in JOB_CONTROL - {SIGNALS["TSTP"]}:
             signal.signal(number, signal.SIG_IGN)  # a write from the background must not stop overlord
         for number in CAUGHT:
@@ -2062,7 +2690,6 @@ class Loop:
                 self.log.say("error", "", f"internal error, going on: {type(error).__name__}: {error} ({place})")
                 self.more = True  # it may have come in the middle of a batch
                 select.poll().poll(100)  # ms, lest an error that comes back at once eats the processor
-        self.log.flush(0.2)
         return self.code
 
     def boot(self) -> None:
@@ -2074,37 +2701,41 @@ class Loop:
 
     def turn(self) -> None:
         """Wait for something to happen, and see it through. With nothing to do there is no timer: it sleeps."""
-        deadline = self.fleet.next_deadline()
-        wait = None if deadline is None else max(0.0, deadline - time.monotonic())
+        until = deadline = self.fleet.next_deadline()
         if self.groups or self.fleet.sweeping:
-            wait = LINGER_LOOK if wait is None else min(wait, LINGER_LOOK)
-        unread = bool(self.log.kept)
-        if unread:
-            self.poll.register(self.log.fd, select.POLLOUT)
-        self.poll.poll(0 if self.more or self.arrived or self.actions else None if wait is None else min(wait * 1000, 1e9))
-        if unread:
-            self.poll.unregister(self.log.fd)
-            self.log.flush()
+            look = time.monotonic() + LINGER_LOOK
+            until = look if until is None else min(until, look)
+        self.watch.wait(time.monotonic() if self.more or self.arrived or self.actions else until)
         now = time.monotonic()
         if deadline is not None and now - deadline > PAUSED and not self.fleet.ending:
             self.fleet.shift(now - self.looked)  # when since then it was stopped cannot be known: rather too late than too early
         self.looked = now
+        self.hear(now)
+        self.fleet.expire(now)
+        self.look_at_groups(now)
+        self.perform()
+        if self.fleet.ending:
+            self.output.hurry()
+        if self.fleet.sweeping and self.code is None and self.init.alone():
+            self.fleet.swept()
+            self.perform()
+
+    def awake(self) -> bool:
+        """Empty the wake-up pipe. A signal has come."""
         try:
             while len(os.read(self.wake, 4096)) == 4096:
                 pass
         except BlockingIOError:
             pass
-        self.hear(now)
-        self.fleet.expire(now)
-        self.look_at_groups(now)
-        self.perform()
-        if self.fleet.sweeping and self.code is None and self.init.alone():
-            self.fleet.swept()
-            self.perform()
+        return True
 
     def hear(self, now: float) -> None:
         """Deal with the signals that have arrived: what asks for shutdown, then the dead, then what is to be relayed."""
         arrived, self.arrived = self.arrived, {}
+        if Stream.broken:  # overlord's own write raised it
+            Stream.broken = False
+            for number in OWN_FAULTS:
+                arrived.pop(number, None)
         for number in self.fleet.settings.shutdown_signals:
             for _ in range(arrived.pop(number, 0)):
                 self.fleet.ask_shutdown(f"{spell_signal(number)} received", now, number)
@@ -2134,8 +2765,34 @@ class Loop:
                 left = bool(living.get(pid, set()) - {pid}) or not living
             if left:
                 self.groups[pid] = name
-            self.fleet.feed(name, Event("exited", code, why=why, left=left), now)
+            self.hear_out(name, left)
+            hint = "" if why or self.fleet.status[name].state == STOPPING else self.hint(name, code)
+            self.fleet.feed(name, Event("exited", code, why=why, left=left, hint=hint), now)
         self.more = count == REAP_BATCH
+
+    def hear_out(self, name: str, left: bool = False) -> None:
+        """Read what a unit wrote before it ended, so that it stands before what is said about its end."""
+        for capture in self.output.of(name):
+            if left:
+                capture.drain()
+            else:
+                capture.finish()
+
+    def hint(self, name: str, code: int) -> str:
+        """Return what is known of why a unit ended, beyond its code."""
+        if code in (-SIGNALS["KILL"], 128 + SIGNALS["KILL"]):
+            count, limit = oom_kills()
+            if count > self.oom:
+                self.oom, self.oom_seen = count, time.monotonic()
+            # the kernel may have killed several at once: memory.oom.group
+            return f"out of memory, {limit}" if time.monotonic() - self.oom_seen < OOM_WINDOW else ""
+        spec = self.fleet.units[name]
+        if code == 0 and spec.kind == "daemon" and not self.fleet.status[name].up:
+            program = os.path.basename(command_line(spec.cmd, {})[0])
+            left = ", ".join(left_behind(name, program, self.pids))
+            how = FOREGROUND.get(program, "its manual tells how to keep it in the foreground")
+            return f"it put itself into the background, as {left}: {how}" if left else ""
+        return HINTS.get(code, "")
 
     def look_at_groups(self, now: float) -> None:
         """Find the groups whose last process is gone. Their members may be other processes' children, so no signal tells."""
@@ -2146,6 +2803,7 @@ class Loop:
             # RACE: where a process has the group's number as its pid, the group had died out and the number is used again
             gone += [group for group in self.groups if living and (group not in living or group in living[group])]
         for group in set(gone):
+            self.hear_out(self.groups[group])
             self.fleet.feed(self.groups.pop(group), Event("emptied"), now)
 
     def perform(self) -> None:
@@ -2155,7 +2813,8 @@ class Loop:
             action = self.actions.popleft()
             if isinstance(action, Say):
                 if action.unit != MAIN or action.level != "info" or len(self.fleet.units) > 1:
-                    self.log.say(*action)
+                    details = self.post_mortem(action.unit) if action.final else None
+                    self.log.say(action.level, action.unit, action.text, details)
             elif isinstance(action, Spawn):
                 self.spawn(action.unit)
                 if self.arrived:  # a thousand starts must not make a stop request wait
@@ -2177,12 +2836,27 @@ class Loop:
         if status.state not in (STARTING, RUNNING) or status.pid:
             return
         try:
-            pid = self.kernel.spawn(self.fleet.units[name])
+            spec = self.fleet.units[name]
+            pid = self.kernel.spawn(spec, self.output.wire(spec) if name != MAIN else (1, 2))
         except StartError as error:
             self.fleet.feed(name, Event("unspawned", error.passing, why=str(error)), now)
             return
         self.pids[pid] = name
         self.fleet.feed(name, Event("spawned", pid), now)
+
+    def post_mortem(self, name: str) -> dict[str, str | list[str]]:
+        """Return what a person wants to know of a unit that has failed for good."""
+        spec, status = self.fleet.units[name], self.fleet.status[name]
+        lines = self.output.lines(name, SHOWN_LINES)
+        restarts = f"{status.respawned} time{'' if status.respawned == 1 else 's'}"
+        told: dict[str, str | list[str]] = {"command": spec.cmd, "user": spec.uid or str(os.geteuid()), "restarted": restarts}
+        if status.started:
+            told["lived"] = spell_duration(status.lived)
+        if lines:
+            told["last output"] = [line[:SHOWN_WIDTH] for line in lines]
+        elif name not in self.output.tails:
+            told["output"] = f"not captured; with `stdout = prefix` in [{spec.kind}:{name}] its last lines stand here"
+        return told
 
     def kill(self, action: Kill) -> None:
         """Signal a unit's process, or its group; a stopped one is continued so that it can act on the signal.
@@ -2244,8 +2918,12 @@ class Loop:
 
     def leave(self, action: Exit) -> None:
         """Say why, give the terminal back, and end."""
+        for name in self.fleet.units:
+            self.hear_out(name)
         if not action.quiet:
             self.log.say("info", "", f"exiting with code {action.code}: {action.why}", always=True)
+        end = self.fleet.ending.end if self.fleet.ending else 0.0
+        self.output.finish(max(end, time.monotonic() + 0.2))
         if not self.init.first:
             self.take_terminal()
         self.code = action.code
@@ -2336,11 +3014,6 @@ def add_main(config: Config, command: list[str]) -> None:
     config.order.append(MAIN)
 
 
-def decode(data: bytes) -> str:
-    """Return text that `os.fsencode` makes the same bytes of."""
-    return data.decode("utf-8", "surrogateescape")
-
-
 def warn_of_writers(files: list[str], configdir: str) -> Iterator[str]:
     """Yield a warning for each file, and its folder, that someone other than root can write while overlord is root.
 
@@ -2415,8 +3088,9 @@ def run(path: str | None, command: list[str]) -> int:
         config, files = read_config(path, environment, optional=bool(command))
         if command:
             add_main(config, command)
-        log, init = Log(config.settings.log_level, config.settings.log_format), Init()
-        loop = Loop(Fleet(config, chance), kernel, init, log)
+        settings, init = config.settings, Init()
+        output = Output(Watch(), settings.log_level, settings.log_format, colour=not environment.get(b"NO_COLOR"))
+        loop = Loop(Fleet(config, chance), kernel, init, output)
     except Mistakes as mistakes:
         return refuse(mistakes)
     except OSError as error:  # no descriptor left, say
@@ -2424,7 +3098,7 @@ def run(path: str | None, command: list[str]) -> int:
         return 1
     for warning in (init.warning, *warn_of_writers(files, config.settings.configdir)):
         if warning:
-            log.say("warning", "", warning)
+            output.log.say("warning", "", warning)
     return loop.run()
 
 

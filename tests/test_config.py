@@ -175,6 +175,15 @@ def test_no_other_variable_is_shown() -> None:
         ("max_age", "1h~1h"),
         ("respawns", "9" * 5000),
         ("respawns", "٣"),
+        ("log_max", "9" * 5000),
+        ("log_max", "٣"),
+        ("log_max", "1.5M"),
+        ("log_max", "10MB"),
+        ("log_max", "-1"),
+        ("log_max", "K"),
+        ("log_keep", "-1"),
+        ("log_keep", "1001"),
+        ("log_keep", "10M"),
         ("respawns", "5/60s/2"),
         ("respawns", "5.5"),
         ("success", "9" * 5000),
@@ -279,9 +288,19 @@ VALUES = [
     ("gid", "0", "0"),
     ("stdout", "inherit", "inherit"),
     ("stdout", "null", "null"),
+    ("stdout", "prefix", "prefix"),
     ("stdout", "/dev/stdout", "/dev/stdout"),
     ("stderr", "stdout", "stdout"),
     ("stderr", "/var/log/web error.log", "/var/log/web error.log"),
+    ("stderr", "prefix", "prefix"),
+    ("log_max", "0", 0),
+    ("log_max", "4096", 4096),
+    ("log_max", "64K", 65536),
+    ("log_max", "10m", 10 << 20),
+    ("log_max", "2 G", 2 << 30),
+    ("log_keep", "0", 0),
+    ("log_keep", "5", 5),
+    ("log_keep", "1000", 1000),
     ("on_failure", "ignore", "ignore"),
     ("on_success", "shutdown", "shutdown"),
     ("deps", "none", ()),
@@ -328,6 +347,7 @@ VALUES_OF_OVERLORD = [
     *[("log_level", word, word) for word in ("debug", "info", "warning", "error")],
     ("log_format", "json", "json"),
     ("output", "null", "null"),
+    ("output", "prefix", "prefix"),
     ("output", "/var/log/all.log", "/var/log/all.log"),
 ]
 
@@ -369,6 +389,7 @@ def test_defaults() -> None:
         assert (unit.dir, unit.uid, unit.gid, unit.umask, unit.nice) == (None,) * 5
         assert (unit.deps, unit.env, unit.stdout, unit.stderr) == ((), (), "inherit", "inherit")
         assert (unit.stop_signal, unit.stop_timeout, unit.success, unit.backoff) == (15, 8.0, (0,), (0.1, 30.0))
+        assert (unit.log_max, unit.log_keep) == (10 << 20, 5)
         assert unit.on_success == "ignore" and unit.on_failure in (None, "shutdown")
     assert (web.respawns, web.restart, web.warmup, web.max_age) == (None, "always", 1.0, None)
     assert (web.forward, web.autostart) == (((1, 1),), True)
@@ -894,7 +915,14 @@ SIGNALS = st.sampled_from(
      for form in ("{}", "SIG{}")] + [("12", 12), ("RTMIN+5", RTMIN + 5), ("SIGRTMAX-2", 62), ("usr1", 10)]
 )  # fmt: skip
 CODES = st.integers(0, 255).map(lambda code: (str(code), code))
-SINKS = st.one_of(st.sampled_from([("inherit", "inherit"), ("null", "null")]), PLAIN.map(lambda text: (f"/{text}x", f"/{text}x")))
+SINKS = st.one_of(
+    st.sampled_from([(word, word) for word in ("inherit", "prefix", "null")]), PLAIN.map(lambda text: (f"/{text}x", f"/{text}x"))
+)
+BYTES = st.builds(
+    lambda number, unit: (f"{number}{unit}", number << 10 * " KMG".index(unit or " ")),
+    st.integers(0, 999),
+    st.sampled_from(["", "K", "M", "G"]),
+)
 TEXTS = st.lists(PLAIN, min_size=1, max_size=3).map(" ".join).map(lambda text: (text.replace("$", "$$"), text))
 BOOLEANS = st.sampled_from([("yes", True), ("On", True), ("1", True), ("false", False), ("no", False), ("0", False)])
 
@@ -944,6 +972,7 @@ WRITTEN: dict[str, st.SearchStrategy[Any]] = {
     "umask": st.integers(0, 0o777).map(lambda mask: (f"{mask:03o}", mask)),
     "nice": st.integers(-20, 19).map(lambda nice: (str(nice), nice)),
     "stdout": SINKS, "stderr": st.one_of(SINKS, choice("stdout")),
+    "log_max": BYTES, "log_keep": st.integers(0, 1000).map(lambda number: (str(number), number)),
     "stop_signal": SIGNALS, "stop_timeout": DURATIONS,
     "on_failure": choice("shutdown", "ignore"), "on_success": choice("shutdown", "ignore"),
     "respawns": st.one_of(st.integers(0, 99).map(lambda n: (str(n), (n, 0.0))), pair(CODES, "/", POSITIVE)),

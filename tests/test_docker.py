@@ -8,6 +8,7 @@ import itertools
 import os
 import re
 import shutil
+import signal
 import struct
 import subprocess
 import termios
@@ -251,7 +252,7 @@ def test_stop_is_quick_clean_and_in_reverse_order(example, start):
     ]
     places = [container.position(line) for line in order]
     assert places == sorted(places), "\n".join(container.lines)
-    assert container.position("^app: finished") < container.position("overlord: redis: stopping")
+    assert container.position(r"^app \| app: finished") < container.position("overlord: redis: stopping")
     assert not container.found("not gone after"), "\n".join(container.lines)
 
 
@@ -289,6 +290,86 @@ deps = deaf:ok
     # Docker would have killed overlord.py too after 10 s, which gives 137.
     assert container.join() == 0
     assert container.position("overlord: polite: stopped") < container.position("overlord: deaf: stopping")
+
+
+# Output
+
+
+def test_a_user_opens_dev_stdout(example, start, config):
+    """nginx' and apache's way of logging, after privileges were dropped: it needs a pipe of the user's own."""
+    mount = config("""\
+[daemon:web]
+cmd = echo to stdout >/dev/stdout && echo to stderr >/dev/stderr && echo opened; exec sleep 1000
+uid = www-data
+stdout = prefix
+stderr = prefix
+[daemon:inheriting]
+cmd = echo to stdout >/dev/stdout || echo refused; exec sleep 1000
+uid = www-data
+deps = web:ok
+""")
+    container = start(*mount, example)
+    for line in ("to stdout", "to stderr", "opened"):
+        container.wait_for(rf"^web \| {line}$")
+    container.wait_for("^(refused|to stdout)$")  # as the engine made the container's streams
+
+
+def test_prefix_is_coloured_on_a_terminal_alone(example, config):
+    mount = config("[daemon:web]\ncmd = echo hello\nstdout = prefix\nrestart = never\nwarmup = 0\n")
+    assert "web | hello\n" in docker("run", "--rm", *mount, example).stdout
+    coloured = docker("run", "--rm", "-t", *mount, example).stdout
+    assert re.search(r"^\x1b\[\d+mweb \|\x1b\[0m hello$", coloured, re.MULTILINE), coloured
+    assert "web | hello" in docker("run", "--rm", "-t", "-e", "NO_COLOR=1", *mount, example).stdout
+
+
+def test_a_stopped_reader_of_the_log_holds_up_nothing(example, config):
+    """`docker logs -f` whose client is stopped, while a daemon writes 6 MB: restarts go on, and no line is lost."""
+    lines = 100_000
+    mount = config(f"""\
+[overlord]
+output = prefix
+[daemon:chatty]
+cmd = seq {lines} | sed 's/$/ is a number in a line of about sixty characters in all/'; touch /tmp/done; exec sleep 1000
+[daemon:other]
+cmd = echo $$ >> /tmp/starts; exec sleep 1000
+""")
+    name = docker("run", "-d", *mount, example).stdout.strip()
+    stopped = subprocess.Popen(["docker", "logs", "-f", name], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    try:
+        stopped.stdout.readline()
+        stopped.send_signal(signal.SIGSTOP)
+        for starts in (1, 2, 3):
+            until = f"until [ $(wc -l </tmp/starts) = {starts} ]; do sleep 0.05; done"
+            docker("exec", name, "sh", "-c", f"{until}; kill -9 $(tail -n 1 /tmp/starts)")
+        docker("exec", name, "sh", "-c", "until [ -e /tmp/done ]; do sleep 0.05; done")
+        since = time.monotonic()
+        docker("stop", name)
+        assert time.monotonic() - since < 9
+        written = docker("logs", name).stdout
+    finally:
+        stopped.kill()
+        stopped.communicate()
+        docker("rm", "-f", name)
+    assert [int(number) for number in re.findall(r"(?m)^chatty \| (\d+) is a number", written)] == list(range(1, lines + 1))
+
+
+def test_out_of_memory_is_told(example, config):
+    mount = config("""\
+[daemon:hog]
+cmd = python3 -c "x = bytearray(500 << 20)"
+respawns = 0
+""")
+    result = docker("run", "--rm", "--memory", "64m", "--memory-swap", "64m", *mount, example, check=False)
+    assert result.returncode == 137, result.stderr
+    assert "hog: failed: killed by SIGKILL" in result.stderr
+    assert "out of memory, the limit is 64 MiB" in result.stderr
+
+
+def test_a_daemon_in_the_background_is_told_how_to_stay(example, config):
+    mount = config("[daemon:web]\ncmd = nginx\nrespawns = 0\n")
+    result = docker("run", "--rm", *mount, example, check=False)
+    assert result.returncode == 1, result.stderr
+    assert re.search(r"put itself into the background, as nginx \(pid \d+\).*daemon off;", result.stderr), result.stderr
 
 
 # In place of tini

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import overlord
-from overlord import Log, Mistake
+from overlord import Log, Mistake, Stream, Watch
 
 # --- durations -------------------------------------------------------------------------------------------------------
 
@@ -62,6 +62,35 @@ def test_spelled_durations_are_near(seconds: float) -> None:
     assert said == pytest.approx(seconds, rel=0.05, abs=0.0006)
 
 
+# --- sizes -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("0", 0), ("1", 1), ("64K", 65536), ("64k", 65536), ("10M", 10 << 20), ("1G", 1 << 30), ("2 m", 2 << 20), ("007", 7)],
+)
+def test_size(text: str, size: int) -> None:
+    """A number of bytes, or one of the three units."""
+    assert overlord.parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "K", "-1", "+1", "1.5M", "1e6", "10MB", "10Ki", "1T", "٣", "0x10", "1_000", " 1", "1 0"])
+def test_no_size(text: str) -> None:
+    """All else is a mistake that says what would be right."""
+    with pytest.raises(Mistake, match="64K 10M 1G"):
+        overlord.parse_size(text)
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [(0, "0 bytes"), (1023, "1023 bytes"), (1024, "1 KiB"), (1536, "1.5 KiB"), (262144, "256 KiB"), (10 << 20, "10 MiB"),
+     (3 << 29, "1.5 GiB"), (5 << 40, "5120 GiB")],
+)  # fmt: skip
+def test_spell_size(size: int, text: str) -> None:
+    """For people."""
+    assert overlord.spell_size(size) == text
+
+
 # --- signals ---------------------------------------------------------------------------------------------------------
 
 
@@ -107,7 +136,9 @@ def test_spell_signal(number: int, text: str) -> None:
 
 @pytest.mark.parametrize(
     ("code", "text", "exit_code"),
-    [(0, "exited with code 0", 0), (3, "exited with code 3", 3), (-9, "killed by SIGKILL", 137), (-15, "killed by SIGTERM", 143)],
+    [(0, "exited with code 0", 0), (3, "exited with code 3", 3), (-9, "killed by SIGKILL", 137), (-15, "killed by SIGTERM", 143),
+     (137, "exited with code 137 (128 + SIGKILL)", 137), (143, "exited with code 143 (128 + SIGTERM)", 143),
+     (128, "exited with code 128", 128), (255, "exited with code 255", 255), (127, "exited with code 127", 127)],
 )
 def test_ends(code: int, text: str, exit_code: int) -> None:
     """In words, and as a shell's code."""
@@ -184,11 +215,7 @@ class Pipe:
 
     def log(self, level: str = "info", form: str = "text") -> Log:
         """Return a log that writes here."""
-        log = Log(level, form)
-        if log.fd != 2:
-            os.close(log.fd)
-        log.fd = self.writer
-        return log
+        return Log(Stream(Watch(), self.writer), level, form)
 
     def read(self) -> str:
         """Return what there is."""
@@ -265,14 +292,15 @@ def test_log_that_nobody_reads(pipe: Pipe, form: str) -> None:
     log = pipe.log(form=form)
     for number in range(5000):
         log.say("info", "web", f"message {number} {60 * 'x'}")
-    assert 0 < len(log.kept) <= overlord.LOG_KEPT
+    assert 0 < len(log.stream.kept) <= overlord.LOG_KEPT
     lost = log.lost
     assert 0 < lost < 5000
     text = ""
     for _ in range(100):
         text += pipe.read()
-        log.flush()
-    assert (len(log.kept), log.lost) == (0, 0)
+        log.stream.flush()
+        log.catch_up()
+    assert (len(log.stream.kept), log.lost) == (0, 0)
     lines = text.splitlines()
     if form == "json":
         lines = [json.loads(line)["message"] for line in lines]
@@ -286,36 +314,55 @@ def test_log_that_nobody_reads(pipe: Pipe, form: str) -> None:
 def test_log_keeps_lines_whole(pipe: Pipe) -> None:
     """A line that fits no more is left out as a whole, a shorter one after it may fit."""
     log = pipe.log()
-    while not log.kept:
+    while not log.stream.kept:
         log.say("info", "", "x" * 2000)
     log.say("info", "", "y" * overlord.LOG_KEPT)
     log.say("info", "", "short")
     text = ""
     for _ in range(100):
         text += pipe.read()
-        log.flush()
+        log.stream.flush()
+        log.catch_up()
     assert all(re.fullmatch("overlord: (x{2000}|short|1 messages? (were|was) lost.*)", line) for line in text.splitlines())
     assert "short" in text
 
 
 def test_log_without_a_reader(pipe: Pipe) -> None:
-    """A closed pipe is no error and no signal: nobody will ever read it."""
+    """A closed pipe is no error, nobody will ever read it; that overlord's own write raised SIGPIPE is noted."""
     log = pipe.log()
     os.close(pipe.reader)
-    handler = signal.signal(signal.SIGPIPE, lambda number, frame: pytest.fail("SIGPIPE reached overlord"))
+    Stream.broken = False
     try:
         for _ in range(3):
             log.say("info", "", "x")
-        assert (len(log.kept), signal.sigpending() & {signal.SIGPIPE}) == (0, set())
+        assert (len(log.stream.kept), log.lost, Stream.broken) == (0, 0, True)
     finally:
-        signal.signal(signal.SIGPIPE, handler)
+        Stream.broken = False
 
 
-def test_log_restores_the_mask(pipe: Pipe) -> None:
-    """What it blocks for a write it unblocks again."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
-    pipe.log().say("info", "", "x")
-    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
+def test_log_after_a_stuck_reader_keeps_as_much_again(pipe: Pipe) -> None:
+    """What was kept for him once does not count against what is kept the next time."""
+    log = pipe.log()
+    for _ in range(2):
+        while len(log.stream.kept) < 0.9 * overlord.LOG_KEPT:
+            log.say("info", "", "x" * 1000)
+            assert not log.lost
+        while pipe.read() or log.stream.kept:
+            log.stream.flush()
+
+
+def test_log_details(pipe: Pipe) -> None:
+    """In text a line each with the unit in front, in JSON further fields of the same object."""
+    details = {"command": "a\nb", "last output": ["one", "\x1b[31mtwo", "\udcff"]}
+    pipe.log().say("error", "web", "failed", details)
+    head = "overlord: web: "
+    lines = ["failed", "  command: a b", "  last output:", "  | one", "  | \\x1b[31mtwo", "  | \udcff"]
+    assert pipe.read().splitlines() == [head + line for line in lines]
+    pipe.log(form="json").say("error", "web", "failed", details)
+    text = pipe.read()
+    assert text.count("\n") == 1
+    record = json.loads(text)
+    assert {key: record[key] for key in details} == details
 
 
 def test_log_leaves_standard_error_as_it_is(pipe: Pipe) -> None:
@@ -324,10 +371,10 @@ def test_log_leaves_standard_error_as_it_is(pipe: Pipe) -> None:
     saved = os.dup(2)
     os.dup2(pipe.writer, 2)
     try:
-        log = Log()
+        log = Log(Stream(Watch(), 2))
         log.say("info", "", "here")
         blocking = os.get_blocking(2)
-        own = log.fd
+        own = log.stream.fd
     finally:
         os.dup2(saved, 2)
         os.close(saved)

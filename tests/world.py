@@ -280,7 +280,7 @@ class Stage:
         while actions:
             action = actions.popleft()
             if isinstance(action, overlord.Say):
-                self.said.append(tuple(action))
+                self.said.append((action.level, action.unit, action.text))
                 self.note(f"{action.unit}: {action.text}")
             elif isinstance(action, overlord.Spawn):
                 self.spawn(action.unit)
