@@ -11,6 +11,7 @@ The rooms of this file, each using only names that stand above it:
                 (pure)    (pure)   (pure)     (pure)                  |
                                       ^                               |
                                       +----------- events <-----------+     the Loop turns the crank
+                                                   Control and CLI only read, and submit events
 
     Title    this page: isolation from the application's Python settings, imports, constants
     Words    the vocabulary: states, events, actions, durations, signal names
@@ -21,6 +22,7 @@ The rooms of this file, each using only names that stand above it:
     Output   bytes of the units to lines to where they go, and overlord's own messages; never blocking
     Kernel   the system calls that touch processes: spawn, signal, reap, look into /proc
     Init     what only an init does: standard descriptors, subreaper, sweep, the terminal
+    Control  the socket: one request line in, lines out
     Loop     wait, read, feed, perform
     CLI      arguments, files, verbs
 """
@@ -41,8 +43,7 @@ import sys
 
 VERSION = "0.1.0"
 VERBS = ("run", "check", "version", "help")
-# Verbs to come. Taken for COMMANDs, `docker exec CONTAINER overlord.py status` would start everything a second time.
-RESERVED = "status health start stop restart signal reload wait logs events graph timeline why shutdown".split()
+ASKING = "status health start stop restart signal reload wait logs events graph timeline why shutdown".split()
 
 
 def slurp(path: str) -> bytes:
@@ -81,8 +82,8 @@ def parse_arguments(arguments: list[str]) -> tuple[str | None, str, list[str]]:
             return path, "mistake", [
                 "-c needs a FILE" if word == "-c" else f"unknown option {word}; as the main command: overlord.py -- {word}"
             ]
-    if words and words[0] in RESERVED:
-        return path, "mistake", [f"{words[0]} is not there yet; a program of that name: overlord.py -- {words[0]}"]
+    if words and words[0] in ASKING:
+        return path, words[0], words[1:]
     if not words or words == ["run"]:
         return path, "run", []
     if words[0] not in VERBS:
@@ -158,6 +159,8 @@ else:
 
 DEFAULT_CONFIG = "/etc/overlord.conf"
 EX_USAGE = 64  # sysexits(3)
+EX_UNAVAILABLE = 69
+EX_NOPERM = 77
 EX_CONFIG = 78
 NOT_EXECUTABLE = 126  # the shell's codes, POSIX 2.8.2
 NOT_FOUND = 127
@@ -165,11 +168,16 @@ DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 SWEEP_TIMEOUT = 1.0  # s, what is left over gets this long between SIGTERM and SIGKILL
 STEADY = 10.0  # s, a unit that stayed up this long starts its back-off from the beginning
+STORY = 50  # things that the timeline tells of a unit
 FORK_DELAY = 0.1  # s, the least delay after a failed fork, so that `backoff = 0` does not spin
 REMINDER = 10.0  # s, between two lines about what the main command waits for
 LINGER_LOOK = 0.1  # s, between two looks at a group whose members have another parent than overlord
 PAUSED = 1.0  # s past a timer from which on overlord was not slow but stopped (docker pause)
 REAP_BATCH = 500  # dead processes reaped before other events have their turn
+ASK_TIMEOUT = 5.0  # s, in which a client has to ask, and overlord to begin its answer
+REQUEST_MAX, WORDS_MAX = 8192, 256  # bytes and words of a request
+ANSWER_MAX = 1 << 20  # bytes kept for a client that follows, and does not read
+CLIENTS_MAX, ACCEPT_BATCH = 200, 20
 LOG_KEPT = 65536  # bytes of overlord's own messages kept while nobody reads them
 OOM_WINDOW = 1.0  # s after the kernel's count of processes killed for want of memory grew, in which a SIGKILL was one
 CHUNK = 65536  # bytes of a unit's output read at once; a pipe holds as many
@@ -184,7 +192,7 @@ FILE_KEPT = 262144  # bytes kept for a log file that cannot be written, and the 
 FILE_RETRY = 1.0  # s, between two tries to write it
 STREAM_KEPT = 65536  # bytes kept for a slow reader, beyond which those who write to him have to wait
 STUCK = 2.0  # s without progress after which, in a shutdown, overlord waits no longer for a reader
-STUCK_KEPT = 1 << 20  # bytes that, in a shutdown, are kept for him, so that daemons can say their last words and go
+STUCK_KEPT = 1 << 20  # bytes kept for him of those that have ended, and in a shutdown of all, so that they can end
 
 
 # ============================================================================================================ Words
@@ -207,6 +215,10 @@ Kill = namedtuple("Kill", "unit pid signum group")
 Say = namedtuple("Say", "level unit text final", defaults=(False,))  # final: the unit has failed for good
 Sweep = namedtuple("Sweep", "signum")
 Exit = namedtuple("Exit", "code why quiet")
+Changed = namedtuple("Changed", "unit state why")  # for whoever follows
+Forget = namedtuple("Forget", "unit")
+
+BY_HAND = "by hand"  # for whom a unit runs that a person started; the blank keeps it apart from every name
 
 SIGNALS = {name[3:]: int(getattr(signal, name)) for name in dir(signal) if re.match("SIG[A-Z]", name)}
 SIGNAL_NAMES = {number: "SIG" + name for name, number in sorted(SIGNALS.items(), reverse=True)}
@@ -291,6 +303,11 @@ def spell_end(code: int) -> str:
         return f"killed by {spell_signal(-code)}"
     shells = f" (128 + {spell_signal(code - 128)})" if code - 128 in ALL_SIGNALS else ""
     return f"exited with code {code}{shells}"
+
+
+def spell_state(state: str) -> str:
+    """Return what a unit is."""
+    return "in backoff" if state == BACKOFF else state
 
 
 def exit_code(code: int) -> int:
@@ -586,7 +603,8 @@ OPTIONS = (
     Option("shutdown_signals", "o", parse_signals, "TERM INT QUIT RTMIN+3", "",
            "what asks for shutdown (images set STOPSIGNAL: httpd `WINCH`, haproxy `USR1`)"),
     Option("socket", "o", parse_optional(parse_text), "/run/overlord.sock", "",
-           "control socket; `none` for none (accepted; nothing listens on it yet)"),
+           "control socket, for the verbs that ask a running overlord; where it cannot be made, one in `/dev/shm` serves; "
+           "`none` for none"),
     Option("log_level", "o", parse_choice("debug", "info", "warning", "error"), "info", "",
            "overlord's own messages, on stderr: `debug`, `info`, `warning`, `error`"),
     Option("log_format", "o", parse_choice("text", "json"), "text", "", "`text` or `json`, for overlord's own messages"),
@@ -633,8 +651,10 @@ OPTIONS = (
     Option("timeout", "s", parse_optional(parse_positive), "", "none", "a script still running then is stopped and has failed"),
     Option("forward", "d", parse_forward, "HUP", "",
            "signals passed on to it; `HUP>USR2` sends another, `none` for none; never one that would kill it"),
-    Option("autostart", "d", parse_boolean, "true", "", "`false`: started only as a dependency"),
+    Option("autostart", "d", parse_boolean, "true", "", "`false`: started only as a dependency or by hand"),
 )
+# Options that shape the process: a reload that changes one restarts the unit.
+SHAPING = frozenset("kind cmd dir uid gid env umask nice stdout stderr".split())
 KINDS = {"overlord": "o", "script": "s", "daemon": "d"}
 BY_KIND = {kind: {option.name: option for option in OPTIONS if letter in option.kinds} for kind, letter in KINDS.items()}
 if TYPE_CHECKING:
@@ -887,13 +907,14 @@ class Draft:
 
 # `since`: when the state was entered; `deadline`: what it means is the state's affair; `pid`: the process that overlord
 # started, and after its death the id of its group while that lives; `left`: it is only the group that lives; `oks`: how
-# often it got OK; `up`: this process got OK; `lived`: for how long, once it is dead; `expires`: when max_age is reached;
-# `then`, `code`: what the end leads to; `delay`: the last back-off; `respawned`, `recent`: restarts after it ended by
-# itself, ever and their instants where `respawns` has a window; `why`: the reason, in words; `hint`: what is known of it.
+# often it got OK; `up`: this process got OK; `starts`: how many it had, the last at `started`; `lived`: for how long, once
+# it is dead; `expires`: when max_age is reached; `then`, `code`: what the end leads to; `delay`: the last back-off;
+# `respawned`, `recent`: restarts after it ended by itself, ever and their instants where `respawns` has a window; `why`:
+# the reason, in words; `hint`: what is known of it.
 Status = namedtuple(
     "Status",
-    "state since deadline pid left oks up started lived expires then code delay respawned recent why hint",
-    defaults=(IDLE, 0.0, None, 0, False, 0, False, 0.0, 0.0, None, "", 0, None, 0, (), "", ""),
+    "state since deadline pid left oks up starts started lived expires then code delay respawned recent why hint",
+    defaults=(IDLE, 0.0, None, 0, False, 0, False, 0, 0.0, 0.0, None, "", 0, None, 0, (), "", ""),
 )
 
 
@@ -935,9 +956,10 @@ def adopt(spec: Spec, status: Status, event: Event, now: float, chance: float) -
     """Note the pid of the new process and set the clocks that run from its start."""
     said = [Say("info", spec.name, f"started (pid {event.value})")]
     expires = now + spec.max_age[0] - spec.max_age[1] * chance if spec.max_age else None
+    status = status._replace(pid=event.value, starts=status.starts + 1, started=now)
     if spec.kind != "daemon":
-        return status._replace(pid=event.value, started=now, deadline=now + spec.timeout if spec.timeout else None), said
-    status = status._replace(pid=event.value, started=now, expires=expires, deadline=now + spec.warmup)
+        return status._replace(deadline=now + spec.timeout if spec.timeout else None), said
+    status = status._replace(expires=expires, deadline=now + spec.warmup)
     if spec.warmup:
         return status, said
     status, actions = prove(spec, status, event, now, chance)
@@ -1001,7 +1023,8 @@ def withdraw(spec: Spec, status: Status, event: Event, now: float, chance: float
     """Stop a unit that has no process: nothing to wait for."""
     if event.then == "restart":
         return enlist(spec, status, event, now, chance)
-    return enter(status, STOPPED, now, then="", why=event.why), []
+    said = [Say("info", spec.name, f"stopped ({event.why})")] if event.why == BY_HAND else []
+    return enter(status, STOPPED, now, then="", why=event.why), said
 
 
 def fall(spec: Spec, status: Status, event: Event, now: float, chance: float) -> tuple[Status, list[Any]]:
@@ -1131,18 +1154,18 @@ class Fleet:
     """
 
     def __init__(self, config: Config, chance: Callable[[], float]) -> None:
-        self.settings, self.units, self.chance = config.settings, config.units, chance
-        self.order: list[str] = config.order
+        self.chance = chance
+        self.adopt(config)
         self.status = dict.fromkeys(self.order, Status())
         self.actions: list[Any] = []
         self.timers: list[tuple[float, str]] = []  # a heap; an entry counts while it is the deadline of its unit
         self.deadline: float | None = None  # of the fleet itself (its name in the heap is ""), in a shutdown
         self.todo: deque[tuple[str, Event | None]] = deque()  # events to feed; None: settle. No recursion, any chain
-        self.dependents: dict[str, list[str]] = {}
-        self.bouncers = {dep for spec in self.units.values() for dep, how in spec.deps if how == "bounce"}
-        for spec in self.units.values():
-            for dep, _ in spec.deps:
-                self.dependents.setdefault(dep, []).append(spec.name)
+        self.by_hand: set[str] = set()  # daemons that a person started: their end is not the container's
+        self.pending: Config | None = None  # reload: what takes effect when all that is `leaving` has stopped
+        self.leaving: dict[str, Spec | None] = {}  # what that changes or removes -> what it becomes
+        self.stories: dict[str, list[tuple[float, str]]] = {}  # unit -> what happened until it was up for the first time
+        self.followed = False  # somebody wants to know of each change
         self.blocked: dict[str, int] = {}  # waiting unit -> which of its deps it waits for
         self.ran: dict[str, set[str]] = {}  # waiting unit -> `always` scripts that have run for this start
         self.requests: dict[str, dict[str, None]] = {}  # script -> for whom to run it; "" for all who need it `ok`
@@ -1157,9 +1180,20 @@ class Fleet:
         self.first_failure: int | None = None
         self.ending: Ending | None = None
         self.requested = self.sweeping = self.swept_hard = False
+        self.code: int | None = None  # what a person wants the container to exit with
         self.heights: dict[str, int] = {}  # in a shutdown: levels of live units from here down, this one included
         self.unpassed: dict[str, int] = {}  # in a shutdown: unit not yet over with -> how many dependents come before it
         self.killed: list[str] = []
+
+    def adopt(self, config: Config) -> None:
+        """Take over a configuration."""
+        self.settings, self.units = config.settings, config.units
+        self.order: list[str] = config.order
+        self.dependents: dict[str, list[str]] = {}
+        self.bouncers = {dep for spec in self.units.values() for dep, how in spec.deps if how == "bounce"}
+        for spec in self.units.values():
+            for dep, _ in spec.deps:
+                self.dependents.setdefault(dep, []).append(spec.name)
 
     # -------------------------------------------------------------------------------------------- what comes in
 
@@ -1186,9 +1220,10 @@ class Fleet:
                 self.feed(name, Event("deadline"), now)
         self.work(now)
 
-    def ask_shutdown(self, why: str, now: float, signum: int | None = None) -> None:
-        """Somebody asks for shutdown; whoever asks again wants it at once."""
+    def ask_shutdown(self, why: str, now: float, signum: int | None = None, code: int | None = None) -> None:
+        """Somebody asks for shutdown, by a signal or with an exit code; whoever asks again wants it at once."""
         first, self.requested = not self.requested, True
+        self.code = code if self.code is None else self.code
         if self.ending and first:
             self.say("info", "", f"{why}: shutting down already")
         elif self.ending:
@@ -1242,9 +1277,13 @@ class Fleet:
         while self.todo or self.review:
             if not self.todo:
                 self.review = False
+                if self.pending and not self.unpassed:
+                    self.replace(now)
                 self.settle_held(now)
                 continue
             name, event = self.todo.popleft()
+            if name not in self.status:  # a reload removed it
+                continue
             if event is None:
                 self.settle(name, now)
             else:
@@ -1268,6 +1307,9 @@ class Fleet:
                 self.rebuild_timers()
         self.busy += busy(new) - busy(old)
         if new.state != old.state:
+            if self.followed:
+                self.actions.append(Changed(name, new.state, self.explain(name, now)))
+            self.tell(name, new.state, now)
             self.changed(name, old, new, now)
         elif event.kind == "deadline" and new.state == WAITING:
             self.say("info", "", self.spell_wait(name))
@@ -1281,6 +1323,12 @@ class Fleet:
     def say(self, level: str, name: str, text: str) -> None:
         """Have a line written."""
         self.actions.append(Say(level, name, text))
+
+    def tell(self, name: str, what: str, now: float) -> None:
+        """Note for the timeline what happens to a unit on its way up."""
+        story = self.stories.setdefault(name, [])
+        if len(story) < STORY and (not story or story[-1][1] not in (OK, DONE, FAILED)):
+            story.append((now, what))
 
     def changed(self, name: str, old: Status, new: Status, now: float) -> None:
         """Spread the news of a unit's new state."""
@@ -1306,7 +1354,7 @@ class Fleet:
             self.review = True
         if not self.ending:
             self.judge(spec, new, for_whom, now)
-        elif name in self.unpassed and not self.unpassed[name] and not lives(new):
+        if self.unpassed.get(name) == 0 and not lives(new):
             self.passed([name], now)
 
     def rise(self, spec: Spec, status: Status, total: float, now: float) -> None:
@@ -1328,6 +1376,8 @@ class Fleet:
     def judge(self, spec: Spec, status: Status, for_whom: str | None, now: float) -> None:
         """Find out what the end of a unit does to the container."""
         if status.state not in (DONE, FAILED) and not (status.state == OK and spec.kind == "script"):
+            return
+        if for_whom == BY_HAND or spec.name in self.by_hand:
             return
         failed = status.state == FAILED
         policy = (spec.on_failure or ("ignore" if for_whom else "shutdown")) if failed else spec.on_success
@@ -1358,17 +1408,19 @@ class Fleet:
         spec, status = self.units[name], self.status[name]
         if status.state != WAITING or self.ending:
             return
+        if self.pending and self.pending.units.get(name) != spec:  # `replace` comes back to it
+            return
         at = self.blocked.pop(name, 0)
         for index in (*range(at, len(spec.deps)), *range(at)):
             dep, how = spec.deps[index]
             if not self.met(name, dep, how):
                 self.blocked[name] = index
-                self.block(name, f"{dep}:{OK if how == 'up' else how}")
+                self.block(name, f"{dep}:{OK if how == 'up' else how}", now)
                 self.ask(name, dep, how)
                 return
         if any(how == "bounce" for _, how in spec.deps) and not self.clear(name):
             self.held.setdefault(name, "")
-            self.block(name, "the restarts of what it bounces with")
+            self.block(name, "the restarts of what it bounces with", now)
             return
         self.held.pop(name, None)
         self.apply(name, Event("start"), now)
@@ -1378,14 +1430,32 @@ class Fleet:
         end = self.stuck(name)
         return f"{name} waits for {self.status[name].why}" + (f", and {end} is {self.status[end].state}" if end else "")
 
-    def block(self, name: str, reason: str) -> None:
+    def explain(self, name: str, now: float) -> str:
+        """Return in words why a unit is in its state, and what comes next."""
+        status = self.status[name]
+        why = str(status.why)
+        left = spell_duration(max(0.0, status.deadline - now)) if status.deadline is not None else ""
+        if status.state == WAITING:
+            return self.spell_wait(name).partition(" waits ")[2]
+        if status.state == STARTING:
+            return f"warming up, {left} to go" if left else ""
+        if status.state == RUNNING:
+            return f"for {self.serving[name]}" if self.serving.get(name) else ""
+        if status.state == STOPPING:
+            return why + (f", killed in {left}" if left else ", killed")
+        return f"{why}; next try in {left}" if status.state == BACKOFF else why
+
+    def block(self, name: str, reason: str, now: float) -> None:
         """Note and say what a unit waits for, once."""
         if self.status[name].why != reason:
+            self.tell(name, f"{WAITING} for {reason}", now)
             self.status[name] = self.status[name]._replace(why=reason)
             self.say("debug" if name == MAIN else "info", name, f"waiting for {reason}")  # for MAIN, see `remind`
 
     def met(self, name: str, dep: str, how: str) -> bool:
         """Tell whether one dependency of a unit is there."""
+        if dep in self.leaving:  # not as it will be
+            return False
         status = self.status[dep]
         if how == "always":
             return dep in self.ran.get(name, ())
@@ -1410,7 +1480,11 @@ class Fleet:
         while queue and script not in self.serving and not self.ending:
             token = next(iter(queue))
             del queue[token]
-            if self.status[token].state == WAITING if token else not self.status[script].oks:
+            if token in self.status:
+                wanted = self.status[token].state == WAITING
+            else:
+                wanted = token == BY_HAND or (not token and not self.status[script].oks)
+            if wanted:
                 self.serving[script] = token
                 if not token:
                     self.tried.add(script)
@@ -1418,7 +1492,7 @@ class Fleet:
 
     def answer(self, script: str, for_whom: str | None, status: Status) -> None:
         """A run of a script is over: tell whom it was for, and go on with the next."""
-        if for_whom and self.status[for_whom].state == WAITING:
+        if for_whom in self.status and self.status[for_whom].state == WAITING:
             if status.state == OK:
                 self.ran.setdefault(for_whom, set()).add(script)
                 self.todo.append((for_whom, None))
@@ -1469,6 +1543,131 @@ class Fleet:
             name = self.units[name].deps[self.blocked[name]][0]
         return name if self.status[name].state in (STOPPED, DONE, FAILED) else ""
 
+    # --------------------------------------------------------------------------------------------------- by hand
+
+    def start(self, names: Iterable[str], now: float, going: Iterable[str] = ()) -> list[str]:
+        """A person asks for units, and so for all that they depend on, stopped or not. Returns them all.
+
+        `going`: those which are on their way already.
+        """
+        wanted = set(names).difference(going)
+        found = list(names)
+        for name in found:  # grows on the way
+            found += [dep for dep, _ in self.units[name].deps if dep not in found]
+        for name in reversed(found):
+            status = self.status[name]
+            if self.units[name].kind == "script":
+                self.tried.discard(name)
+                if name in wanted:
+                    self.requests.setdefault(name, {})[BY_HAND] = None
+                    self.next_run(name)
+            elif status.state in (IDLE, STOPPED, DONE, FAILED, BACKOFF, STOPPING):
+                if status.state not in (BACKOFF, STOPPING):
+                    self.by_hand.add(name)
+                self.todo.append((name, Event("want")))
+            elif status.state == WAITING:
+                self.todo.append((name, None))
+        self.work(now)
+        return found
+
+    def stop(self, names: Iterable[str], now: float) -> None:
+        """A person wants units stopped; who depends on them goes on."""
+        for name in names:
+            if lives(self.status[name]) or self.status[name].state in (WAITING, BACKOFF):
+                self.todo.append((name, Event("stop", why=BY_HAND, then="stop")))
+        self.work(now)
+
+    def restart(self, names: Iterable[str], now: float) -> None:
+        """A person wants units stopped and started again, or started where they are not running."""
+        going = [name for name in names if lives(self.status[name])]
+        for name in names:
+            if self.status[name].pid and self.status[name].state != STOPPING:
+                self.todo.append((name, Event("stop", why=f"restart {BY_HAND}", then="restart")))
+        self.work(now)
+        self.start(names, now, going)
+
+    # ---------------------------------------------------------------------------------------------------- reload
+
+    def reload(self, config: Config, now: float) -> dict[str, str]:
+        """Take over another configuration; return what happens to each unit whose definition differs.
+
+        What shapes a process restarts it, anything else takes effect in place. First all that was removed or changed stops,
+        in reverse dependency order, under the configuration that it was started with. Then the new one replaces that, and
+        everything comes up as always. So there is never a mixture of two graphs.
+        """
+        asked, running = (self.pending or self).units, self.units
+        news = {}
+        for name in [*config.units, *(name for name in asked if name not in config.units)]:
+            old, new = asked.get(name), config.units.get(name)
+            differ = [key for key in Spec._fields if old and new and getattr(old, key) != getattr(new, key)]
+            if not old or not new:
+                news[name] = "new" if new else "removed"
+            elif differ and name != MAIN:
+                news[name] = f"{'changed' if SHAPING.intersection(differ) else 'changed in place'}: {', '.join(differ)}"
+        for name, old in running.items():
+            new = config.units.get(name)
+            if not new or any(getattr(old, key) != getattr(new, key) for key in SHAPING):
+                self.leaving[name] = new
+            elif name in self.leaving and self.status[name].pid and self.status[name].state != STOPPING:
+                del self.leaving[name]  # the reload before this one changed it, and this one back, in time
+        self.settings, self.pending = config.settings, config
+        self.stop_in_order(now)
+        self.work(now)
+        return news
+
+    def replace(self, now: float) -> None:
+        """All that was to stop for a reload has: go on under the new configuration."""
+        assert self.pending
+        before, config = self.units, self.pending
+        changed, self.leaving, self.pending = self.leaving, {}, None
+        self.adopt(config)
+        for name in before:
+            if name not in self.units:
+                self.busy -= busy(self.status.pop(name))
+                self.actions.append(Forget(name))
+        for table in (self.stories, self.requests, self.serving, self.held, self.ran):
+            for name in [name for name in table if name not in self.units]:
+                del table[name]
+        for names in (self.coming, self.by_hand, self.tried):
+            names.intersection_update(self.units)
+        for script, token in list(self.serving.items()):
+            if token and token not in self.units and token != BY_HAND:
+                self.serving[script] = BY_HAND  # for nobody any more
+        self.blocked.clear()
+        for name, spec in self.units.items():
+            status = old = self.status.get(name, Status())
+            if name in changed:
+                fresh = {"delay": None, "respawned": 0, "recent": ()}
+                status = status._replace(**fresh) if spec.kind == before[name].kind else Status(starts=status.starts)
+                self.by_hand.discard(name)
+                self.tried.discard(name)
+                if spec.kind != before[name].kind:
+                    self.serving.pop(name, None)
+                    self.requests.pop(name, None)
+            elif name in before and status.pid and status.state in (STARTING, OK, RUNNING):
+                status = self.renew(before[name], spec, status)
+            self.status[name] = status
+            self.busy += busy(status) - (busy(old) if name in before else 0)
+            asleep = (BACKOFF, DONE, FAILED) if spec.kind == "daemon" else (BACKOFF,)
+            again = name in changed and status.state in asleep
+            again = again or (spec.kind == "daemon" and status.state == IDLE and (spec.autostart or old.state == WAITING))
+            if again or status.state == WAITING:
+                self.todo.append((name, Event("want") if again else None))
+        for script in list(self.requests):
+            self.next_run(script)
+        self.rebuild_timers()
+        self.review = True
+
+    def renew(self, old: Spec, new: Spec, status: Status) -> Status:
+        """Return the status of a process that goes on under a definition with another `max_age` or `timeout`."""
+        if old.max_age != new.max_age:
+            age = new.max_age
+            expires = status.started + age[0] - age[1] * self.chance() if age else None
+            status = status._replace(expires=expires, deadline=expires if status.state == OK else status.deadline)
+        if old.timeout != new.timeout:
+            status = status._replace(deadline=status.started + new.timeout if new.timeout else None)
+        return status
+
     # -------------------------------------------------------------------------------------------------- shutdown
 
     def shut_down(self, why: str, code: int | None, now: float, signum: int | None = None) -> None:
@@ -1479,6 +1678,7 @@ class Fleet:
         alone = self.order == [MAIN]
         total = self.settings.shutdown_timeout
         units_end = now + total - sweep_share(total)
+        self.leaving, self.pending = {}, None
         self.ending = Ending(why, code, alone and signum is None and code is not None, signum, units_end, now + total)
         self.say("debug" if self.ending.quiet else "info", "", f"shutting down: {why}")
         self.set_deadline((units_end + now + total) / 2)
@@ -1486,20 +1686,29 @@ class Fleet:
         for name, status in self.status.items():  # what was about to start does not
             if lives(status) and not status.pid:
                 self.apply(name, Event("stop", why="shutdown", then="stop"), now)
-        self.unpassed = {name: len(self.dependents.get(name, ())) for name in self.order}
         for name in self.order:
             below = max((self.heights[dep] for dep, _ in self.units[name].deps), default=0)
             self.heights[name] = below + lives(self.status[name])
+        self.stop_in_order(now)
+
+    def stop_in_order(self, now: float) -> None:
+        """Stop what is to stop, all of it or what a reload changes: each when all that depends on it is over with."""
+        self.unpassed = {name: len(self.dependents.get(name, ())) for name in self.order}
         tops = [name for name, before in self.unpassed.items() if not before]
         self.passed([name for name in tops if not self.stop_turn(name, now)], now)
 
     def stop_turn(self, name: str, now: float) -> bool:
-        """It is a unit's turn to stop, with its share of the time: what remains, divided by the levels that remain.
+        """It is a unit's turn to stop. Returns whether there is anything to wait for.
 
-        Returns whether there is anything to wait for.
+        In a shutdown with its share of the time: what remains, divided by the levels that remain.
         """
-        assert self.ending
         status = self.status[name]
+        if not self.ending:
+            if name not in self.leaving or not lives(status):
+                return False
+            if status.state != STOPPING:
+                self.todo.append((name, Event("stop", why="reload", then="restart")))
+            return True
         if not lives(status):
             if status.state in (WAITING, BACKOFF):
                 self.todo.append((name, Event("stop", why="shutdown", then="stop")))
@@ -1519,8 +1728,10 @@ class Fleet:
                 self.unpassed[dep] -= 1
                 if not self.unpassed[dep] and not self.stop_turn(dep, now):
                     names.append(dep)
-        if not self.unpassed and not self.sweeping:
+        if not self.unpassed and self.ending and not self.sweeping:
             self.sweep(SIGNALS["TERM"], now)
+        elif not self.unpassed and self.pending:
+            self.review = True
 
     def overdue(self, now: float) -> None:
         """The time is up: of the units, of what is left over, of the killed to vanish."""
@@ -1551,6 +1762,7 @@ class Fleet:
         code = self.ending.code or 0
         if main and main.started and not main.pid:
             code = exit_code(main.code)
+        code = code if self.code is None else self.code
         names = list(dict.fromkeys(self.killed))
         more = f" and {len(names) - 10} more" if len(names) > 10 else ""
         killed = f"; had to be killed: {', '.join(names[:10])}{more}" if names else ""
@@ -1574,23 +1786,33 @@ class Watch:
     def __init__(self) -> None:
         self.epoll = select.epoll()
         self.calls: dict[int, Callable[[], Any]] = {}
+        self.events: dict[int, int] = {}
         self.ready: deque[tuple[int, int]] = deque()
-        self.timers: list[tuple[float, int, Callable[[], Any]]] = []  # a heap
+        self.timers: list[list[Any]] = []  # a heap of [instant, tie-break, call or None]
 
     def on(self, fd: int, events: int, call: Callable[[], Any]) -> None:
         """Call when one of the events is there, again and again while it is."""
         if fd not in self.calls:
             self.epoll.register(fd, events)
-        self.calls[fd] = call
+        elif self.events[fd] != events:
+            self.epoll.modify(fd, events)
+        self.calls[fd], self.events[fd] = call, events
 
     def off(self, fd: int) -> None:
         """Call no more. To be said before the descriptor is closed."""
         if self.calls.pop(fd, None):
             self.epoll.unregister(fd)
 
-    def later(self, instant: float, call: Callable[[], Any]) -> None:
-        """Call once, at that instant."""
-        heappush(self.timers, (instant, id(call), call))
+    def later(self, instant: float, call: Callable[[], Any]) -> list[Any]:
+        """Call once, at that instant; return what `cancel` takes."""
+        timer = [instant, id(call), call]
+        heappush(self.timers, timer)
+        return timer
+
+    def cancel(self, timer: list[Any] | None) -> None:
+        """Do not call after all."""
+        if timer:
+            timer[2] = None
 
     def wait(self, deadline: float | None, once: bool = False) -> None:
         """Make the calls as they come due, until one returns true or the deadline has come; None for never.
@@ -1601,6 +1823,8 @@ class Watch:
         done = False
         while not done:
             done = once
+            while self.timers and not self.timers[0][2]:
+                heappop(self.timers)
             if not self.ready:
                 until = deadline
                 if self.timers and (until is None or self.timers[0][0] < until):
@@ -1612,7 +1836,8 @@ class Watch:
             if self.timers or deadline is not None:
                 now = time.monotonic()
                 while self.timers and self.timers[0][0] <= now:
-                    done = bool(heappop(self.timers)[2]()) or done
+                    call = heappop(self.timers)[2]
+                    done = bool(call and call()) or done
                 done = done or (deadline is not None and deadline <= now)
 
 
@@ -1707,6 +1932,11 @@ class Stream:
     def stuck(self) -> bool:
         """Tell whether the reader has taken nothing for a while."""
         return bool(self.kept) and time.monotonic() - self.progress > STUCK
+
+    def close(self) -> None:
+        """Close it: nobody writes to it any more."""
+        self.watch.off(self.fd)
+        os.close(self.fd)
 
     def fail(self, error: OSError) -> None:
         """Nobody will ever read what was kept."""
@@ -1837,6 +2067,7 @@ class Tail:
     def __init__(self) -> None:
         self.blocks: deque[tuple[bytes, bytes, int]] = deque(maxlen=TAIL_LINES)  # each has a line at least
         self.size = 0
+        self.follow: Callable[[str, bytes, bytes, int], None] | None = None
 
     def add(self, line: bytes, block: bytes, end: int) -> None:
         """Take in `line` and `block[:end]`. COST: nothing is looked at, split or copied."""
@@ -1854,7 +2085,7 @@ class Tail:
 
     def lines(self, count: int) -> list[bytes]:
         """Return the last lines."""
-        text = b"".join(part for line, block, end in self.blocks for part in (line, block[:end]))
+        text = b"".join(part for line, block, end in self.blocks for part in (line, block[:end])) if count > 0 else b""
         return (text[:-1] if text.endswith(b"\n") else text).split(b"\n")[-count:] if text else []
 
 
@@ -1883,13 +2114,13 @@ class Capture:
         """There is something to read."""
         self.read()
 
-    def read(self) -> bool:
-        """Read once, unless the sink is full; tell whether there was something.
+    def read(self, last: bool = False) -> bool:
+        """Read once, unless the sink is full; tell whether there was something. `last`: the writer has ended.
 
         COST: a daemon that writes line by line as fast as it can would wake overlord for each few of them. So one that
         keeps on writing gets a larger pipe, and is then left alone for REST seconds wherever it has not filled much of it.
         """
-        if self.sink.full:
+        if self.sink.full and not (last and len(self.sink.kept) < STUCK_KEPT):
             self.watch.off(self.fd)
             self.sink.waiting.add(self)
             return False
@@ -1924,20 +2155,22 @@ class Capture:
         if end:
             self.line = block[end:]
             self.tail.add(line, block, end)
+            if self.tail.follow:
+                self.tail.follow(self.unit, line, block, end)
             self.sink.put(self, line, block, end)
         else:
             self.line += block
 
-    def drain(self) -> None:
+    def drain(self, last: bool = False) -> None:
         """Read what is there. COST: not more than a pipe holds, since somebody may go on writing."""
         for _ in range(self.size // CHUNK + 1):
-            if not self.read():
+            if not self.read(last):
                 return
 
     def finish(self) -> None:
         """The unit has ended: what it wrote last is a line, even without a newline."""
-        self.drain()
-        if self.sink.full:
+        self.drain(last=True)
+        if self.sink.full and len(self.sink.kept) >= STUCK_KEPT:
             unread = fcntl.ioctl(self.fd, FIONREAD, bytes(4))
             end = self.total + int.from_bytes(unread, sys.byteorder)
             if not self.ends or self.ends[-1] < end:
@@ -2054,15 +2287,29 @@ class Output:
     def wire(self, spec: Spec) -> tuple[int, int]:
         """Return what a unit's descriptors 1 and 2 are to be, -1 for nothing. Raises StartError."""
         out = self.end(spec, 1, spec.stdout)
-        same = spec.stderr == "stdout" or (spec.stderr == spec.stdout and spec.stderr[0] == "/")
-        return out, out if same else self.end(spec, 2, spec.stderr)
+        if spec.stderr == "stdout" or (spec.stderr == spec.stdout and spec.stderr[0] == "/"):
+            self.release(spec.name, 2)
+            return out, out
+        return out, self.end(spec, 2, spec.stderr)
+
+    def release(self, name: str, fd: int) -> None:
+        """Give back what a unit writes to no more, and the file if it was the last to do so."""
+        capture = self.captures.pop((name, fd), None)
+        if not capture:
+            return
+        capture.close()
+        if not self.of(name):
+            del self.tails[name]
+        for path, sink in list(self.sinks.items()):
+            if sink is capture.sink and all(other.sink is not sink for other in self.captures.values()):
+                sink.close()
+                del self.sinks[path]
 
     def end(self, spec: Spec, fd: int, target: str) -> int:
         """Return the descriptor that a unit writes to as its `fd`."""
         capture = self.captures.get((spec.name, fd))
         if capture and capture.target != target:
-            capture.close()
-            del self.captures[spec.name, fd]
+            self.release(spec.name, fd)
             capture = None
         if target in ("inherit", "null"):
             return fd if target == "inherit" else -1
@@ -2117,6 +2364,20 @@ class Output:
         tail = self.tails.get(name)
         return [line.decode("utf-8", "replace") for line in tail.lines(count)] if tail else []
 
+    def reload(self, config: Config) -> None:
+        """Have what takes effect in place take effect."""
+        self.log.level, self.log.form = LEVELS.index(config.settings.log_level), config.settings.log_format
+        for sink in self.sinks.values():
+            for spec in config.units.values():
+                if isinstance(sink, LogFile) and sink.path in (os.path.realpath(spec.stdout), os.path.realpath(spec.stderr)):
+                    sink.most, sink.keep = spec.log_max, spec.log_keep
+                    break
+
+    def forget(self, name: str) -> None:
+        """Drop what was captured of a unit that is no more."""
+        self.release(name, 1)
+        self.release(name, 2)
+
     def hurry(self) -> None:
         """overlord shuts down: a reader who is stuck must not keep daemons from ending."""
         for sink in {*self.streams.values(), *self.sinks.values()}:
@@ -2140,6 +2401,9 @@ class Output:
         for sink in self.sinks.values():
             if isinstance(sink, LogFile) and sink.fault:
                 sink.try_again()
+        lost = sum(sink.lost + sink.kept.count(b"\n") for sink in {*self.streams.values(), *self.sinks.values()})
+        if lost:
+            self.log.say("warning", "", f"{lost} lines of output were given up, since they could not be written")
 
 
 # =========================================================================================================== Kernel
@@ -2637,6 +2901,600 @@ def become_subreaper() -> str:
     return f"not PID 1 and no subreaper ({reason}): processes that leave their unit's group are neither reaped nor stopped"
 
 
+# ========================================================================================================== Control
+# The socket: one request a connection, a line of words in, lines out.
+#
+# Each line of an answer begins with what it is: a blank (text), `!` (what went wrong), `+` (wait) or `=` (the exit code,
+# at the end).
+
+DEFAULT_SOCKET = "/run/overlord.sock"
+MSG_DONTWAIT, MSG_NOSIGNAL = 0x40, 0x4000  # LINUX: send(2), the same on all architectures
+# Each verb that a running overlord answers: its options (`n=` takes a number), and how many words at least and at most.
+ANSWERED = {
+    "status": ("", 0, WORDS_MAX), "health": ("", 0, 0), "start": ("t=", 1, WORDS_MAX), "stop": ("t=", 1, WORDS_MAX),
+    "restart": ("t=", 1, WORDS_MAX), "signal": ("", 2, WORDS_MAX), "reload": ("t=", 0, 0), "wait": ("t=", 1, WORDS_MAX),
+    "logs": ("f n=", 1, WORDS_MAX), "events": ("", 0, WORDS_MAX), "timeline": ("", 0, WORDS_MAX), "shutdown": ("", 0, 1),
+    "version": ("", 0, 0),
+}  # fmt: skip
+
+
+def parse_request(words: list[str], verbs: Mapping[str, tuple[str, int, int]]) -> tuple[dict[str, float], list[str]]:
+    """Return the options and the other words of a request. Raises Mistake."""
+    if not words or words[0] not in verbs:
+        raise Mistake(f"there is no verb {words[0] if words else ''!r}{suggest(words[0], verbs) if words else ''}")
+    allowed, least, most = verbs[words[0]]
+    options, rest, given = {}, [], iter(words[1:])
+    for word in given:
+        if not word or re.search(r"\s", word):
+            raise Mistake(f"there is no unit {word!r}")
+        if word[0] != "-":
+            rest.append(word)
+        elif f"{word.lstrip('-')}=" in allowed.split():
+            value = next(given, "")
+            options[word.lstrip("-")] = parse_duration(value) if word.endswith("t") else parse_number(0, 999999)(value)
+        elif word.lstrip("-") in allowed.split():
+            options[word.lstrip("-")] = 1.0
+        else:
+            raise Mistake(f"{words[0]} has no option {word}")
+    if not least <= len(rest) <= most:
+        raise Mistake(f"{words[0]} needs {'the NAME of a unit' if least else 'no more words'}")
+    return options, rest
+
+
+def fallback_path() -> str:
+    """Return where the socket is when its folder is missing or read-only: a name for this container's namespaces alone."""
+    try:
+        spaces = [os.stat(f"/proc/self/ns/{kind}").st_ino for kind in ("pid", "mnt")]
+    except OSError:
+        spaces = [0, 0]
+    return f"/dev/shm/overlord.{spaces[0]}.{spaces[1]}.sock"
+
+
+def match_names(patterns: Iterable[str], known: Iterable[str]) -> list[str]:
+    """Return the names that globs stand for, in the order known. Raises Mistake for one that matches none."""
+    names, chosen = [name for name in known if name != MAIN], set()
+    for pattern in patterns:
+        tokens = re.findall(r"\[!?\]?[^\]]*\]|.", pattern, re.DOTALL)
+        found = {pattern} if pattern in names else {name for name in names if matches(tokens, name)}
+        if not found:
+            raise Mistake(f"there is no unit {pattern}{suggest(pattern, names)}")
+        chosen |= found
+    return [name for name in names if name in chosen]
+
+
+def matches(tokens: list[str], name: str) -> bool:
+    """Tell whether a name fits a glob. COST: one star is in question at a time, so that no pattern takes for ever."""
+    at, letter, star, mark = 0, 0, -1, 0
+    while letter < len(name):
+        token = tokens[at] if at < len(tokens) else ""
+        if token == "*":
+            star, mark, at = at, letter, at + 1
+        elif token in ("?", name[letter]) or (len(token) > 2 and one_of(token, name[letter])):
+            at, letter = at + 1, letter + 1
+        elif star >= 0:
+            mark += 1
+            at, letter = star + 1, mark
+        else:
+            return False
+    return all(token == "*" for token in tokens[at:])
+
+
+def one_of(token: str, letter: str) -> bool:
+    """Tell whether a letter is one of `[a-z]`, or of `[!a-z]` none."""
+    try:
+        return bool(re.fullmatch(token.replace("[!", "[^", 1), letter))
+    except re.error:
+        return False
+
+
+class Request:
+    """One connection: a line of words comes in, an answer goes out, at once or when something has come about."""
+
+    def __init__(self, control: Control, sock: Any) -> None:
+        self.control, self.sock, self.watch = control, sock, control.watch
+        self.heard = b""
+        self.answer = bytearray()
+        self.over = False  # the answer is complete
+        self.asked = False
+        self.until: Callable[[float], bool] | None = None  # answers when it can, and tells so
+        self.follows: frozenset[str] = frozenset()  # units whose messages are part of the answer
+        self.stream: tuple[str, frozenset[str]] | None = None  # "events" or "logs", of which units
+        self.watch.on(sock.fileno(), select.EPOLLIN, self.hear)
+        self.timer: list[Any] | None = self.watch.later(time.monotonic() + ASK_TIMEOUT, self.close)
+
+    def hear(self) -> bool:
+        """Read the request, or see that the client is gone."""
+        try:
+            data = self.sock.recv(4096, MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        except OSError:
+            data = b""
+        self.heard += data
+        if not data or (self.asked and len(self.heard) > REQUEST_MAX):
+            self.close()
+            return False
+        line, newline, _ = self.heard.partition(b"\n")
+        if self.asked or not (newline or len(self.heard) > REQUEST_MAX):
+            return False
+        self.asked = True
+        self.heard = b""
+        self.watch.cancel(self.timer)
+        self.control.ask(self, line.decode("utf-8", "replace").split())
+        return True
+
+    def put(self, lines: Iterable[str], kind: str = " ") -> None:
+        """Add lines to the answer."""
+        self.send("".join(f"{kind}{line}\n" for line in lines).encode("utf-8", "surrogateescape"))
+
+    def send(self, data: bytes) -> None:
+        """Add bytes to the answer, unless the client does not take them."""
+        if (self.stream or self.until) and len(self.answer) > ANSWER_MAX:
+            self.close()
+        elif self.sock:
+            self.answer += data
+            self.flush()
+
+    def fail(self, text: str, code: int) -> None:
+        """Say what is wrong, and end."""
+        self.put([clean(text)], "!")
+        self.end(code)
+
+    def end(self, code: int) -> None:
+        """Complete the answer with an exit code."""
+        self.over = True
+        self.put([str(code)], "=")
+
+    def flush(self) -> None:
+        """Send what can be sent."""
+        try:
+            while self.answer:
+                del self.answer[: self.sock.send(self.answer[:65536], MSG_DONTWAIT | MSG_NOSIGNAL)]
+        except BlockingIOError:
+            self.watch.on(self.sock.fileno(), select.EPOLLOUT, self.flush)  # and when the client is gone: epoll_ctl(2)
+            return
+        except OSError:
+            self.close()
+            return
+        if self.over:
+            self.close()
+        elif self.sock:
+            self.watch.on(self.sock.fileno(), select.EPOLLIN, self.hear)
+
+    def close(self) -> None:
+        """Hang up."""
+        self.watch.cancel(self.timer)
+        if self.sock:
+            self.watch.off(self.sock.fileno())
+            self.sock.close()
+            self.sock = None
+            self.control.drop(self)
+
+
+class Control:
+    """The socket, and what the verbs do."""
+
+    def __init__(self, output: Output, fleet: Fleet, kernel: Kernel, reread: Callable[[], Config]) -> None:
+        self.output, self.fleet, self.kernel, self.reread = output, fleet, kernel, reread
+        self.watch, self.log = output.watch, output.log
+        self.began = time.monotonic()
+        self.requests: list[Request] = []
+        self.listener: Any = None
+        self.paths: list[str] = []
+
+    def open(self, path: str) -> str:
+        """Listen at the path, or where that cannot be, at the fallback; return a warning if at neither."""
+        try:
+            import _socket
+        except ImportError as error:
+            return f"no control socket: {error}"
+        faults = []
+        for place in (path, fallback_path()):
+            sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC | _socket.SOCK_NONBLOCK)
+            mask = os.umask(0o177)
+            try:
+                remove_stale(place)
+                sock.bind(place)
+                sock.listen(128)
+            except OSError as error:
+                faults.append(f"{place}: {error.strerror or error}")
+                sock.close()
+                continue
+            finally:
+                os.umask(mask)
+            self.listener, self.paths = sock, [place]
+            self.watch.on(sock.fileno(), select.EPOLLIN, self.accept)
+            if place not in (DEFAULT_SOCKET, fallback_path()):
+                self.point(place)
+            return ""
+        return f"no control socket, so that status, health and their like cannot ask: {'; '.join(faults)}"
+
+    def point(self, place: str) -> None:
+        """Have clients, which read no configuration, find a socket of another name."""
+        try:
+            remove_stale(fallback_path())
+            os.symlink(os.path.abspath(place), fallback_path())
+            self.paths.append(fallback_path())
+        except OSError:  # then it has to be named, by -c
+            pass
+
+    def close(self) -> None:
+        """Hang up on everybody, and take the socket away."""
+        for request in list(self.requests):
+            request.close()
+        for path in self.paths:
+            try:
+                os.unlink(path)
+            except OSError:
+                pass
+
+    def accept(self) -> None:
+        """Let a client in, if it is root or of overlord's own user. Whoever has not asked yet makes room for others."""
+        import _socket
+
+        for _ in range(ACCEPT_BATCH):
+            try:
+                sock = _socket.socket(fileno=self.listener._accept()[0])
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):  # rest, lest it comes back at once
+                    self.watch.off(self.listener.fileno())
+                    self.watch.later(time.monotonic() + 1.0, self.listen)
+                return
+            if len(self.requests) >= CLIENTS_MAX:
+                idle = [request for request in self.requests if not request.asked]
+                (idle or self.requests)[0].close()
+            request = Request(self, sock)
+            self.requests.append(request)
+            peer = sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, 12)  # pid, uid, gid: unix(7)
+            if int.from_bytes(peer[4:8], sys.byteorder) not in (0, os.geteuid()):
+                request.asked = True
+                request.fail("only root and overlord's own user may ask", EX_NOPERM)
+
+    def listen(self) -> None:
+        """Let clients in again."""
+        self.watch.on(self.listener.fileno(), select.EPOLLIN, self.accept)
+
+    def drop(self, request: Request) -> None:
+        """Forget a connection that is closed."""
+        self.requests.remove(request)
+        self.refollow()
+
+    def refollow(self) -> None:
+        """See to it that the fleet and the captures tell what somebody follows, and nothing else."""
+        streams = [request.stream for request in self.requests if request.stream]
+        self.fleet.followed = any(kind == "events" for kind, _ in streams)
+        for name, tail in self.output.tails.items():
+            tail.follow = self.pass_on if any(kind == "logs" and name in names for kind, names in streams) else None
+
+    def ask(self, request: Request, words: list[str]) -> None:
+        """Do what a request says."""
+        try:
+            options, names = parse_request(words, ANSWERED)
+            getattr(self, f"do_{words[0]}")(request, options, names, time.monotonic())
+        except Mistake as mistake:
+            request.fail(str(mistake), EX_USAGE)
+        if request.stream:
+            self.refollow()
+        if not request.over:
+            request.put([""], "+")  # somebody is there, and it may take a while
+
+    def look(self, now: float) -> None:
+        """Answer those who wait for something that has come about."""
+        for request in [request for request in self.requests if request.until]:
+            self.look_at(request, now)
+
+    def look_at(self, request: Request, now: float) -> None:
+        """Answer one of them, or have it wait on, perhaps for something else."""
+        until, request.until = request.until, None
+        if until and not request.over and not until(now):
+            request.until = request.until or until
+
+    def say(self, action: Say) -> None:
+        """Pass a message on to those who follow its unit."""
+        for request in [request for request in self.requests if action.unit in request.follows]:
+            request.put([clean(f"{action.unit}: {action.text}")])
+
+    def changed(self, action: Changed) -> None:
+        """Pass a change of state on to those who follow."""
+        for request in [request for request in self.requests if request.stream]:
+            kind, names = request.stream or ("", ())
+            if kind == "events" and action.unit in names:
+                request.put([clean(f"{action.unit} {action.state} {action.why}".rstrip())])
+
+    def pass_on(self, unit: str, line: bytes, block: bytes, end: int) -> None:
+        """Pass captured lines on to those who follow them."""
+        for request in [request for request in self.requests if request.stream]:
+            kind, names = request.stream or ("", ())
+            if kind == "logs" and unit in names:
+                head = f" {unit} | ".encode() if len(names) > 1 else b" "
+                text = line + block[:end]
+                text = text[:-1] if text.endswith(b"\n") else text
+                request.send(head + text.replace(b"\n", b"\n" + head) + b"\n")
+
+    # ---------------------------------------------------------------------------------------------- the verbs: look
+
+    def do_version(self, request: Request, options: dict[str, float], names: list[str], now: float) -> None:
+        """Say who is there."""
+        request.put([f"overlord {VERSION}"])
+        request.end(0)
+
+    def do_status(self, request: Request, options: dict[str, float], names: list[str], now: float) -> None:
+        """Answer with a record for each unit: fields between tabs, as RECORD names them."""
+        chosen = match_names(names, self.fleet.order) if names else self.fleet.order
+        request.put(self.record(name, now) for name in chosen)
+        fine = all(self.fleet.status[name].state in FINE for name in chosen)
+        request.end(0 if fine else 3)
+
+    def record(self, name: str, now: float) -> str:
+        """Return what there is to know of a unit."""
+        fleet = self.fleet
+        spec, status = fleet.units[name], fleet.status[name]
+        at = fleet.blocked.get(name)
+        fields = {
+            "name": name,
+            "kind": spec.kind,
+            "state": status.state,
+            "pid": status.pid or "",
+            "for": f"{now - (status.since or self.began):.3f}",
+            "uptime": f"{now - status.started:.3f}" if status.pid else "",
+            "restarts": max(0, status.starts - 1),
+            "next": f"{max(0.0, status.deadline - now):.3f}" if status.deadline is not None else "",
+            "failures": status.respawned,
+            "blocked": spec.deps[at][0] if at is not None else "",
+            "deps": " ".join(f"{dep}:{OK if how == 'up' else how}" for dep, how in spec.deps),
+            "why": fleet.explain(name, now),
+        }
+        return "\t".join(clean(str(fields[key])) for key in RECORD)
+
+    def do_health(self, request: Request, options: dict[str, float], names: list[str], now: float) -> None:
+        """Say whether every daemon is ok that is wanted and has not ended for good with `ignore`."""
+        sick, well = [], 0
+        for name, status in self.fleet.status.items():
+            spec = self.fleet.units[name]
+            ended = status.state in (IDLE, STOPPED) or (status.state in (DONE, FAILED) and spec.on_failure == "ignore")
+            if spec.kind == "daemon" and not ended:
+                well += status.state == OK
+                if status.state not in (OK, DONE):
+                    why = self.fleet.explain(name, now)
+                    sick.append(f"{name} is {spell_state(status.state)}" + (f" ({why})" if why else ""))
+        if self.fleet.ending:
+            sick.insert(0, "shutting down")
+        request.put([f"unhealthy: {'; '.join(sick)}" if sick else f"healthy: {well} daemon{'' if well == 1 else 's'} ok"])
+        request.end(1 if sick else 0)
+
+    def do_timeline(self, request: Request, options: dict[str, float], names: list[str], now: float) -> None:
+        """Answer with what happened to each unit until it was up: name, and pairs of an instant and what."""
+        began = min((story[0][0] for story in self.fleet.stories.values() if story), default=now)
+        for name in match_names(names, self.fleet.order) if names else self.fleet.order:
+            pairs = [f"{instant - began:.4f} {what}" for instant, what in self.fleet.stories.get(name, ())]
+            request.put(["\t".join([name, f"{now - began:.4f}", *pairs])])
+        request.end(0)
+
+    def do_logs(self, request: Request, options: dict[str, float], names: list[str], now: float) -> None:
+        """Answer with the last captured lines, and go on with those to come."""
+        chosen = match_names(names, self.fleet.order)
+        missing = [name for name in chosen if name not in self.output.tails]
+        for name in missing:
+            spec = self.fleet.units[name]
+            request.put([f"{name} is not captured; set output = prefix, or stdout in [{spec.kind}:{name}]"], "!")
+        for name in chosen:
+            head = f" {name} | ".encode() if len(chosen) > 1 else b" "
+            lines = self.output.tails[name].lines(int(options.get("n", TAIL_LINES))) if name not in missing else []
+            request.send(b"".join(head + line + b"\n" for line in lines))
+        if "f" in options and len(missing) < len(chosen):
+            request.stream = ("logs", frozenset(chosen))
+        else:
+            request.end(1 if missing else 0)
+
+    def do_events(self, request: Request, options: dict[str, float], names: list[str], now: float) -> None:
+        """Answer with the state of each unit, and go on with every change."""
+        chosen = match_names(names, self.fleet.order) if names else self.fleet.order
+        request.put(clean(f"{name} {self.fleet.status[name].state} {self.fleet.explain(name, now)}".rstrip()) for name in chosen)
+        request.stream = ("events", frozenset(chosen))
+
+    # ------------------------------------------------------------------------------------------------ the verbs: act
+
+    def do_start(self, request: Request, options: dict[str, float], names: list[str], now: float) -> None:
+        """Start units and what they depend on; wait until they are up, or are not."""
+        chosen = self.act(request, names)
+        running = [name for name in chosen if self.up(name) and self.fleet.units[name].kind == "daemon"]
+        request.put([f"{name}: is up already" for name in running])
+        before = self.counts()
+        asleep = {name for name, status in self.fleet.status.items() if status.state not in (STARTING, OK, RUNNING)}
+        needed = self.fleet.start(chosen, now)
+        coming = [name for name in needed if name in asleep and self.fleet.units[name].kind == "daemon"]
+        awaited = dict.fromkeys([name for name in chosen if name not in running] + coming)
+        self.wait_up(request, list(awaited), before, options, now)
+
+    def do_restart(self, request: Request, options: dict[str, float], names: list[str], now: float) -> None:
+        """Restart units; wait until they and all that bounce with them are up, or are not."""
+        chosen = self.act(request, names)
+        before = self.counts()
+        self.fleet.restart(chosen, now)
+        self.wait_up(request, chosen, before, options, now)
+
+    def do_stop(self, request: Request, options: dict[str, float], names: list[str], now: float) -> None:
+        """Stop units; wait until they are gone."""
+        chosen = self.act(request, names)
+        for name in chosen:
+            status = self.fleet.status[name]
+            if not lives(status):
+                idle = status.state not in (WAITING, BACKOFF)
+                request.put([f"{name}: is not running ({status.state})" if idle else f"{name}: stopped (it was {status.state})"])
+        others = {dep for name in chosen for dep in self.fleet.dependents.get(name, ()) if dep not in chosen}
+        alive = [name for name in self.fleet.order if name in others and lives(self.fleet.status[name])]
+        if alive:
+            words = "depends on what is stopped, and goes" if len(alive) == 1 else "depend on what is stopped, and go"
+            request.put([f"{', '.join(alive)} {words} on running"])
+        self.fleet.stop(chosen, now)
+
+        def gone(now: float) -> bool:
+            status = {name: self.fleet.status[name] for name in chosen if name in self.fleet.status}
+            again = [name for name, one in status.items() if one.then == "restart" or one.state in (WAITING, STARTING, BACKOFF)]
+            if again:
+                request.fail(f"{again[0]} was started again meanwhile", 1)
+            elif not any(lives(one) for one in status.values()):
+                request.end(0)
+            return request.over
+
+        self.wait(request, gone, options, now, chosen)
+
+    def do_wait(self, request: Request, options: dict[str, float], names: list[str], now: float) -> None:
+        """Wait until units are OK, or can be so no more."""
+        chosen = match_names(names, self.fleet.order)
+
+        def decided(now: float) -> bool:
+            status = {name: self.fleet.status.get(name, Status(FAILED)) for name in chosen}
+            ended = [name for name in chosen if status[name].state in (STOPPED, DONE, FAILED)]
+            if ended:
+                request.fail(f"{ended[0]} is {status[ended[0]].state}: {status[ended[0]].why}", 1)
+            elif all(self.up(name) for name in chosen):
+                request.put([f"{name}: ok" for name in chosen])
+                request.end(0)
+            return request.over
+
+        self.wait(request, decided, options, now, chosen)
+
+    def do_signal(self, request: Request, options: dict[str, float], names: list[str], now: float) -> None:
+        """Send a signal to the process that overlord started."""
+        signum, failed = parse_signal(names[0]), False
+        for name in match_names(names[1:], self.fleet.order):
+            status = self.fleet.status[name]
+            fault = f"is {status.state}, and has no process" if not status.pid or status.left else ""
+            fault = fault or self.kernel.send(status.pid, signum)
+            failed = failed or bool(fault)
+            request.put([f"{name}: {fault or f'{spell_signal(signum)} sent to pid {status.pid}'}"], "!" if fault else " ")
+        request.end(1 if failed else 0)
+
+    def do_reload(self, request: Request, options: dict[str, float], names: list[str], now: float) -> None:
+        """Read the configuration anew; wait until what it changes is done."""
+        self.act(request, ())
+        try:
+            config = self.reread()
+        except Mistakes as mistakes:
+            request.put(mistakes.args[0], "!")
+            request.fail(f"{len(mistakes.args[0])} mistakes in the configuration, nothing has changed", EX_CONFIG)
+            return
+        before = self.counts()
+        news = self.fleet.reload(config, now)
+        lines = [f"{name}: {what}" for name, what in news.items()] or ["nothing differs"]
+        self.log.say("info", "", f"configuration read anew: {'; '.join(lines)}")
+        request.put(lines)
+
+        def replaced(now: float) -> bool:
+            if self.fleet.pending:
+                return False
+            self.output.reload(config)
+            new = [name for name, what in news.items() if not what.startswith("changed in place") and name in self.fleet.units]
+            coming = [name for name in new if self.fleet.status[name].state not in (IDLE, STOPPED, OK)]
+            self.wait_up(request, coming, before, {}, now)
+            return True
+
+        self.wait(request, replaced, options, now, list(news))
+
+    def do_shutdown(self, request: Request, options: dict[str, float], names: list[str], now: float) -> None:
+        """Shut down, with an exit code if one is given."""
+        if names and not (re.fullmatch(r"\d{1,3}", names[0], re.ASCII) and int(names[0]) < 256):
+            raise Mistake(f"{names[0]!r} is no exit code, they go from 0 to 255")
+        request.put(["shutting down"])
+        request.end(0)
+        self.fleet.ask_shutdown("shutdown " + BY_HAND, now, code=int(names[0]) if names else None)
+
+    # -------------------------------------------------------------------------------------------------- the outcome
+
+    def act(self, request: Request, names: Iterable[str]) -> list[str]:
+        """Return the units that a verb is about. Raises Mistake where it is too late for that."""
+        if self.fleet.ending:
+            raise Mistake("overlord is shutting down")
+        return match_names(names, self.fleet.order)
+
+    def up(self, name: str) -> bool:
+        """Tell whether a unit is OK; a script where it has succeeded."""
+        return name in self.fleet.status and self.fleet.status[name].state == OK
+
+    def counts(self) -> dict[str, int]:
+        """Return how often each unit got OK so far."""
+        return {name: status.oks for name, status in self.fleet.status.items()}
+
+    def wait_up(
+        self, request: Request, names: list[str], before: dict[str, int], options: dict[str, float], now: float
+    ) -> None:
+        """Answer when each unit got OK once more, and so did all that bounce with it; or failed to."""
+        fleet, found = self.fleet, list(names)
+        for name in found:
+            for other in fleet.dependents.get(name, ()):
+                if (name, "bounce") in fleet.units[other].deps and other not in found and fleet.status[other].pid:
+                    found.append(other)
+        starts = {name: status.starts for name, status in fleet.status.items()}
+
+        def decided(now: float) -> bool:
+            failed = {}
+            for name in found:
+                status = fleet.status.get(name, Status(STOPPED))
+                if status.oks > before.get(name, 0):
+                    continue
+                stuck = fleet.stuck(name) if status.state == WAITING else ""
+                if status.state in (BACKOFF, STOPPED, DONE, FAILED) or stuck:
+                    failed[name] = f"{spell_state(status.state)}: {fleet.explain(name, now)}"
+                elif name in names or not failed:
+                    return False
+            for name in found:
+                if name in failed and (name in names or fleet.status[name].starts > starts.get(name, 0)):
+                    request.put([f"{name} did not come up, it is {failed[name]}"], "!")
+            request.end(1 if failed else 0)
+            return True
+
+        scripts = [dep for name in found for dep, _ in fleet.units[name].deps if fleet.units[dep].kind == "script"]
+        self.wait(request, decided, options, now, [*found, *scripts])
+
+    def wait(
+        self, request: Request, until: Callable[[float], bool], options: dict[str, float], now: float, names: Iterable[str]
+    ) -> None:
+        """Have a request answered when it can be, at the latest after the time that the client gives."""
+        request.follows = frozenset(names)
+
+        def expire() -> None:
+            if not request.over:
+                status = {name: self.fleet.status.get(name, Status(STOPPED)) for name in names}
+                left = [f"{name} is {spell_state(one.state)}" for name, one in status.items() if one.state != OK]
+                request.fail(f"not within {spell_duration(options['t'])}: {', '.join(left)}", 1)
+
+        if "t" in options:
+            request.timer = self.watch.later(now + options["t"], expire)
+        request.until = until
+        self.look_at(request, now)
+
+
+# Of a unit, as `status` answers: the fields between the tabs.
+RECORD = ("name", "kind", "state", "pid", "for", "uptime", "restarts", "next", "failures", "blocked", "deps", "why")
+FINE = (OK, IDLE, RUNNING, DONE, STOPPED)  # states for which `status` exits with 0
+
+
+def remove_stale(path: str) -> None:
+    """Remove a socket that nobody listens at. Raises OSError where somebody does, or where it is none."""
+    import _socket
+
+    probe = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC | _socket.SOCK_NONBLOCK)
+    try:
+        probe.connect(path)
+    except FileNotFoundError:
+        if os.path.islink(path):
+            os.unlink(path)
+        return
+    except ConnectionRefusedError:
+        if os.lstat(path).st_mode & 0o170000 not in (0o140000, 0o120000):
+            raise OSError(errno.EEXIST, "it is no socket") from None
+        os.unlink(path)
+        return
+    except BlockingIOError:  # its queue is full
+        pass
+    finally:
+        probe.close()
+    raise OSError(errno.EADDRINUSE, "somebody listens there already")
+
+
 # ============================================================================================================= Loop
 # Wait, read, feed, perform. Die loudly before `Loop.run`; never after.
 
@@ -2644,8 +3502,8 @@ def become_subreaper() -> str:
 class Loop:
     """Turns the crank between the pure rooms and the system."""
 
-    def __init__(self, fleet: Fleet, kernel: Kernel, init: Init, output: Output) -> None:
-        self.fleet, self.kernel, self.init, self.output = fleet, kernel, init, output
+    def __init__(self, fleet: Fleet, kernel: Kernel, init: Init, output: Output, control: Control) -> None:
+        self.fleet, self.kernel, self.init, self.output, self.control = fleet, kernel, init, output, control
         self.watch, self.log = output.watch, output.log
         self.arrived: dict[int, int] = {}  # signal -> how often
         self.actions: deque[Any] = deque()  # to be performed
@@ -2655,10 +3513,6 @@ class Loop:
         self.looked = time.monotonic()  # when it last looked at the clock
         self.code: int | None = None
         self.more = False  # dead children may be left from the last batch
-        self.forwards: dict[int, list[tuple[str, int]]] = {}
-        for spec in fleet.units.values():
-            for source, target in spec.forward:
-                self.forwards.setdefault(source, []).append((spec.name, target))
         self.wake, wake = os.pipe()
         for fd in (self.wake, wake):
             os.set_blocking(fd, False)
@@ -2774,7 +3628,7 @@ class Loop:
         """Read what a unit wrote before it ended, so that it stands before what is said about its end."""
         for capture in self.output.of(name):
             if left:
-                capture.drain()
+                capture.drain(last=True)
             else:
                 capture.finish()
 
@@ -2815,6 +3669,11 @@ class Loop:
                 if action.unit != MAIN or action.level != "info" or len(self.fleet.units) > 1:
                     details = self.post_mortem(action.unit) if action.final else None
                     self.log.say(action.level, action.unit, action.text, details)
+                self.control.say(action)
+            elif isinstance(action, Changed):
+                self.control.changed(action)
+            elif isinstance(action, Forget):
+                self.output.forget(action.unit)
             elif isinstance(action, Spawn):
                 self.spawn(action.unit)
                 if self.arrived:  # a thousand starts must not make a stop request wait
@@ -2829,11 +3688,12 @@ class Loop:
             else:
                 self.leave(action)
             self.actions.extend(self.fleet.take())
+        self.control.look(time.monotonic())
 
     def spawn(self, name: str) -> None:
         """Make the process of a unit, unless it was stopped since."""
-        status, now = self.fleet.status[name], time.monotonic()
-        if status.state not in (STARTING, RUNNING) or status.pid:
+        status, now = self.fleet.status.get(name), time.monotonic()
+        if not status or status.state not in (STARTING, RUNNING) or status.pid:
             return
         try:
             spec = self.fleet.units[name]
@@ -2848,7 +3708,7 @@ class Loop:
         """Return what a person wants to know of a unit that has failed for good."""
         spec, status = self.fleet.units[name], self.fleet.status[name]
         lines = self.output.lines(name, SHOWN_LINES)
-        restarts = f"{status.respawned} time{'' if status.respawned == 1 else 's'}"
+        restarts = f"{max(0, status.starts - 1)} time{'' if status.starts == 2 else 's'}"
         told: dict[str, str | list[str]] = {"command": spec.cmd, "user": spec.uid or str(os.geteuid()), "restarted": restarts}
         if status.started:
             told["lived"] = spell_duration(status.lived)
@@ -2873,7 +3733,8 @@ class Loop:
 
     def relay(self, number: int) -> None:
         """Pass a signal on: to the main command whatever it is, to a daemon that wants it unless it would only die of it."""
-        for name, target in [(MAIN, number), *self.forwards.get(number, ())]:
+        forwards = [(spec.name, to) for spec in self.fleet.units.values() for source, to in spec.forward if source == number]
+        for name, target in [(MAIN, number), *forwards]:
             status = self.fleet.status.get(name)
             if not status or not status.pid or status.left:
                 continue
@@ -2923,6 +3784,7 @@ class Loop:
         if not action.quiet:
             self.log.say("info", "", f"exiting with code {action.code}: {action.why}", always=True)
         end = self.fleet.ending.end if self.fleet.ending else 0.0
+        self.control.close()
         self.output.finish(max(end, time.monotonic() + 0.2))
         if not self.init.first:
             self.take_terminal()
@@ -2933,13 +3795,33 @@ class Loop:
 # Arguments, files, verbs. Nothing of it runs once the loop does.
 
 USAGE = """\
-overlord.py [-c FILE] [VERB]            run, check, version or help; without one: run
+overlord.py [-c FILE] [VERB ...]        one of these; without a verb: run
 overlord.py [-c FILE] [--] COMMAND ...  run, with COMMAND as the main command (Docker's CMD)
 
-  run               start what the configuration says, and stay (as PID 1 of a container, or anywhere)
-  check             say what is wrong with the configuration, and what the image lacks (exit 0, or 78)
-  version           print the version
-  help [OPTION]     print this, or what a configuration option means
+  run                      start what the configuration says, and stay (as PID 1 of a container, or anywhere)
+  check                    say what is wrong with the configuration, and what the image lacks (exit 0, or 78)
+  version                  print the version
+  help [OPTION]            print this, or what a configuration option means
+
+Of a running overlord (docker exec CONTAINER overlord.py VERB); a NAME may be a glob, as 'worker-*':
+
+  status [-j] [NAME ...]   how the units are; exit 0 when each is ok, idle, running, done or stopped, else 3
+  health                   one line; exit 0 when every daemon is ok, else 1: for HEALTHCHECK
+  start, stop, restart NAME ... [-t SECONDS]
+                           do so, wait for the outcome and say it; exit 1 when it is not what was asked for
+  signal SIGNAL NAME ...   send a signal
+  reload [-t SECONDS]      read the configuration again and do what differs; mistakes change nothing (78)
+  wait NAME ... [-t SECONDS]
+                           wait until they are ok; exit 1 when they cannot be any more, or not in time
+  logs [-f] [-n N] NAME ...
+                           the last N lines (100) of their captured output; -f goes on
+  events [NAME ...]        the state of each, and then each change, a line each: NAME STATE WHY
+  graph [--dot]            who depends on whom
+  timeline [-j] [NAME ...] how the start went: who waited for whom, and for how long
+  why NAME                 why it is in its state, down the chain of what it depends on
+  shutdown [CODE]          stop everything; the container exits with CODE
+
+Exit codes: 64 for a mistake in the arguments or an unknown unit, 69 when nobody answers, 77 when one may not ask.
 
 The configuration is FILE, else $OVERLORD_CONFIG, else /etc/overlord.conf, and every file of its configdir
 (/etc/overlord/). An example:
@@ -2956,8 +3838,12 @@ PASSED_OVER = re.compile(r"\..*|.*~|.*\.(bak|swp)|.*\.dpkg-.*")
 
 def put(fd: int, text: str) -> None:
     """Write to a standard descriptor, if it is there."""
+    put_bytes(fd, text.encode("utf-8", "surrogateescape"))
+
+
+def put_bytes(fd: int, data: bytes) -> None:
+    """Write to a standard descriptor, if it is there."""
     try:
-        data = text.encode("utf-8", "surrogateescape")
         while data:
             data = data[os.write(fd, data) :]
     except OSError:
@@ -3085,18 +3971,34 @@ def run(path: str | None, command: list[str]) -> int:
     try:
         environment = found_environment()
         kernel = Kernel(environment, FOUND_MASK)
+        named = path or environment.get(b"OVERLORD_CONFIG")
+        for place in () if named else (DEFAULT_SOCKET, fallback_path()):  # before the mistakes of a broken configuration
+            if is_overlord(place):
+                return runs_already(place, command)
         config, files = read_config(path, environment, optional=bool(command))
+        if named and config.settings.socket and is_overlord(config.settings.socket):
+            return runs_already(config.settings.socket, command)
         if command:
             add_main(config, command)
         settings, init = config.settings, Init()
         output = Output(Watch(), settings.log_level, settings.log_format, colour=not environment.get(b"NO_COLOR"))
-        loop = Loop(Fleet(config, chance), kernel, init, output)
+        fleet = Fleet(config, chance)
+
+        def reread() -> Config:
+            again = read_config(path, environment, optional=bool(command))[0]
+            if command:
+                add_main(again, command)
+            return again
+
+        control = Control(output, fleet, kernel, reread)
+        loop = Loop(fleet, kernel, init, output, control)
+        unheard = control.open(settings.socket) if settings.socket else ""
     except Mistakes as mistakes:
         return refuse(mistakes)
     except OSError as error:  # no descriptor left, say
         put(2, f"overlord: cannot start: {error}: exiting with code 1\n")
         return 1
-    for warning in (init.warning, *warn_of_writers(files, config.settings.configdir)):
+    for warning in (init.warning, unheard, *warn_of_writers(files, config.settings.configdir)):
         if warning:
             output.log.say("warning", "", warning)
     return loop.run()
@@ -3148,6 +4050,339 @@ def explain(words: list[str]) -> int:
     return 0
 
 
+# ------------------------------------------------------------------------------------------------------- the client
+
+# What a person may ask: as ANSWERED says, and the pictures that the client draws from those answers.
+ASKED = {**ANSWERED, "status": ("j", 0, WORDS_MAX), "timeline": ("j", 0, WORDS_MAX), "graph": ("dot", 0, 0), "why": ("", 1, 1)}
+STATE_COLOURS = {OK: 32, RUNNING: 36, STARTING: 33, WAITING: 33, STOPPING: 33, BACKOFF: 33, FAILED: 31}  # others dim
+
+
+def dial(place: str, timeout: float = ASK_TIMEOUT) -> Any:
+    """Return a connection to a socket. Raises OSError; PermissionError also where somebody else listens there."""
+    import _socket
+
+    sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
+    try:
+        limit = int(timeout).to_bytes(8, sys.byteorder) + bytes(8)  # a struct timeval
+        for option in (_socket.SO_SNDTIMEO, _socket.SO_RCVTIMEO):  # a full queue must not hold up for ever either
+            sock.setsockopt(_socket.SOL_SOCKET, option, limit)
+        sock.connect(place)
+        peer = sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, 12)
+        pid, uid = int.from_bytes(peer[:4], sys.byteorder), int.from_bytes(peer[4:8], sys.byteorder)
+        if uid not in (0, os.geteuid()) and pid != 1:
+            raise PermissionError(errno.EPERM, f"user {uid} listens there, neither root nor yours")
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def is_overlord(place: str) -> bool:
+    """Tell whether a live overlord answers at a socket."""
+    try:
+        sock = dial(place, 2.0)
+        sock.sendall(b"version\n")
+        return bool(sock.recv(100).startswith(b" overlord"))
+    except PermissionError:  # somebody else's: is it alive?
+        try:
+            return f" {os.path.realpath(place)}\n".encode() in slurp("/proc/net/unix")
+        except OSError:
+            return False
+    except OSError:
+        return False
+
+
+def runs_already(place: str, command: list[str]) -> int:
+    """Refuse to start a second fleet."""
+    near = suggest(command[0], ASKED) if command else ""
+    text = f"an overlord runs here already, and answers at {place}"
+    return usage_error(text + (near or "; to look at it: overlord.py status"))
+
+
+def configured_socket(path: str) -> str | None:
+    """Return the socket that a configuration names, which need not be free of mistakes."""
+    draft = Draft({decode(key): decode(value) for key, value in found_environment().items()})
+    load(draft, path)
+    for file in list_configdir(draft):
+        load(draft, file)
+    at = ("overlord", "socket")
+    text = expand(draft.text_of(*at), draft.environment) if at in draft.places else DEFAULT_SOCKET
+    return None if text == "none" else text
+
+
+class Answer:
+    """What a running overlord says to a request. COST: for `health`, which is asked every few seconds, next to nothing."""
+
+    def __init__(self, path: str | None, words: list[str]) -> None:
+        """Ask. Raises OSError where nobody answers, PermissionError where one may not ask."""
+        places = [DEFAULT_SOCKET, fallback_path()]
+        if path:
+            named = configured_socket(path)
+            if not named:
+                raise OSError(errno.ENOENT, f"{path} says socket = none")
+            places[0] = named
+        faults = []
+        for place in places:
+            try:
+                self.sock = dial(place)
+                try:
+                    self.sock.sendall(" ".join(words).encode("utf-8", "surrogateescape") + b"\n", MSG_NOSIGNAL)
+                except BrokenPipeError:  # refused without being heard: the answer says why
+                    pass
+                break
+            except OSError as error:
+                faults.append(error)
+                reason = f"{place}: {error.strerror}"
+                if isinstance(error, PermissionError):
+                    raise PermissionError(errno.EPERM, f"{reason}; only root and overlord's own user may ask") from None
+        else:
+            raise OSError(errno.ENOENT, f"nobody answers at {' or '.join(places)}: is overlord running here?")
+        self.code = EX_UNAVAILABLE
+
+    def lines(self) -> Iterator[tuple[str, bytes]]:
+        """Yield what each line is (` ` or `!`) and the line. Raises OSError where the answer does not come, or breaks off."""
+        import _socket
+
+        rest, poll, patient = b"", select.poll(), False
+        poll.register(self.sock.fileno(), select.POLLIN)
+        poll.register(1, 0)  # tells when nobody reads what is put out: poll(2)
+        while True:
+            if patient and self.sock.fileno() not in dict(poll.poll()):
+                self.code = 0
+                return
+            data = self.sock.recv(65536)
+            if not data:
+                raise OSError(errno.EPIPE, "overlord hung up before it had answered")
+            *found, rest = (rest + data).split(b"\n")
+            for line in found:
+                if line[:1] == b"=":
+                    self.code = int(line[1:])
+                    return
+                if line[:1] == b"+":  # it may take a while
+                    self.sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_RCVTIMEO, bytes(16))
+                    patient = True
+                else:
+                    yield line[:1].decode(), line[1:]
+
+
+def client(path: str | None, verb: str, words: list[str]) -> int:
+    """Ask a running overlord, and show what it answers. Returns the exit code."""
+    signal.signal(SIGNALS["PIPE"], signal.SIG_DFL)
+    try:
+        options, names = parse_request([verb, *words], ASKED)
+        if verb == "signal":
+            parse_signal(names[0])
+    except Mistake as mistake:
+        return usage_error(str(mistake))
+    try:
+        if verb in ("status", "graph", "why"):
+            return show_units(path, verb, options, names)
+        if verb == "timeline":
+            return show_timeline(path, options, names)
+        answer = Answer(path, [verb, *words])
+        for kind, line in answer.lines():
+            put_bytes(2 if kind == "!" else 1, (b"overlord: " if kind == "!" else b"") + line + b"\n")
+        return answer.code
+    except OSError as error:
+        refused = isinstance(error, PermissionError)
+        text = error.strerror or str(error)
+        text = "overlord does not answer within 5 s" if error.errno == errno.EAGAIN else text
+        put(2, f"overlord: {text}\n")
+        return EX_NOPERM if refused else EX_UNAVAILABLE
+
+
+def fetch(path: str | None, words: list[str]) -> tuple[list[str], int]:
+    """Return the lines of an answer and its exit code; say what went wrong."""
+    answer, found = Answer(path, words), []
+    for kind, line in answer.lines():
+        if kind == "!":
+            put_bytes(2, b"overlord: " + line + b"\n")
+        else:
+            found.append(decode(line))
+    return found, answer.code
+
+
+def paint(text: str, colour: int | None, fd: int = 1) -> str:
+    """Return text in a colour (None: dim), where it goes to a terminal and nobody minds."""
+    if not os.isatty(fd) or os.environ.get("NO_COLOR"):
+        return text
+    return f"\x1b[{colour or 2}m{text}\x1b[0m"
+
+
+def columns() -> int:
+    """Return how wide the output may be: as the terminal, or as wide as it likes."""
+    try:
+        return os.get_terminal_size(1).columns if os.isatty(1) else 0
+    except OSError:
+        return 80
+
+
+def cut(text: str, room: int) -> str:
+    """Return as much of a text as there is room for, and of a few letters in any case."""
+    return text if len(text) <= max(8, room) else text[: max(8, room) - 1] + "\u2026"
+
+
+def show_units(path: str | None, verb: str, options: dict[str, float], names: list[str]) -> int:
+    """Show the units: as a table, as JSON, as the graph of their dependencies, or why one is as it is."""
+    lines, code = fetch(path, ["status", *(names if verb == "status" else ())])
+    units = {unit["name"]: unit for unit in (dict(zip(RECORD, line.split("\t"))) for line in lines)}
+    if not units and code not in (0, 3):
+        return code
+    if verb == "status":
+        put(1, spell_json(units) if "j" in options else draw_table(units))
+        return code
+    if verb == "graph":
+        put(1, draw_dot(units) if "dot" in options else draw_tree(units))
+        return 0
+    if names[0] not in units:
+        return usage_error(f"there is no unit {names[0]}{suggest(names[0], units)}")
+    put(1, "".join(f"{line}\n" for line in explain_chain(path, units, names[0])))
+    return 0
+
+
+def spell_json(units: Mapping[str, dict[str, str]]) -> str:
+    """Return the records as a JSON array."""
+    numbers = ("pid", "for", "uptime", "restarts", "next", "failures")
+    objects = []
+    for unit in units.values():
+        fields = {key: (value or "null") if key in numbers else quote_json(value) for key, value in unit.items()}
+        fields["deps"] = "[" + ", ".join(quote_json(dep) for dep in unit["deps"].split()) + "]"
+        objects.append("{" + ", ".join(f'"{key}": {value}' for key, value in fields.items()) + "}")
+    return "[" + ",\n ".join(objects) + "]\n"
+
+
+def draw_table(units: Mapping[str, dict[str, str]]) -> str:
+    """Return the table of `status`, which fits the terminal as far as its last column gives way."""
+    rows = [["NAME", "KIND", "STATE", "PID", "UPTIME", "RESTARTS", "WHY"]]
+    for unit in units.values():
+        since = spell_duration(float(unit["uptime"])) if unit["uptime"] else ""
+        kind = "main" if unit["name"] == MAIN else unit["kind"]
+        rows.append([unit["name"], kind, unit["state"], unit["pid"], since, unit["restarts"], unit["why"]])
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    wide, out = columns(), []
+    for number, row in enumerate(rows):
+        cells = [cell.ljust(width) for cell, width in zip(row[:-1], widths)]
+        room = wide - len("  ".join(cells)) - 2 if wide else len(row[-1])
+        why = cut(row[-1], room) if wide else row[-1]
+        cells[2] = paint(cells[2], STATE_COLOURS.get(row[2])) if number else cells[2]
+        out.append("  ".join([*cells, why]).rstrip())
+    return "\n".join(out) + "\n"
+
+
+def draw_tree(units: Mapping[str, dict[str, str]]) -> str:
+    """Return each unit that nobody depends on, and below it what it depends on."""
+    needed = {dep.partition(":")[0] for unit in units.values() for dep in unit["deps"].split()}
+    out: list[str] = []
+    shown: set[str] = set()
+    todo = [(name, name, "", "") for name in reversed(list(units)) if name not in needed]
+    while todo:
+        name, label, first, rest = todo.pop()
+        unit = units[name]
+        again = name in shown and unit["deps"]
+        state = paint(unit["state"], STATE_COLOURS.get(unit["state"]))
+        out.append(f"{first}{label}  {state}" + (" (its dependencies are above)" if again else ""))
+        deps = [] if again else unit["deps"].split()
+        shown.add(name)
+        for number, dep in enumerate(reversed(deps)):
+            arms = ("\u2514\u2500 ", "   ") if not number else ("\u251c\u2500 ", "\u2502  ")
+            todo.append((dep.partition(":")[0], dep, rest + arms[0], rest + arms[1]))
+    return "".join(f"{line}\n" for line in out)
+
+
+def draw_dot(units: Mapping[str, dict[str, str]]) -> str:
+    """Return the graph in the language of Graphviz."""
+    names = {OK: "palegreen", FAILED: "salmon", RUNNING: "lightblue", IDLE: "white", STOPPED: "lightgrey", DONE: "lightgrey"}
+    out = ["digraph overlord {", "  rankdir=LR; node [shape=box, style=filled];"]
+    for unit in units.values():
+        label = f"{unit['name']}\\n{unit['state']}"
+        out.append(f'  "{unit["name"]}" [label="{label}", fillcolor={names.get(unit["state"], "khaki")}];')
+        for dep in unit["deps"].split():
+            name, _, state = dep.partition(":")
+            out.append(f'  "{unit["name"]}" -> "{name}" [label="{state}"];')
+    return "\n".join([*out, "}"]) + "\n"
+
+
+def explain_chain(path: str | None, units: Mapping[str, dict[str, str]], name: str) -> Iterator[str]:
+    """Yield why a unit is in its state, then why what it waits for is in its, and the last words of the last of them."""
+    margin = ""
+    while True:
+        unit = units[name]
+        since = spell_duration(float(unit["for"]))
+        failures = int(unit["failures"])
+        after = f" after {failures} failure{'' if failures == 1 else 's'}" if failures and unit["state"] == BACKOFF else ""
+        colon = "" if unit["state"] == WAITING or not unit["why"] else ":"
+        why = f"{colon} {unit['why']}".rstrip()
+        yield f"{margin}{name} is {spell_state(unit['state'])}{after}{why} (for {since})"
+        margin += "  "
+        if unit["blocked"] not in units:
+            break
+        name = unit["blocked"]
+    answer = Answer(path, ["logs", "-n", "5", name])
+    words = [decode(line) for kind, line in answer.lines() if kind == " "]
+    if words:
+        yield f"{margin}its last words:"
+        yield from (f"{margin}| {line}" for line in words)
+
+
+def show_timeline(path: str | None, options: dict[str, float], names: list[str]) -> int:
+    """Show how the start went: a bar for each unit, and what it waited for."""
+    lines, code = fetch(path, ["timeline", *names])
+    if code:
+        return code
+    stories = {}
+    for line in lines:
+        name, now, *pairs = line.split("\t")
+        stories[name] = [(float(pair.split(" ", 1)[0]), pair.split(" ", 1)[1]) for pair in pairs]
+    if "j" in options:
+        spelt = (
+            f'{{"name": {quote_json(name)}, "events": ['
+            + ", ".join(f'{{"at": {instant:.4f}, "what": {quote_json(what)}}}' for instant, what in story)
+            + "]}"
+            for name, story in stories.items()
+        )
+        put(1, "[" + ",\n ".join(spelt) + "]\n")
+        return code
+    total = max((story[-1][0] for story in stories.values() if story), default=0.0) or 1e-9
+    pending = any(story and story[-1][1] not in (OK, DONE, FAILED) for story in stories.values())
+    total = max(total, float(lines[0].split("\t")[1])) if pending and lines else total
+    margin, wide = max((len(name) for name in stories), default=0), columns()
+    texts = {name: spell_story(story) for name, story in stories.items()}
+    room = max(map(len, texts.values()), default=0)
+    width = max(20, min((wide or 80) - margin - 4 - room, 60))
+    for name, story in stories.items():
+        text = cut(texts[name], wide - margin - 4 - width) if wide else texts[name]
+        put(1, f"{name.ljust(margin)}  {draw_bar(story, total, width)}  {text}".rstrip() + "\n")
+    put(1, f"{' ' * margin}  0{spell_duration(total).rjust(width - 1)}\n")
+    return code
+
+
+SHADES = {WAITING: "\u00b7", STARTING: "\u2592", RUNNING: "\u2592", OK: "\u2588", FAILED: "x", BACKOFF: "~", DONE: "\u2588"}
+
+
+def draw_bar(story: list[tuple[float, str]], total: float, width: int) -> str:
+    """Return a bar of so many characters from the start to the end of the whole story."""
+    bar = [" "] * width
+    for (begin, what), end in zip(story, [*(instant for instant, _ in story[1:]), total]):
+        first, last = int(begin / total * (width - 1)), int(end / total * (width - 1))
+        bar[first : last + 1] = SHADES.get(what.split()[0], " ") * (last + 1 - first)
+    return "".join(bar)
+
+
+def spell_story(story: list[tuple[float, str]]) -> str:
+    """Return in words when a unit was up, and whom it waited for longest."""
+    if not story:
+        return "not asked for"
+    waits = [
+        (end - begin, what.partition(" for ")[2])
+        for (begin, what), (end, _) in zip(story, story[1:])
+        if what.startswith(WAITING + " for")
+    ]
+    instant, state = story[-1]
+    text = f"{state.partition(' ')[0]} at {spell_duration(instant)}"
+    longest = max(waits, default=(0.0, ""))
+    return text + (f", {spell_duration(longest[0])} for {longest[1]}" if longest[0] >= 0.001 else "")
+
+
 def main(arguments: list[str]) -> int:
     """Do what the command line says, and return the exit code."""
     path, verb, words = parse_arguments(arguments)
@@ -3161,6 +4396,8 @@ def main(arguments: list[str]) -> int:
         return explain(words)
     if verb == "mistake":
         return usage_error(words[0])
+    if verb in ASKED and verb != "version":
+        return client(path, verb, words)
     put(1, f"overlord {VERSION}\n")
     return 0
 

@@ -358,6 +358,7 @@ class Overlord(Namespace):
         self._changed = threading.Condition()
         self._readers: list[threading.Thread] = []
         self._pid1 = pid1
+        self.python = list(python)
         (folder / "conf.d").mkdir(exist_ok=True)
         header = {"configdir": f"{folder}/conf.d/", "socket": "none", **(settings or {})}
         text = ["[overlord]", *(f"{key} = {value}" for key, value in header.items()), defaults]
@@ -485,6 +486,24 @@ class Overlord(Namespace):
         """Send a signal to the process of a unit."""
         self.kill(self.unit(name).pid, sig)
 
+    def client(self, *words: str, inside: bool = False) -> list[str]:
+        """Return the command that runs a verb: from outside, naming the configuration; or `inside`, as `docker exec` does."""
+        if not inside:
+            return [*self.python, str(OVERLORD), "-c", str(self.config), *words]
+        user = [] if os.geteuid() == 0 else ["--user", "--preserve-credentials"]
+        return ["nsenter", f"--target={self.pid}", *user, "--pid", "--mount", *self.python, str(OVERLORD), *words]
+
+    def ask(
+        self, *words: str, code: int | None = 0, inside: bool = False, prefix: Sequence[str] = (), **options: Any
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a verb to its end, and expect this exit code; None for any."""
+        options = {"stdin": subprocess.DEVNULL, "env": {"PATH": PATH}, "timeout": PATIENCE, **options}
+        argv = [*prefix, *self.client(*words, inside=inside)]
+        done = subprocess.run(argv, capture_output=True, encoding="utf-8", errors="surrogateescape", check=False, **options)
+        if code not in (None, done.returncode):
+            self.fail(f"{words}: code {done.returncode}, not {code}\n{done.stdout}\n{done.stderr}")
+        return done
+
     def wait_exit(self, timeout: float = PATIENCE) -> int:
         """Wait for the end of overlord and of its log; return its exit code."""
         if self._pid1:
@@ -512,6 +531,45 @@ class Overlord(Namespace):
             if stream is not None:
                 stream.close()
         print(self)
+
+
+class Asking:
+    """A verb that runs, and what it has printed so far."""
+
+    def __init__(self, argv: Sequence[str], **options: Any) -> None:
+        options = {"stdin": subprocess.DEVNULL, "env": {"PATH": PATH}, **options}
+        self.popen = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options)
+        self.lines: list[str] = []
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.popen.stdout
+        for line in self.popen.stdout:
+            self.lines.append(line.decode(errors="backslashreplace").rstrip("\n"))
+
+    def wait_for(self, pattern: str) -> str:
+        """Wait for a line that matches, and return it."""
+
+        def found() -> list[str]:
+            over = not self._reader.is_alive()
+            lines = [line for line in self.lines if re.search(pattern, line)]
+            if over and not lines:
+                pytest.fail(f"it ended with {self.popen.wait()} before {pattern!r}: {self.lines}")
+            return lines
+
+        return eventually(found, f"{pattern!r} in {self.lines}")[0]
+
+    def kill(self) -> None:
+        """End it in the middle of what it does."""
+        self.popen.kill()
+        self.wait_exit()
+
+    def wait_exit(self) -> int:
+        """Wait for its end, and return its exit code."""
+        code = self.popen.wait(PATIENCE)
+        self._reader.join(PATIENCE)
+        return code
 
 
 # --- terminal --------------------------------------------------------------------------------------------------------

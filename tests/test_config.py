@@ -1567,12 +1567,12 @@ def test_signals_are_spelt_and_read(number: int) -> None:
     assert overlord.parse_signal(str(number)) == number
 
 
-@pytest.mark.parametrize("verb", overlord.RESERVED)
-def test_verbs_to_come_start_nothing(verb: str, main: SimpleNamespace, capfd: Capture) -> None:
-    """They are refused, and the way to run a program of that name is said."""
-    assert main.run(verb) == overlord.EX_USAGE
-    assert f"overlord.py -- {verb}" in capfd.readouterr().err
+@pytest.mark.parametrize("verb", overlord.ASKING)
+def test_verbs_are_no_commands(verb: str) -> None:
+    """A verb is a verb, and after `--` a program of that name; each is known to the client."""
+    assert overlord.parse_arguments([verb, "x"]) == (None, verb, ["x"])
     assert overlord.parse_arguments(["--", verb]) == (None, "run", [verb])
+    assert verb in overlord.ASKED
 
 
 def test_hint_for_a_unit_that_many_miss_takes_no_time() -> None:

@@ -372,6 +372,106 @@ def test_a_daemon_in_the_background_is_told_how_to_stay(example, config):
     assert re.search(r"put itself into the background, as nginx \(pid \d+\).*daemon off;", result.stderr), result.stderr
 
 
+# Looking inside and acting
+
+
+def overlord(container, *words, check=True, user=None):
+    """`docker exec CONTAINER overlord.py WORDS`"""
+    return docker("exec", *(("--user", user) if user else ()), container.id, "overlord.py", *words, check=check)
+
+
+def health_becomes(container, state):
+    """Wait until Docker calls the container's health so."""
+    deadline = time.monotonic() + PATIENCE
+    seen = ""
+    while time.monotonic() < deadline:
+        seen = docker("inspect", "-f", "{{.State.Health.Status}}", container.id).stdout.strip()
+        if seen == state:
+            return
+        time.sleep(0.1)
+    pytest.fail(f"{seen}, not {state}\n" + docker("inspect", "-f", "{{json .State.Health}}", container.id).stdout)
+
+
+def test_healthcheck(example, start):
+    """The HEALTHCHECK of the example turns healthy, unhealthy when a daemon is down, and healthy again."""
+    container = start("--health-interval", "500ms", "--health-retries", "1", example)
+    health_becomes(container, "healthy")
+    overlord(container, "stop", "app")
+    assert overlord(container, "health").stdout == "healthy: 2 daemons ok\n", "one that was stopped by hand is not wanted"
+    container.execute("mv /srv/app.py /srv/away.py")
+    assert overlord(container, "start", "app", check=False).returncode == 1
+    health_becomes(container, "unhealthy")
+    container.execute("mv /srv/away.py /srv/app.py")
+    health_becomes(container, "healthy")
+
+
+def test_verbs_in_a_container(example, start):
+    container = start(example)
+    assert overlord(container, "wait", "nginx", "-t", "60").stdout.endswith("nginx: ok\n")
+    status = overlord(container, "status").stdout
+    assert re.search(r"^redis +daemon +ok +\d+ ", status, re.MULTILINE), status
+    told = overlord(container, "restart", "redis").stdout
+    for line in ("redis: stopped", "redis: ok", "app: stopping .*redis was restarted", "setup: ok", "app: ok"):
+        assert re.search(f"^{line}", told, re.MULTILINE), told
+    assert not re.search("^nginx: stopp", told, re.MULTILINE)
+    assert overlord(container, "graph").stdout.startswith("nginx  ok\n\u2514\u2500 app:ok  ok\n")
+    assert "app" in overlord(container, "timeline").stdout
+    assert overlord(container, "why", "app").stdout.startswith("app is ok")
+    assert overlord(container, "logs", "-n", "5", "app").returncode == 0
+    assert "pid" in overlord(container, "signal", "HUP", "nginx").stdout
+    assert overlord(container, "reload").stdout == "nothing differs\n"
+    container.execute("sed -i 's/^deps = app:ok/deps = app:ok\\nnice = 5/' /etc/overlord.conf")
+    assert "nginx: changed: nice" in overlord(container, "reload").stdout
+    container.execute("echo '[daemon:x]' >> /etc/overlord.conf")
+    broken = overlord(container, "reload", check=False)
+    assert broken.returncode == 78
+    assert re.search(r"/etc/overlord\.conf:\d+: \[daemon:x\] cmd: is missing", broken.stderr), broken.stderr
+    assert overlord(container, "status").returncode == 0
+    assert overlord(container, "stauts", check=False).returncode == 64
+    assert len(container.found("overlord: redis: started")) == 2, "no second fleet"
+    docker("exec", container.id, "overlord.py", "shutdown", "7", check=False)
+    assert container.join() == 7
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--read-only",),
+        ("--read-only", "--user", "12345:12345", "--cap-drop", "ALL"),
+        ("--user", "www-data"),
+    ],
+    ids=" ".join,
+)
+def test_health_where_there_is_no_run(example, start, config, options):
+    """With a read-only root, or as another user, /dev/shm serves."""
+    mount = config("[daemon:web]\ncmd = sleep 1000\nwarmup = 0\n")
+    container = start(*options, *mount, example)
+    container.wait_for("overlord: web: ok")
+    assert overlord(container, "health").stdout == "healthy: 1 daemon ok\n"
+    assert not container.found("warning")
+    assert container.stop() < 9
+
+
+def test_root_asks_an_overlord_of_another_user(example, start, config):
+    mount = config("[daemon:web]\ncmd = sleep 1000\nwarmup = 0\n")
+    container = start("--user", "www-data", *mount, example)
+    container.wait_for("overlord: web: ok")
+    assert overlord(container, "health", user="root").returncode == 0
+    refused = overlord(container, "status", user="redis", check=False)
+    assert refused.returncode == 77, refused.stderr
+
+
+def test_socket_of_a_killed_container_is_replaced(example, start, config):
+    mount = config("[daemon:web]\ncmd = sleep 1000\nwarmup = 0\n")
+    container = start(*mount, example)
+    container.wait_for("overlord: web: ok")
+    docker("kill", container.id)
+    docker("wait", container.id)
+    docker("start", container.id)
+    assert overlord(container, "wait", "web").returncode == 0
+    assert not container.found("warning")
+
+
 # In place of tini
 
 COMMANDS = [

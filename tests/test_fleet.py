@@ -14,7 +14,7 @@ import pytest
 import overlord
 from harness import daemon, script
 from overlord import BACKOFF, DONE, FAILED, IDLE, MAIN, OK, RUNNING, STARTING, STOPPED, STOPPING, WAITING
-from world import KILL, TERM, Stage, Temper, Worker, World, check
+from world import KILL, TERM, Stage, Temper, Worker, World, check, configure
 
 INT, QUIT, USR1 = (overlord.SIGNALS[name] for name in ("INT", "QUIT", "USR1"))
 QUICK = Temper(life=0.1)  # a script that does its work
@@ -42,7 +42,7 @@ def setup(name: str = "setup", **options: object) -> str:
     return script(name, "x", **options)
 
 
-def starts_since(stage: Stage, act: Callable[[], None], seconds: float = SETTLED) -> list[str]:
+def starts_since(stage: Stage, act: Callable[[], object], seconds: float = SETTLED) -> list[str]:
     """Return what is started by an act and all that follows."""
     count = len(stage.starts)
     act()
@@ -1268,6 +1268,830 @@ def test_long_chain_of_scripts() -> None:
     stage.boot()
     stage.advance(5.0)
     assert stage.state("web") == OK
+
+
+# --- by hand ---------------------------------------------------------------------------------------------------------
+
+SLOW = Temper(patience=3.0)  # a process that takes its time to stop
+
+
+# What a daemon needs for `bring_into` to get it into that state, and keep it there.
+STATE_OPTIONS: dict[str, dict[str, object]] = {
+    STARTING: {"warmup": "5s"},
+    BACKOFF: {"backoff": "1h..1h"},
+    FAILED: {"respawns": 0, "on_failure": "ignore"},
+    DONE: {"restart": "on-failure"},
+    WAITING: {"deps": "gate"},
+    IDLE: {"autostart": "false"},
+}
+
+
+def slow(stage: Stage, *names: str) -> None:
+    """From now on, the processes of these units take their time to stop."""
+    for name in names:
+        stage.tempers[name] = SLOW
+        if name in stage.living():
+            stage.current[name].temper = SLOW
+
+
+def test_stop_by_hand() -> None:
+    """It stays stopped, what depends on it goes on, and overlord stays up even where nothing runs any more."""
+    stage = Stage(prompt("db") + prompt("web", deps="db"))
+    stage.stop("db")
+    assert stage.states("db", "web") == [STOPPED, OK]
+    stage.stop("web", "db")
+    stage.advance(SETTLED)
+    assert stage.states("db", "web") == [STOPPED, STOPPED]
+    assert stage.code is None
+
+
+@pytest.mark.parametrize("state", [WAITING, STARTING, BACKOFF, STOPPING])
+def test_stop_by_hand_in_any_state(state: str) -> None:
+    stage = Stage(daemon("db", "x", warmup="5s") + prompt("web", deps="db", backoff="5s"))
+    if state == STARTING:
+        name = "db"
+    else:
+        name = "web"
+        stage.advance(0.0 if state == WAITING else 5.0)
+        if state == BACKOFF:
+            stage.exit("web", 1)
+            stage.exit("web", 1)
+        elif state == STOPPING:
+            slow(stage, "web")
+            stage.restart("web")
+    assert stage.state(name) == state
+    stage.stop(name)
+    stage.advance(SETTLED)
+    assert stage.state(name) == STOPPED
+
+
+def test_start_by_hand_with_what_it_needs() -> None:
+    """Stopped or not, all the way down, in dependency order; what is up is left alone."""
+    stage = Stage(prompt("disk") + prompt("db", deps="disk") + prompt("web", deps="db") + prompt("other"))
+    stage.stop("disk", "db", "web", "other")
+    assert starts_since(stage, lambda: stage.start("web")) == ["disk", "db", "web"]
+    assert stage.states() == [OK, OK, OK, STOPPED]
+    assert starts_since(stage, lambda: stage.start("web")) == []
+
+
+def test_start_by_hand_while_what_it_needs_stops() -> None:
+    """A dependency that is on its way down is to come back as well as one that is down already."""
+    stage = Stage(prompt("db") + prompt("web", deps="db"))
+    slow(stage, "db")
+    stage.stop("web", "db")
+    assert stage.states("db", "web") == [STOPPING, STOPPED]
+    stage.start("web")
+    stage.advance(SETTLED)
+    assert stage.states("db", "web") == [OK, OK]
+
+
+@pytest.mark.parametrize("state", [DONE, FAILED, BACKOFF, STOPPING])
+def test_start_by_hand_in_any_state(state: str) -> None:
+    stage = Stage(prompt("web", **STATE_OPTIONS.get(state, {})) + prompt("other"))
+    if state == STOPPING:
+        slow(stage, "web")
+        stage.stop("web")
+    for _ in range({BACKOFF: 2, STOPPING: 0}.get(state, 1)):
+        stage.exit("web", 0 if state == DONE else 1)
+    assert stage.state("web") == state
+    stage.start("web")
+    stage.advance(SETTLED)
+    assert stage.state("web") == OK
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_started_by_hand_never_ends_the_container(code: int) -> None:
+    options = {"autostart": "false", "respawns": 0, "on_failure": "shutdown", "on_success": "shutdown"}
+    stage = Stage(prompt("tool", restart="on-failure", **options) + setup("job", on_failure="shutdown") + prompt("web"))
+    stage.start("tool", "job")
+    stage.exit("tool", code)
+    stage.exit("job", code)
+    assert stage.states("tool", "job") == ([DONE, OK] if code == 0 else [FAILED, FAILED])
+    assert stage.code is None
+
+
+def test_script_by_hand() -> None:
+    """It runs, again and again, though nobody depends on it; two runs never overlap."""
+    stage = Stage(prompt("web") + setup("job"))
+    stage.start("job")
+    stage.start("job")
+    assert stage.starts.count("job") == 1
+    stage.exit("job")
+    assert stage.starts.count("job") == 2
+    stage.exit("job")
+    assert stage.state("job") == OK
+    stage.start("job")
+    assert stage.starts.count("job") == 3
+
+
+def test_script_by_hand_after_it_failed() -> None:
+    """A script that failed, and without which a daemon waits, is run again for it by a start of that daemon."""
+    stage = Stage(prompt("other") + prompt("web", deps="setup") + setup(on_failure="ignore"))
+    stage.exit("setup", 1)
+    assert stage.states("setup", "web") == [FAILED, WAITING]
+    stage.start("web")
+    stage.exit("setup")
+    assert stage.state("web") == OK
+
+
+def test_restart_by_hand() -> None:
+    """It is stopped and started, with what bounces with it; what is down is started."""
+    stage = Stage(prompt("db") + prompt("web", deps="db:bounce") + prompt("mail", deps="db"))
+    assert starts_since(stage, lambda: stage.restart("db")) == ["db", "web"]
+    stage.stop("db")
+    assert starts_since(stage, lambda: stage.restart("db")) == ["db", "web"]
+    assert starts_since(stage, lambda: stage.restart("mail")) == ["mail"]
+
+
+def test_restart_by_hand_runs_always_scripts() -> None:
+    stage = Stage(prompt("web", deps="setup:always") + setup())
+    stage.exit("setup")
+    stage.restart("web")
+    assert stage.states("web", "setup") == [WAITING, RUNNING]
+    stage.exit("setup")
+    assert stage.state("web") == OK
+
+
+def test_restart_of_several_by_hand() -> None:
+    """Those named are restarted once each, although one bounces with the other."""
+    stage = Stage(prompt("db") + prompt("web", deps="db:bounce"))
+    assert starts_since(stage, lambda: stage.restart("web", "db")) == ["db", "web"]
+
+
+# --- reload ----------------------------------------------------------------------------------------------------------
+
+
+def changed(kind: Callable[..., str], name: str, **options: object) -> str:
+    """A unit as `prompt` or `setup` makes it, whose process has to be another one."""
+    return kind(name, **{"dir": "/", **options})
+
+
+def test_reload_of_the_same() -> None:
+    """Units whose definition is unchanged keep their status, whatever state they are in."""
+    text = prompt("up") + daemon("starting", "x", warmup="1h") + prompt("waiting", deps="starting") + prompt("hand")
+    text += prompt("backoff", backoff="1h..1h") + prompt("failed", respawns=0, on_failure="ignore") + prompt("stopping")
+    text += prompt("idle", autostart="false") + prompt("done", restart="never") + setup() + prompt("busy", deps="setup")
+    text += prompt("served", deps="always:always") + setup("always") + prompt("again", deps="always:always")
+    stage = Stage(text)
+    for name in ("backoff", "backoff", "failed"):
+        stage.exit(name, 1)
+    stage.exit("done")
+    slow(stage, "stopping")
+    stage.stop("hand", "stopping")
+    before, starts = dict(stage.fleet.status), list(stage.starts)
+    assert {each.state for each in before.values()} == set(overlord.STATES)
+    assert stage.reload(text) == {}
+    assert stage.fleet.status == before
+    assert stage.starts == starts
+    for name in ("always", "setup", "always"):
+        stage.exit(name)
+    stage.advance(SETTLED)
+    assert stage.states("busy", "served", "again", "hand", "stopping") == [OK, OK, OK, STOPPED, STOPPED]
+
+
+SHAPING = {
+    "cmd": "y", "dir": "/tmp", "uid": "nobody", "gid": "nogroup", "env": "A=1", "umask": "077", "nice": "5", "stdout": "prefix",
+    "stderr": "null",
+}  # fmt: skip
+IN_PLACE = {
+    "stop_timeout": "1s", "stop_signal": "INT", "on_failure": "ignore", "on_success": "shutdown", "respawns": "5/60s",
+    "restart": "on-failure", "success": "0 3", "backoff": "1s..2s", "warmup": "7s", "max_age": "1h", "forward": "USR1",
+    "autostart": "false", "deps": "other", "log_max": "1K", "log_keep": "1",
+}  # fmt: skip
+
+
+def test_every_option_is_one_or_the_other() -> None:
+    """An option that is added has to be thought about here, too."""
+    units = {option.name for option in overlord.OPTIONS if "d" in option.kinds}
+    assert set(SHAPING) | set(IN_PLACE) == units
+    assert set(SHAPING) == overlord.SHAPING - {"kind"}
+
+
+@pytest.mark.parametrize("option", SHAPING)
+def test_reload_of_what_shapes_a_process(option: str) -> None:
+    """It is restarted, and nothing else is; so it is when the option goes away again."""
+    rest = prompt("other") + prompt("top", deps="web")
+    with_it = unit_text("web", **{option: SHAPING[option]})
+    stage = Stage(rest + unit_text("web"))
+    assert starts_since(stage, lambda: stage.reload(rest + with_it)) == ["web"]
+    assert starts_since(stage, lambda: stage.reload(rest + unit_text("web"))) == ["web"]
+    assert stage.states("web", "other", "top") == [OK, OK, OK]
+
+
+@pytest.mark.parametrize("option", IN_PLACE)
+def test_reload_of_what_takes_effect_in_place(option: str) -> None:
+    """Nothing is restarted, and it is told."""
+    stage = Stage(prompt("other") + unit_text("web"))
+    text = prompt("other") + unit_text("web", **{option: IN_PLACE[option]})
+    news: dict[str, str] = {}
+    assert starts_since(stage, lambda: news.update(stage.reload(text))) == []
+    assert news == {"web": f"changed in place: {option}"}
+    assert stage.state("web") == OK
+
+
+def unit_text(name: str, **options: object) -> str:
+    """A daemon that is OK at once."""
+    return f"[daemon:{name}]\n" + "".join(f"{key} = {value}\n" for key, value in {"cmd": "x", "warmup": 0, **options}.items())
+
+
+def test_reload_of_stop_options() -> None:
+    """The next stop goes by them."""
+    stage = Stage(prompt("web") + prompt("other"))
+    stage.tempers["web"] = stage.current["web"].temper = STUBBORN
+    stage.reload(prompt("web", stop_timeout="2s", stop_signal="INT") + prompt("other"))
+    begun = stage.now
+    stage.stop("web")
+    stage.advance(SETTLED)
+    assert [(round(at - begun, 3), number) for at, _, number, _ in stage.kills] == [(0.0, INT), (2.0, KILL)]
+
+
+def test_reload_of_what_an_end_leads_to() -> None:
+    """`backoff`, `respawns`, `restart`, `success`, `on_failure` count at the next end."""
+    stage = Stage(prompt("a") + prompt("b") + prompt("c") + prompt("d"))
+    text = prompt("a", backoff="7s..7s") + prompt("b", respawns=0, on_failure="ignore") + prompt("d", restart="never")
+    stage.reload(text + prompt("c", success="3", restart="never"))
+    for name, code in (("a", 1), ("a", 1), ("b", 1), ("c", 3)):
+        stage.exit(name, code)
+    assert stage.states("a", "b", "c") == [BACKOFF, FAILED, DONE]
+    stage.advance(6.9)
+    assert stage.state("a") == BACKOFF
+    stage.advance(0.1)
+    assert stage.state("a") == OK
+    stage.exit("d", 4)
+    assert stage.code == 4
+
+
+def test_reload_of_warmup() -> None:
+    """A daemon that starts anew has the new one."""
+    stage = Stage(daemon("web", "x", warmup="5s"))
+    stage.advance(6)
+    stage.reload(daemon("web", "x", warmup="1s"))
+    assert stage.state("web") == OK
+    stage.exit("web", 1)
+    stage.advance(1.1)
+    assert stage.state("web") == OK
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "ages"),
+    [("1h", "1m", [60]), ("1m", "1h", [3600]), ("1m", None, []), (None, "1m", [60]), ("1h", "2s", [11])],
+)
+def test_reload_of_max_age(before: str | None, after: str | None, ages: list[float]) -> None:
+    """It counts from when the process started, also for one that runs; whoever is too old by now goes at once."""
+    stage = Stage(prompt("web", **{"max_age": before} if before else {}) + prompt("other"))
+    begun = stage.now
+    stage.advance(10.0)
+    count = len(stage.starts)
+    stage.reload(prompt("web", **{"max_age": after} if after else {}) + prompt("other"))
+    lived: list[int] = []
+    while stage.fleet.next_deadline() is not None and not lived:
+        stage.advance(1.0)
+        lived = [round(stage.now - begun) for _ in stage.starts[count:]]
+    assert lived == ages
+
+
+def test_reload_of_max_age_in_warmup() -> None:
+    """The warm-up goes on, and then it has that age."""
+    stage = Stage(daemon("web", "x", warmup="5s", max_age="1h"))
+    stage.advance(2.0)
+    stage.reload(daemon("web", "x", warmup="5s", max_age="1m"))
+    stage.advance(3.0)
+    assert stage.state("web") == OK
+    stage.advance(54.0)
+    assert stage.starts == ["web"]
+    stage.advance(2.0)
+    assert stage.starts == ["web", "web"]
+
+
+@pytest.mark.parametrize(("before", "after", "state"), [("5s", None, RUNNING), (None, "5s", FAILED), ("1h", "5s", FAILED)])
+def test_reload_of_timeout(before: str | None, after: str | None, state: str) -> None:
+    """A script that runs has the new one, from its start on."""
+    rest = prompt("web", deps="setup") + prompt("other")
+    stage = Stage(rest + setup(on_failure="ignore", **{"timeout": before} if before else {}))
+    stage.reload(rest + setup(on_failure="ignore", **{"timeout": after} if after else {}))
+    stage.advance(SETTLED)
+    assert stage.state("setup") == state
+
+
+def test_reload_of_autostart() -> None:
+    """On: it is started. Off: it goes on, since stopping it is for `stop`."""
+    stage = Stage(prompt("a", autostart="false") + prompt("b"))
+    stage.reload(prompt("a") + prompt("b", autostart="false"))
+    assert stage.states("a", "b") == [OK, OK]
+
+
+def test_reload_of_deps() -> None:
+    """What runs goes on; what waits waits for the new ones, and only for them."""
+    text = prompt("db", warmup="1h") + prompt("cache")
+    stage = Stage(text + prompt("web", deps="db") + prompt("top", deps="cache"))
+    assert stage.state("web") == WAITING
+    stage.reload(text + prompt("web", deps="cache") + prompt("top", deps="db"))
+    assert stage.states("web", "top") == [OK, OK]
+    stage.exit("top", 1)
+    assert stage.state("top") == WAITING
+
+
+def test_reload_adds_a_bounce() -> None:
+    """From then on it bounces, or does so no more."""
+    stage = Stage(prompt("db") + prompt("web", deps="db") + prompt("mail", deps="db:bounce"))
+    stage.reload(prompt("db") + prompt("web", deps="db:bounce") + prompt("mail", deps="db"))
+    assert starts_since(stage, lambda: stage.exit("db", 1)) == ["db", "web"]
+
+
+def test_reload_of_settings() -> None:
+    """`shutdown_timeout` and `shutdown_signals` are the Loop's and the Fleet's at once."""
+    stage = Stage(settings(shutdown_timeout="60s") + prompt("web"))
+    stage.tempers["web"] = stage.current["web"].temper = STUBBORN
+    stage.reload(settings(shutdown_timeout="1s", shutdown_signals="USR1") + prompt("web"))
+    assert stage.fleet.settings.shutdown_signals == (USR1,)
+    begun = stage.now
+    stage.request()
+    stage.advance(SETTLED)
+    assert stage.exited_at - begun <= 1.0
+
+
+def test_reload_adds() -> None:
+    """What is new is started in dependency order; a script only for those who need it."""
+    stage = Stage(prompt("web"))
+    text = prompt("web") + prompt("a", deps="b, setup") + prompt("b") + setup() + setup("unused") + prompt("c", autostart="false")
+    assert stage.reload(text) == dict.fromkeys(("a", "b", "setup", "unused", "c"), "new")
+    stage.exit("setup")
+    assert stage.starts == ["web", "b", "setup", "a"]
+    assert stage.states("c", "unused") == [IDLE, IDLE]
+
+
+def test_reload_removes() -> None:
+    """What is gone is stopped, dependents first, and forgotten."""
+    stage = Stage(prompt("web") + prompt("a") + prompt("b", deps="a") + prompt("c", deps="b") + prompt("d", autostart="false"))
+    slow(stage, "a", "b", "c")
+    begun = stage.now
+    assert stage.reload(prompt("web")) == dict.fromkeys("abcd", "removed")
+    stage.advance(SETTLED)
+    assert [(round(at - begun), name) for at, name, *_ in stage.kills] == [(0, "c"), (3, "b"), (6, "a")]
+    assert stage.states() == [OK]
+    assert list(stage.fleet.status) == list(stage.fleet.units) == stage.fleet.order == ["web"]
+    assert stage.fleet.code is None
+
+
+def test_reload_removes_over_a_finished_script() -> None:
+    """What needs a script needs what that needs: the order goes through it, as in a shutdown."""
+    stage = Stage(prompt("other") + prompt("db") + setup("migrate", deps="db") + prompt("web", deps="migrate"))
+    stage.exit("migrate")
+    slow(stage, "web", "db")
+    stage.reload(prompt("other"))
+    assert [name for _, name, *_ in stage.kills] == ["web"]
+    stage.advance(3.0)
+    assert [name for _, name, *_ in stage.kills] == ["web", "db"]
+
+
+def test_reload_removes_over_one_that_stays() -> None:
+    """So does the order of those between which an unchanged one stands."""
+    text = prompt("other") + setup("migrate", deps="db")
+    stage = Stage(text + prompt("db") + prompt("web", deps="migrate"))
+    stage.exit("migrate")
+    slow(stage, "web", "db")
+    stage.reload(text + changed(prompt, "db"))
+    assert [name for _, name, *_ in stage.kills] == ["web"]
+    stage.advance(SETTLED)
+    assert stage.starts == ["other", "db", "migrate", "web", "db"]
+    assert stage.states("db", "migrate", "other") == [OK, OK, OK]
+
+
+def test_reload_removes_all() -> None:
+    """With nothing left to run, overlord goes."""
+    stage = Stage(prompt("web"))
+    stage.reload(settings())
+    stage.advance(SETTLED)
+    assert stage.code == 0
+    assert "nothing is left to run" in stage.why
+
+
+@pytest.mark.parametrize("down", [STOPPED, BACKOFF, FAILED, DONE])
+def test_reload_removes_what_is_down_before_what_needs_it(down: str) -> None:
+    """A unit that has nothing to stop is forgotten while one that depended on it still stops; a shutdown then ends it all."""
+    stage = Stage(prompt("other") + prompt("db", **STATE_OPTIONS.get(down, {})) + prompt("web", deps="db"))
+    if down == STOPPED:
+        stage.stop("db")
+    else:
+        for _ in range(2 if down == BACKOFF else 1):
+            stage.exit("db", 0 if down == DONE else 1)
+    assert stage.state("db") == down
+    slow(stage, "web")
+    stage.reload(prompt("other"))
+    begun = stage.now
+    stage.request()
+    stage.advance(SETTLED)
+    assert stage.code == 0
+    assert stage.exited_at - begun <= 3.5
+
+
+def test_reload_restarts_in_dependency_order() -> None:
+    """All that changed stop top down and start bottom up; what is between them and unchanged goes on."""
+    stage = Stage(prompt("a") + prompt("b", deps="a") + prompt("c", deps="b"))
+    slow(stage, "a", "b", "c")
+    begun = stage.now
+    text = changed(prompt, "a") + changed(prompt, "b", deps="a") + changed(prompt, "c", deps="b")
+    assert starts_since(stage, lambda: stage.reload(text)) == ["a", "b", "c"]
+    assert [(round(at - begun), name) for at, name, *_ in stage.kills] == [(0, "c"), (3, "b"), (6, "a")]
+    text = prompt("a") + changed(prompt, "b", deps="a") + prompt("c", deps="b")
+    assert sorted(starts_since(stage, lambda: stage.reload(text))) == ["a", "c"]
+    assert [name for _, name, *_ in stage.kills[3:]] == ["c", "a"]
+
+
+def test_reload_starts_nothing_against_what_is_still_to_be_changed() -> None:
+    """Two depend on one, and all have changed: the quicker to stop waits until that one is another."""
+    text = prompt("db") + prompt("quick", deps="db") + prompt("slow", deps="db")
+    stage = Stage(text)
+    slow(stage, "slow")
+    assert starts_since(stage, lambda: stage.reload(text.replace("cmd = x", "cmd = y"))) == ["db", "quick", "slow"]
+
+
+def test_reload_starts_nothing_new_against_what_is_still_to_be_changed() -> None:
+    """The same for one that is new, and for one that waited for something else."""
+    text = prompt("db") + prompt("slow", deps="db")
+    stage = Stage(text + prompt("late", deps="block, db") + prompt("block", warmup="1h"))
+    slow(stage, "slow")
+    after = text.replace("cmd = x", "cmd = y") + prompt("late", deps="db") + prompt("new", deps="db")
+    started = starts_since(stage, lambda: stage.reload(after))
+    assert started[0] == "db"
+    assert set(started) == {"db", "slow", "late", "new"}
+
+
+def test_reload_bounces() -> None:
+    """Who bounces with what has changed is restarted once it is up again, though it is unchanged itself."""
+    rest = prompt("web", deps="db:bounce") + prompt("top", deps="web:bounce") + prompt("ok", deps="db")
+    stage = Stage(prompt("db") + rest)
+    assert starts_since(stage, lambda: stage.reload(changed(prompt, "db") + rest)) == ["db", "web", "top"]
+
+
+def test_reload_bounces_no_one_twice() -> None:
+    """Changed itself, and bouncing with what has changed: one restart."""
+    text = prompt("db") + prompt("web", deps="db:bounce") + prompt("top", deps="web:bounce")
+    stage = Stage(text)
+    assert starts_since(stage, lambda: stage.reload(text.replace("cmd = x", "cmd = y"))) == ["db", "web", "top"]
+
+
+def bring_into(stage: Stage, state: str) -> None:
+    """Bring the unit `web` into a state."""
+    if state in (BACKOFF, FAILED, DONE):
+        for _ in range(2 if state == BACKOFF else 1):
+            stage.exit("web", 0 if state == DONE else 1)
+    elif state == STOPPED:
+        stage.stop("web")
+    elif state == STOPPING:
+        slow(stage, "web")
+        stage.stop("web")
+    assert stage.state("web") == state
+
+
+
+
+@pytest.mark.parametrize(
+    ("state", "after", "started"),
+    [
+        (STARTING, OK, 1),
+        (BACKOFF, OK, 1),
+        (FAILED, OK, 1),
+        (DONE, OK, 1),
+        (OK, OK, 1),
+        (STOPPED, STOPPED, 0),
+        (STOPPING, STOPPED, 0),
+        (IDLE, IDLE, 0),
+        (WAITING, WAITING, 0),
+    ],
+)
+def test_reload_of_what_is_in_a_state(state: str, after: str, started: int) -> None:
+    """What was to run runs as the new one says; what a person stopped, or nobody asked for, stays down."""
+    options, rest = STATE_OPTIONS.get(state, {}), prompt("other") + prompt("gate", autostart="false", warmup="1h")
+    stage = Stage(rest + prompt("web", **options))
+    bring_into(stage, state)
+    count = stage.starts.count("web")
+    stage.reload(rest + changed(prompt, "web", **options))
+    stage.advance(SETTLED)
+    assert stage.state("web") == after
+    assert stage.starts.count("web") - count == started
+    assert stage.fleet.leaving == {}
+
+
+@pytest.mark.parametrize("state", [STARTING, BACKOFF, FAILED, DONE, OK, STOPPED, STOPPING, IDLE, WAITING])
+def test_reload_removes_what_is_in_a_state(state: str) -> None:
+    options, rest = STATE_OPTIONS.get(state, {}), prompt("other") + prompt("gate", autostart="false", warmup="1h")
+    stage = Stage(rest + prompt("web", **options))
+    bring_into(stage, state)
+    stage.reload(rest)
+    stage.advance(SETTLED)
+    assert list(stage.fleet.status) == ["other", "gate"]
+    assert "web" not in stage.living()
+
+
+def test_stop_by_hand_while_a_reload_restarts_it() -> None:
+    """The later wish counts."""
+    stage = Stage(prompt("web") + prompt("other"))
+    slow(stage, "web")
+    stage.reload(changed(prompt, "web") + changed(prompt, "other"))
+    stage.stop("web")
+    stage.advance(SETTLED)
+    assert stage.states("web", "other") == [STOPPED, OK]
+    stage.start("web")
+    assert stage.state("web") == OK
+
+
+def test_start_by_hand_of_what_a_reload_removes() -> None:
+    """It goes all the same."""
+    stage = Stage(prompt("web") + prompt("other"))
+    slow(stage, "web")
+    stage.reload(prompt("other"))
+    stage.start("web")
+    stage.restart("web")
+    stage.advance(SETTLED)
+    assert list(stage.fleet.status) == ["other"]
+
+
+def test_reload_while_it_is_about_to_start() -> None:
+    """RACE: the process is decided upon and not made yet; then it is made from the new definition, and once."""
+    stage = Stage(prompt("web") + prompt("gone") + prompt("other"), boot=False)
+    stage.fleet.boot(stage.now)
+    stage.reload(changed(prompt, "web") + prompt("other"))
+    stage.advance(SETTLED)
+    assert sorted(stage.starts) == ["other", "web"]
+    assert stage.current["web"].spec.dir == "/"
+
+
+def test_reload_of_a_failed_script() -> None:
+    """It was mended: it runs again, and who waited for it comes up."""
+    rest = prompt("other") + prompt("web", deps="setup")
+    stage = Stage(rest + setup(on_failure="ignore"))
+    stage.exit("setup", 1)
+    assert stage.states("setup", "web") == [FAILED, WAITING]
+    stage.reload(rest + changed(setup, "setup", on_failure="ignore"))
+    stage.exit("setup")
+    assert stage.states("setup", "web") == [OK, OK]
+
+
+def test_reload_of_a_script_that_has_succeeded() -> None:
+    """It has; whoever needs it to run before each start says `always`."""
+    rest = prompt("web", deps="setup")
+    stage = Stage(rest + setup())
+    stage.exit("setup")
+    stage.reload(rest + changed(setup, "setup"))
+    assert starts_since(stage, lambda: stage.exit("web", 1)) == ["web"]
+
+
+@pytest.mark.parametrize("how", ["ok", "always"])
+@pytest.mark.parametrize("stops", [Temper(), SLOW], ids=["quick", "slow"])
+def test_reload_of_a_script_at_work(how: str, stops: Temper) -> None:
+    """It is stopped and run as it is now, for all whom it was to serve; runs never overlap."""
+    rest = prompt("a", deps=f"setup:{how}") + prompt("b", deps=f"setup:{how}")
+    stage = Stage(rest + setup())
+    stage.current["setup"].temper = stops
+    stage.reload(rest + changed(setup, "setup"))
+    stage.tempers["setup"] = QUICK
+    if "setup" in stage.living() and len(stage.starts) == 2:
+        stage.current["setup"].temper = stage.current["setup"].temper._replace(life=None)
+        stage.exit("setup")
+    stage.advance(SETTLED)
+    assert stage.states("a", "b") == [OK, OK]
+    assert stage.starts.count("setup") == (2 if how == "ok" else 3)
+
+
+@pytest.mark.parametrize("how", ["ok", "always"])
+def test_reload_of_a_script_in_backoff(how: str) -> None:
+    """It runs as it is now, and who waits for it gets it."""
+    rest = prompt("web", deps=f"setup:{how}")
+    stage = Stage(rest + setup(respawns=5, backoff="1h..1h"))
+    stage.exit("setup", 1)
+    stage.exit("setup", 1)
+    assert stage.state("setup") == BACKOFF
+    stage.tempers["setup"] = QUICK
+    stage.reload(rest + changed(setup, "setup"))
+    stage.advance(SETTLED)
+    assert stage.state("web") == OK
+
+
+def test_reload_removes_a_script_that_serves() -> None:
+    """Who waited for it, and for something else too, needs it no more: that is no failed start."""
+    rest = prompt("db", warmup="5s")
+    stage = Stage(rest + prompt("web", deps="setup:always, db", respawns=0) + setup())
+    assert stage.state("setup") == RUNNING
+    stage.reload(rest + prompt("web", deps="db", respawns=0))
+    stage.advance(SETTLED)
+    assert stage.states("web", "db") == [OK, OK]
+    assert stage.code is None
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_reload_removes_a_script_and_brings_it_back(waits: bool) -> None:
+    """Nothing of the one before is in its way: with two who want it, at work or waiting for something itself."""
+    dep = {"deps": "db"} if waits else {}
+    rest = prompt("db", warmup="5s")
+    text = rest + prompt("a", deps="setup:always") + prompt("b", deps="setup:always") + setup(**dep)
+    stage = Stage(text)
+    assert stage.state("setup") == (WAITING if waits else RUNNING)
+    stage.reload(rest + prompt("a", deps="db") + prompt("b", deps="db"))
+    stage.tempers["setup"] = QUICK
+    stage.advance(2.0)
+    stage.reload(text)
+    stage.advance(SETTLED)
+    assert stage.states("a", "b") == [OK, OK]
+
+
+def test_reload_makes_a_daemon_of_a_script() -> None:
+    """At work, it is stopped; then it is started as any daemon, and counts as one."""
+    stage = Stage(prompt("web", deps="job") + script("job", "x"))
+    slow(stage, "job")
+    stage.reload(prompt("web", deps="job") + prompt("job"))
+    assert stage.state("job") == STOPPING
+    stage.advance(SETTLED)
+    assert stage.states("job", "web") == [OK, OK]
+    assert stage.starts == ["job", "job", "web"]
+
+
+def test_reload_makes_a_script_of_a_daemon() -> None:
+    """Up as a daemon it was, but has not succeeded as a script: it runs for who needs it."""
+    stage = Stage(prompt("job") + prompt("web"))
+    stage.reload(prompt("web", deps="job") + setup("job") + prompt("late", deps="job"))
+    assert stage.states("job", "late") == [RUNNING, WAITING]
+    stage.exit("job")
+    assert stage.states("job", "late") == [OK, OK]
+
+
+def test_reload_during_a_reload() -> None:
+    """The last one counts, for what the one before had not done yet too."""
+    stage = Stage(prompt("a") + prompt("b", deps="a") + prompt("other"))
+    slow(stage, "a", "b")
+    stage.reload(changed(prompt, "a") + changed(prompt, "b", deps="a") + prompt("other"))
+    stage.advance(1.0)
+    stage.reload(changed(prompt, "a", umask="077") + prompt("other") + prompt("c"))
+    stage.advance(SETTLED)
+    assert stage.fleet.units == stage.config.units
+    assert stage.states("a", "c") == [OK, OK]
+    assert stage.current["a"].spec.umask == 0o077
+    assert stage.starts.count("a") == 2
+    assert stage.starts.count("b") == 1
+
+
+def test_reload_during_a_reload_keeps_the_order() -> None:
+    """What stops already still needs what the second one changes, although its own new definition does not."""
+    stage = Stage(prompt("db") + prompt("web", deps="db"))
+    slow(stage, "web", "db")
+    stage.reload(prompt("db") + changed(prompt, "web"))
+    stage.reload(changed(prompt, "db") + changed(prompt, "web"))
+    assert [name for _, name, *_ in stage.kills] == ["web"]
+    stage.advance(SETTLED)
+    assert [name for _, name, *_ in stage.kills] == ["web", "db"]
+
+
+def test_reload_back_to_the_first() -> None:
+    """While what was changed or removed still stops: in the end all is up as it was written at first."""
+    first = prompt("a") + prompt("b", deps="a") + prompt("gone", deps="a") + setup() + prompt("c", deps="setup:always")
+    stage = Stage(first)
+    stage.exit("setup")
+    slow(stage, "a", "b", "gone", "c")
+    stage.tempers["setup"] = QUICK
+    stage.reload(changed(prompt, "a") + changed(prompt, "b", deps="a") + changed(prompt, "c"))
+    stage.advance(1.0)
+    stage.reload(first)
+    stage.advance(SETTLED)
+    assert stage.fleet.units == stage.config.units
+    assert stage.states("a", "b", "gone", "c") == [OK, OK, OK, OK]
+    assert all(stage.current[name].spec == stage.config.units[name] for name in ("a", "b", "gone", "c"))
+
+
+def test_reload_brings_back_what_is_being_removed() -> None:
+    """It is stopped and started again, and it is told that it is new."""
+    stage = Stage(prompt("web") + prompt("other"))
+    slow(stage, "web")
+    stage.reload(prompt("other"))
+    news = stage.reload(prompt("web", stop_timeout="1s") + prompt("other"))
+    assert "web" in news
+    stage.advance(SETTLED)
+    assert stage.states("web", "other") == [OK, OK]
+    assert stage.fleet.units["web"].stop_timeout == 1.0
+
+
+def test_reload_turns_dependencies_round() -> None:
+    """a needed b, now b needs a: neither the old nor the new order is lost, nor makes a cycle with the other."""
+    stage = Stage(prompt("a", deps="b") + prompt("b"))
+    slow(stage, "a", "b")
+    assert starts_since(stage, lambda: stage.reload(changed(prompt, "a") + changed(prompt, "b", deps="a"))) == ["a", "b"]
+    assert [name for _, name, *_ in stage.kills] == ["a", "b"]
+
+
+@pytest.mark.parametrize("down", [[], ["b"]])
+def test_shutdown_while_a_reload_turns_dependencies_round(down: list[str]) -> None:
+    """It ends when all have stopped, and not only when its time is up."""
+    stage = Stage(prompt("a", deps="b") + prompt("b"))
+    stage.stop(*down)
+    slow(stage, "a", "b")
+    stage.reload(changed(prompt, "a") + changed(prompt, "b", deps="a"))
+    stage.advance(1.0)
+    begun = stage.now
+    stage.request()
+    stage.advance(SETTLED)
+    assert stage.code == 0
+    assert stage.exited_at - begun <= 5.5
+
+
+def test_shutdown_in_the_middle_of_a_reload() -> None:
+    """What was to be restarted is not, and nothing is stopped before what still runs and needs it, under the old definition."""
+    stage = Stage(prompt("db") + prompt("web", deps="db") + prompt("gone", deps="db"))
+    slow(stage, "web", "gone", "db")
+    stage.reload(prompt("db") + changed(prompt, "web") + prompt("new"))
+    stage.advance(1.0)
+    count = len(stage.starts)
+    stage.request()
+    assert "db" not in [name for _, name, *_ in stage.kills]
+    stage.advance(SETTLED)
+    assert stage.code == 0
+    assert len(stage.starts) == count
+    assert [name for _, name, *_ in stage.kills][-1] == "db"
+
+
+def test_reload_during_a_bounce_wave() -> None:
+    """The wave goes on for those who are unchanged, and whoever has changed is restarted once in it all."""
+    text = prompt("a", warmup="1s") + prompt("b", deps="a:bounce", warmup="1s")
+    stage = Stage(text + prompt("c", deps="b:bounce") + prompt("d", deps="b:bounce") + prompt("e", deps="b:bounce"))
+    stage.advance(5.0)
+    slow(stage, "c")
+    stage.exit("a", 1)
+    stage.advance(0.5)
+    assert stage.state("a") == STARTING
+    after = text + changed(prompt, "c", deps="b:bounce") + prompt("d", deps="b:bounce") + prompt("new", deps="b:bounce")
+    started = starts_since(stage, lambda: stage.reload(after))
+    stage.check_rest()
+    assert started.count("b") == started.count("d") == started.count("new") == 1
+    assert set(stage.states()) == {OK}
+
+
+def test_reload_drops_a_bounce_in_a_wave() -> None:
+    """Who is to wait for the wave, and bounces no more, does not wait for ever."""
+    text = prompt("a", warmup="1h") + prompt("b", deps="a:bounce")
+    stage = Stage(text + prompt("c", deps="b:bounce"))
+    assert stage.state("c") == WAITING
+    stage.reload(text + prompt("c"))
+    assert stage.state("c") == OK
+
+
+def test_reload_to_what_fails() -> None:
+    """Changed and failing is handled as any failing unit."""
+    stage = Stage(prompt("a") + prompt("b") + prompt("c"))
+    stage.tempers = {"a": Temper(life=0.0, code=1), "b": Temper(life=0.0, code=5), "c": Temper(life=0.0, code=7)}
+    a, c = changed(prompt, "a", backoff="1h..1h"), changed(prompt, "c", respawns=0)
+    stage.reload(a + changed(prompt, "b", respawns=0, on_failure="ignore") + prompt("c"))
+    stage.advance(1.0)
+    assert stage.states("a", "b", "c") == [BACKOFF, FAILED, OK]
+    stage.reload(a + changed(prompt, "b", respawns=0, on_failure="ignore") + c)
+    stage.advance(SETTLED)
+    assert stage.code == 7
+
+
+def test_reload_with_a_main_command() -> None:
+    """It goes on, and waits for who is new where it has not started yet."""
+    stage = Stage(prompt("a", warmup="5s"), "main")
+    stage.reload(prompt("b", warmup="10s"))
+    stage.advance(9.0)
+    assert stage.state(MAIN) == WAITING
+    stage.advance(1.0)
+    assert stage.state(MAIN) == RUNNING
+    assert sorted(starts_since(stage, lambda: stage.reload(changed(prompt, "b") + prompt("c")))) == ["b", "c"]
+    assert stage.state(MAIN) == RUNNING
+    stage.exit(MAIN, 5)
+    assert stage.code == 5
+
+
+def test_reload_leaves_nothing_behind() -> None:
+    """After many reloads with ever other names, no table is longer than it was."""
+    sizes = []
+    stage = Stage(prompt("web"))
+    for number in range(50):
+        text = prompt(f"d{number}", deps=f"s{number}:always") + setup(f"s{number}") + prompt("e", deps=f"d{number}:bounce")
+        stage.reload(prompt("web") + text)
+        stage.exit(f"s{number}", number % 2)
+        stage.advance(1.0)
+        tables = {key: len(table) for key, table in vars(stage.fleet).items() if isinstance(table, (dict, set, list))}
+        sizes.append(sum(tables.values()))
+    assert max(sizes[10:]) <= max(sizes[:10]), tables
+
+
+@pytest.mark.parametrize("shape", ["flat", "chain"])
+def test_cost_of_a_reload(shape: str) -> None:
+    """Twice the units, twice the work: a reload that changes them all is no matter of their square."""
+    counts = []
+    for count in (100, 200):
+        text = "".join(prompt(f"d{n}", **({"deps": f"d{n - 1}"} if n and shape == "chain" else {})) for n in range(count))
+        stage = Stage(text, watch=False)
+        after = text.replace("cmd = x", "cmd = y")
+        config = configure(after)
+
+        def act(stage: Stage = stage, config: overlord.Config = config) -> None:
+            stage.fleet.reload(config, stage.now)
+            stage.perform()
+            stage.settle()
+
+        counts.append(lines_of(act))
+        assert set(stage.states()) == {OK}
+        assert len(stage.starts) == 2 * count
+    assert counts[1] <= 2.7 * counts[0], counts
 
 
 # --- worlds ----------------------------------------------------------------------------------------------------------

@@ -26,11 +26,12 @@ from hypothesis import strategies as st
 import overlord as program_under_test
 from conftest import Start
 from harness import PATH, PATIENCE, Overlord, Process, Terminal, daemon, eventually, script, system_python
-from overlord import Tail
+from overlord import LogFile, Tail, Watch
 
 # How much the tests of large outputs write; `OVERLORD_BIG=1000000000` makes it a gigabyte.
 BIG = int(os.environ.get("OVERLORD_BIG", "60000000"))
 WIDTH = 100  # bytes of a numbered line
+F_GETPIPE_SZ = 1032  # fcntl(2)
 CAPTURED = {"stdout": "prefix", "stderr": "prefix"}
 LIMIT_OF_GROWTH = 30 << 20  # bytes by which overlord may grow while it holds writers back
 
@@ -325,7 +326,8 @@ def test_long_line(overlord: Start, tmp_path: Path, sink: str) -> None:
     assert found == [f"{head}first", head + ",".join(map(str, range(1, 40001))), f"{head}last"]
 
 
-def test_long_lines_among_others(overlord: Start, tmp_path: Path) -> None:
+@pytest.mark.parametrize("sink", ("prefix", "file"))
+def test_long_lines_among_others(overlord: Start, tmp_path: Path, sink: str) -> None:
     """Where others write meanwhile a long line may be parted, and no byte gets lost or among somebody else's."""
     cmd = python(
         tmp_path,
@@ -334,13 +336,17 @@ def test_long_lines_among_others(overlord: Start, tmp_path: Path) -> None:
         "for number in range(5):\n"
         "    os.write(1, b','.join(b'%s%d' % (me, n) for n in range(40000)) + b'\\n')",
     )
-    names = ("a", "b", "c")
-    o = overlord("".join(daemon(name, cmd, restart="never", stdout="prefix") for name in names))
+    paths = {"a": f"{tmp_path}/log", "b": f"{tmp_path}/./log", "c": f"{tmp_path}/link"}
+    (tmp_path / "link").symlink_to("log")
+    o = overlord("".join(daemon(name, cmd, restart="never", stdout=sink if sink == "prefix" else paths[name]) for name in paths))
     assert o.wait_exit() == 0
-    for name in names:
-        mine = "".join(line[len(f"{name} | ") :] for line in o.out if line.startswith(f"{name} | "))
-        assert mine == 5 * ",".join(f"{name}{n}" for n in range(40000))
-    assert {line[:4] for line in o.out} == {f"{name} | " for name in names}
+    lines = [line.partition(" | ")[2] for line in o.out] if sink == "prefix" else (tmp_path / "log").read_text().splitlines()
+    for name in paths:
+        others = "".join(paths).replace(name, "")
+        mine = [line for line in lines if name in line]
+        assert "".join(mine) == 5 * ",".join(f"{name}{n}" for n in range(40000))
+        assert not any(other in line for other in others for line in mine)
+        assert sink != "prefix" or len([line for line in o.out if line.startswith(f"{name} | ")]) == len(mine)
 
 
 @pytest.mark.parametrize("sink", ("prefix", "/dev/stdout", "file"))
@@ -416,6 +422,32 @@ def test_last_words(overlord: Start) -> None:
     assert o.position(rf"^web \| 0*{10000}$") < o.position("web: stopped")
 
 
+def test_all_of_a_large_pipe_stands_before_the_end(overlord: Start, tmp_path: Path, reader: Callable[..., Reader]) -> None:
+    """One that writes much gets a larger pipe; it may be full when overlord comes to it, and the writer dead."""
+    err = reader(size=program_under_test.PIPE_SIZE)
+    os.mkfifo(tmp_path / "go")
+    cmd = python(
+        tmp_path,
+        "much",
+        f"while fcntl.fcntl(2, {F_GETPIPE_SZ}) < {program_under_test.PIPE_SIZE}:\n"
+        "    os.write(2, b'x' * 999 + b'\\n')\n"
+        "open('journal', 'a').write('large\\n')\n"
+        "open('go').read()\n"
+        "os.write(2, 900 * (b'y' * 999 + b'\\n') + b'last\\n')",
+    )
+    o = overlord(daemon("web", cmd, restart="never", **CAPTURED), stderr=err.end)
+    err.read()
+    o.journal.wait_for("large")
+    process = main_process(o, "web")
+    o.send(signal.SIGSTOP)
+    (tmp_path / "go").write_text("x\n")
+    eventually(lambda: not process.alive, "it is dead")
+    o.send(signal.SIGCONT)
+    assert o.wait_exit() == 0
+    err.finish()
+    assert err.data.index(b"web | last\n") < err.data.index(b"overlord: web: done")
+
+
 def test_what_a_unit_leaves_behind_is_still_heard(overlord: Start, tmp_path: Path) -> None:
     """A process that went away into a session of its own still writes under the name of its unit, once that has ended."""
     os.mkfifo(tmp_path / "go")
@@ -447,9 +479,13 @@ def test_three_descriptors(overlord: Start, tmp_path: Path, sinks: tuple[str, st
     o = overlord("".join(daemon(name, "sleep infinity", stdout=stdout, stderr=stderr) for name in ("a", "b", "c")))
     for name in ("a", "b", "c"):
         o.wait_ok(name)
-    found = {name: o.unit_is(name, "sleep").descriptors for name in ("a", "b", "c")}
+    found = {}
+    for name in ("a", "b", "c"):
+        process = o.unit_is(name, "sleep")
+        # the loader has its libraries open for a moment
+        eventually(lambda: {entry.name for entry in (process.folder / "fd").iterdir()} == {"0", "1", "2"}, f"three, in {name}")
+        found[name] = process.descriptors
     for descriptors in found.values():
-        assert set(descriptors) == {0, 1, 2}
         assert descriptors[0][0] == "/dev/null"
         assert descriptors[1][0].startswith("pipe:")
         assert (descriptors[2] == descriptors[1]) == (sinks[1] in ("stdout", "log"))
@@ -648,15 +684,17 @@ def test_stuck_reader(
     """It slows down who writes to it, and nobody else: others are restarted, and a stop is quick; nothing is lost."""
     stuck, path, count = reader(), tmp_path / "log", 100000
     redirection = ">&2" if stream == "stderr" else ""
+    wait = "echo polite >> journal; while :; do sleep 0.01; done"
     o = overlord(
         daemon("flood", f"{seq(count)} {redirection}; echo all >> journal; exec sleep infinity", **CAPTURED)
         + daemon("stubborn", f"trap '' TERM; while :; do echo stubborn {redirection}; done", **CAPTURED, stop_timeout="1s")
+        + daemon("polite", f"trap '{seq(3000)} {redirection}; echo gone >> journal; exit' TERM; {wait}", **CAPTURED)
         + besides(stream, path),
         **{stream: stuck.end},
     )
     for name in ("flood", "stubborn"):
         wait_blocked(o, name)
-    for name in BESIDES:
+    for name in (*BESIDES, "polite"):
         o.journal.wait_for(name)
     for times in (2, 3):
         for name in BESIDES:
@@ -673,14 +711,15 @@ def test_stuck_reader(
     began = time.monotonic()
     o.send(signal.SIGTERM)
     assert o.wait_exit() == 0
-    assert time.monotonic() - began < 6, "shutdown_timeout is 9 s"
+    assert time.monotonic() - began < 6, "shutdown_timeout is 9 s, and stop_timeout 8 s"
+    assert "gone" in o.journal.lines(), "one that has something to say at the end can say it, and go"
     stuck.finish()
     numbers = [line for line in stuck.lines() if line.startswith(b"flood | ")]
     if ending == "reads again":
         assert numbers == [b"flood | %0*d" % (WIDTH - 1, n) for n in range(1, count + 1)]
     else:
         assert numbers == [b"flood | %0*d" % (WIDTH - 1, n) for n in range(1, len(numbers) + 1)]
-    assert {line[:5] for line in stuck.lines()} <= {b"flood", b"stubb", b"overl"}
+    assert {line[:5] for line in stuck.lines()} <= {b"flood", b"stubb", b"polit", b"overl"}
 
 
 def test_stuck_reader_of_a_killed_writer(overlord: Start, tmp_path: Path, reader: Callable[..., Reader]) -> None:
@@ -931,7 +970,44 @@ def test_moved_away_by_somebody_else(overlord: Start, tmp_path: Path) -> None:
         time.sleep(0.005)
     assert o.wait_exit() == 0
     assert check_numbers([*moved, *([path] if path.exists() else [])], BIG) == count
-    assert len(moved) > 3
+    assert len(moved) > 1
+
+
+def test_replaced_by_somebody_else(overlord: Start, tmp_path: Path) -> None:
+    """logrotate's `create`: the new file is written, not the old one that was moved away."""
+    path, web = tmp_path / "web.log", Puppet(tmp_path, "web")
+    o = overlord(web.config(stdout=path, stderr="null"))
+    for word in ("one", "two", "three"):
+        web.write(f"{word}\n")
+        eventually(lambda: path.exists() and path.read_text() == f"{word}\n", word)
+        path.rename(tmp_path / word)
+        path.write_text("")
+    assert o.stop() == 0
+    assert [(tmp_path / word).read_text() for word in ("one", "two", "three")] == ["one\n", "two\n", "three\n"]
+
+
+def test_a_fault_is_said_once(tmp_path: Path) -> None:
+    """However often it is tried again; another fault is another message."""
+    said: list[tuple[str, ...]] = []
+    folder = tmp_path / "folder"
+    folder.write_text("")
+    file = LogFile(Watch(), str(folder / "log"), 0, 5, lambda *words: said.append(words))
+    file.units.add("web")
+    source: Any = object()
+    file.put(source, b"", b"one\ntwo", 4)
+    for _ in range(3):
+        file.try_again()
+    assert [(level, unit) for level, unit, _ in said] == [("error", "web")]
+    folder.unlink()
+    folder.symlink_to(folder)
+    for _ in range(3):
+        file.try_again()
+    assert [re.findall("Not a directory|File exists|symbolic links", text) != [] for _, _, text in said] == [True, True]
+    folder.unlink()
+    file.try_again()
+    assert [level for level, _, _ in said] == ["error", "error", "warning"]
+    assert (folder / "log").read_text() == "one\n"
+    file.close()
 
 
 def test_truncated_by_somebody_else(overlord: Start, tmp_path: Path) -> None:
@@ -985,7 +1061,7 @@ def test_one_path_for_all(overlord: Start, tmp_path: Path) -> None:
 
 def test_fifo(overlord: Start, tmp_path: Path) -> None:
     """Nobody reads it at first, which slows the writer down and nobody else; then the reader gets all, and may come again."""
-    fifo, count = tmp_path / "fifo", 10000
+    fifo, count = tmp_path / "fifo", 30000  # more than all pipes on the way hold
     os.mkfifo(fifo)
     o = overlord(
         daemon("web", f"{seq(count)}; echo all >> journal; exec sleep infinity", stdout=fifo) + daemon("db", stdout="prefix")
@@ -1084,6 +1160,17 @@ def test_post_mortem_shows_the_last_lines(overlord: Start) -> None:
     assert any("prefix" in line for line in block(o, "api"))
 
 
+def test_post_mortem_while_the_reader_is_behind(overlord: Start, tmp_path: Path, reader: Callable[..., Reader]) -> None:
+    """The last lines are those that it wrote last, also where the container's stdout does not take them yet."""
+    cmd = python(tmp_path, "burst", "for n in range(1200):\n    os.write(1, b'%099d\\n' % n)\nsys.exit(3)")
+    out = reader(size=4096)
+    o = overlord(daemon("web", cmd, respawns=0, on_failure="ignore", stdout="prefix") + daemon("db"), stdout=out.end)
+    assert [int(line[2:]) for line in block(o, "web") if line.startswith("| ")] == list(range(1180, 1200))
+    out.read()
+    assert o.stop() == 0
+    assert out.finish().lines() == [b"web | %099d" % n for n in range(1200)]
+
+
 def test_post_mortem_of_a_long_line(overlord: Start) -> None:
     """A megabyte without a newline does not fill the log with itself."""
     o = overlord(daemon("web", "head -c 1000000 /dev/zero | tr '\\0' x >&2; exit 3", respawns=0, stderr="prefix", stdout="null"))
@@ -1091,7 +1178,8 @@ def test_post_mortem_of_a_long_line(overlord: Start) -> None:
     (shown,) = [line for line in block(o, "web") if line.startswith("| ")]
     assert set(shown[2:]) == {"x"}
     assert len(shown) < 300000
-    assert [len(line) for line in others(o.log)] == [len("web | ") + 1000000]
+    # where the reader did not keep up, that message came between, and the rest after it
+    assert sum(len(line) - len("web | ") for line in others(o.log)) == 1000000
 
 
 def test_only_the_final_failure_has_one(overlord: Start) -> None:

@@ -2,13 +2,15 @@
 
 - `Stage` turns the crank of a real `overlord.Fleet` exactly as `overlord.Loop` does: what arrives is fed in the same
   order, and actions are performed in order, each answered before the next. A test directs it by hand.
-- `World` is a stage that plays by itself: configuration, processes, faults and requests all come from one seed.
+- `World` is a stage that plays by itself: configuration, processes, faults, what people do by hand, reloads and requests
+  all come from one seed.
 - `Watched` is the fleet of both. Around every single event it checks what must hold always; what it compares the fleet
   with is the stage's own knowledge of the processes, wherever that says as much.
 """
 
 from __future__ import annotations
 
+import configparser
 import heapq
 import itertools
 import random
@@ -23,6 +25,9 @@ from overlord import BACKOFF, DONE, FAILED, IDLE, MAIN, OK, RUNNING, STARTING, S
 KILL, TERM, CHLD = overlord.SIGNALS["KILL"], overlord.SIGNALS["TERM"], overlord.SIGNALS["CHLD"]
 EPSILON = 1e-6
 ENDED = (STOPPED, DONE, FAILED)
+TABLES = "blocked ran requests serving held tried by_hand coming leaving stories".split()  # of the fleet, by unit
+# Ways that only a reload goes: a script that is about to start is changed.
+RELOADED = {(RUNNING, "stop", WAITING)}
 
 # How a process behaves. `life`: s until it ends by itself, None for never; `code`: as the Loop reports it; `why`: it never
 # became its command; `patience`: s from the stop signal to its end, None to ignore it; `farewell`: its code then (None:
@@ -65,6 +70,7 @@ class Process(Member):
         self.unit, self.pid, self.started = unit, pid, now
         self.reaped = False
         self.code: int | None = None
+        self.spec: Any = None  # the definition that it was started under
         self.asked = False  # overlord has signalled it
         self.workers = [Member(worker) for worker in temper.workers]
 
@@ -85,6 +91,16 @@ class Watched(overlord.Fleet):
         self.stage.before(name, event, old)
         super().apply(name, event, now)
         self.stage.after(name, event, old, self.status[name], ending)
+
+    def adopt(self, config: overlord.Config) -> None:
+        super().adopt(config)
+        if self.stage:
+            self.stage.catch_up()
+
+    def work(self, now: float) -> None:
+        super().work(now)
+        if self.stage:
+            self.stage.check_tables()
 
 
 class Stage:
@@ -131,17 +147,24 @@ class Stage:
         self.failures: list[tuple[int, bool]] = []  # codes of units that failed for good, and whether for one dependent
         self.cause: int | None = None  # the code that the shutdown should lead to, where a unit caused it
         self.levels: dict[str, int] = {}
+        self.command = command
+        self.specs = dict(self.config.units)  # as the fleet had them when it was last looked at
+        self.needs = {name: spec.deps for name, spec in self.config.units.items()}  # what is in force, all of it
         self.closure = self.find_closure() if watch else {}
+        self.reloads = 0
+        self.touched: set[str] = set()  # started by hand at some time: its end may be nobody's
+        self.held_down: set[str] = set()  # stopped by hand, and not asked for since
+        self.bound_late: set[tuple[str, str]] = set()  # dependencies that came while both ran
         if watch:
             self.fleet.stage = self
         if boot:
             self.boot()
 
     def find_closure(self) -> dict[str, set[str]]:
-        """Return for each unit all that depend on it, directly or not."""
-        above: dict[str, set[str]] = {name: set() for name in self.config.order}
-        for name in reversed(self.config.order):
-            for dep, _ in self.config.units[name].deps:
+        """Return for each unit all that depend on it, directly or not; in a reload, by the definition it runs under."""
+        above: dict[str, set[str]] = {name: set() for name in self.fleet.order}
+        for name in reversed(self.fleet.order):
+            for dep, _ in self.needs[name]:
                 above[dep] |= {name} | above[name]
         return above
 
@@ -196,6 +219,54 @@ class Stage:
             self.now = max(self.now, instant)
             self.settle()
         self.now = max(self.now, until) if self.code is None else self.now
+
+    def start(self, *names: str) -> list[str]:
+        """A person starts units."""
+        found = self.fleet.start(names, self.now)
+        self.touched |= set(found)
+        self.held_down -= set(found)
+        self.perform()
+        self.settle()
+        return found
+
+    def stop(self, *names: str) -> None:
+        """A person stops units."""
+        for name in names:
+            if overlord.lives(self.fleet.status[name]) or self.state(name) in (WAITING, BACKOFF):
+                self.held_down.add(name)
+        self.fleet.stop(names, self.now)
+        self.perform()
+        self.settle()
+
+    def restart(self, *names: str) -> None:
+        """A person restarts units."""
+        found, todo = set(), list(names)
+        while todo:
+            name = todo.pop()
+            todo += [dep for dep, _ in self.fleet.units[name].deps if dep not in found]
+            found.add(name)
+        self.touched |= found
+        self.held_down -= found
+        self.fleet.restart(names, self.now)
+        self.perform()
+        self.settle()
+
+    def reload(self, text: str) -> dict[str, str]:
+        """Take over another configuration, as `Control.do_reload` does; return what happens to which unit."""
+        before = dict(self.fleet.units)
+        self.reloads += 1
+        self.text, self.config = text, configure(text, self.command)
+        for name, spec in self.config.units.items():
+            old = before.get(name)
+            if old and old.deps != spec.deps:
+                self.bound_late |= {(name, dep) for dep, _ in spec.deps}
+            if old and old.respawns != spec.respawns:
+                self.respawns.pop(name, None)
+        news = self.fleet.reload(self.config, self.now)
+        self.catch_up()
+        self.perform()
+        self.settle()
+        return news
 
     def at(self, delay: float, action: Callable[[], None]) -> None:
         """Have something happen later."""
@@ -288,6 +359,11 @@ class Stage:
                 self.kill(action)
             elif isinstance(action, overlord.Sweep):
                 self.sweep(action.signum)
+            elif isinstance(action, overlord.Forget):
+                check(not self.present[action.unit], f"{action.unit} is forgotten while its process lives")
+                self.note(f"{action.unit}: forgotten")
+            elif isinstance(action, overlord.Changed):
+                pass
             else:
                 check(self.code is None, "a second Exit")
                 self.code, self.why, self.exited_at = action.code, action.why, self.now
@@ -295,8 +371,8 @@ class Stage:
 
     def spawn(self, name: str) -> None:
         """As Loop.spawn."""
-        status = self.fleet.status[name]
-        if status.state not in (STARTING, RUNNING) or status.pid:
+        status = self.fleet.status.get(name)
+        if not status or status.state not in (STARTING, RUNNING) or status.pid:
             return
         check(not self.fleet.ending, f"{name} is started although the shutdown has begun")
         check(not self.present[name], f"{name} is started while its process before lives")
@@ -304,6 +380,7 @@ class Stage:
             self.feed(name, Event("unspawned", True, why="fork: Resource temporarily unavailable"))
             return
         process = Process(name, next(self.serial), self.now, self.temper(name))
+        process.spec = self.fleet.units[name]
         self.processes[process.pid] = self.current[name] = process
         self.present[name] += 1
         self.starts.append(name)
@@ -383,35 +460,44 @@ class Stage:
         elif event.kind == "start":
             check(not fleet.ending, f"{name} starts although the shutdown has begun")
             check(not self.present[name], f"{name} starts while its process before lives")
+            check(fleet.units[name] == self.config.units.get(name), f"{name} starts under a definition that is gone")
             for dep, how in self.config.units[name].deps:
                 check(self.is_met(name, dep, how), f"{name} starts and {dep}:{how} is not there, {fleet.status[dep]}")
+                check(dep not in fleet.leaving, f"{name} starts before {dep}, which it needs, has been changed")
+        elif event.kind == "stop" and event.why == "reload":
+            above = self.closure[name].intersection(fleet.leaving)
+            alive = [p.unit for p in self.processes.values() if p.unit in above]
+            check(not alive or not old.pid or old.state == STOPPING, f"{name} is stopped before {alive}, which need it")
         elif event.kind == "stop" and fleet.ending:
             alive = [p.unit for p in self.processes.values() if p.unit in self.closure[name] and (p.alive or not p.reaped)]
             check(not alive or not old.pid or old.state == STOPPING, f"{name} is stopped before {alive}, which need it")
 
     def is_met(self, name: str, dep: str, how: str) -> bool:
         """Tell from what happened to the processes whether a dependency is there."""
-        spec, status = self.config.units[dep], self.fleet.status[dep]
+        spec, status = self.fleet.units[dep], self.fleet.status[dep]
         if how == "up":
             return status.state in (OK, IDLE, STOPPED, DONE, FAILED)
         if how == "always":  # a run of its own, begun after this start was
-            fresh = [began for began in self.runs.get(dep, ()) if began > self.waiting_since[name]]
+            # Where it was stopped and asked for again meanwhile, the run that its start before had asked for will do.
+            by_itself = name not in self.touched and not self.reloads
+            since = self.waiting_since[name] if by_itself else self.launched_at.get(name, 0)
+            fresh = [began for began in self.runs.get(dep, ()) if began > since]
             if fresh:
                 self.runs[dep].remove(fresh[0])
             return bool(fresh)
         if spec.kind == "script":
             return dep in self.succeeded
         process = self.current.get(dep)
-        up = process and not process.reaped and process.started + spec.warmup <= self.now + EPSILON
+        up = process and not process.reaped and process.started + process.spec.warmup <= self.now + EPSILON
         return bool(up) and status.state == OK
 
     def after(self, name: str, event: Event, old: overlord.Status, new: overlord.Status, ending: Any) -> None:
         """Check what must hold after an event was applied, and remember what happened."""
-        fleet, spec = self.fleet, self.config.units[name]
+        fleet, spec = self.fleet, self.fleet.units[name]
         self.note(f"{name}: {old.state} --{event.kind}--> {new.state} ({new.why})")
         edge = (old.state, event.kind, new.state)
         self.seen[edge] += 1
-        check(old.state == new.state or edge in edges(), f"{name}: no way goes from {edge}")
+        check(old.state == new.state or edge in edges() or edge in RELOADED, f"{name}: no way goes from {edge}")
         check(fleet.busy == sum(map(overlord.busy, fleet.status.values())), "the count of busy units is wrong")
         owning = new.state in (STARTING, RUNNING, OK, STOPPING) and not (new.state == OK and spec.kind == "script")
         check(owning or not new.pid, f"{name}: a pid in {new}")
@@ -432,6 +518,52 @@ class Stage:
             share = left / max(1, self.levels[name])
             check(new.deadline is None or new.deadline <= self.now + share + EPSILON, f"{name} has more than its share: {new}")
 
+    def catch_up(self) -> None:
+        """Note which units are others by now: a reload removed them, changed their kind, or gave them new dependencies."""
+        units, leaving = self.fleet.units, self.fleet.leaving
+        for name, old in list(self.specs.items()):
+            if name not in units or units[name].kind != old.kind:
+                for known in (self.runs, self.respawns, self.ok_at, self.launched_at, self.waiting_since, self.run_began):
+                    known.pop(name, None)
+                for names in (self.succeeded, self.held_down, self.touched):
+                    names.discard(name)
+            elif any(getattr(old, key) != getattr(units[name], key) for key in overlord.SHAPING):
+                self.respawns.pop(name, None)
+        self.specs = dict(units)
+        self.needs = {name: self.needs[name] if name in leaving and name in self.needs else units[name].deps for name in units}
+        self.closure = self.find_closure()
+
+    def check_tables(self) -> None:
+        """Check, when all that follows from something has been worked off, that the tables fit one another.
+
+        COST: this is most of a world's time, so no text is made unless something is wrong.
+        """
+        fleet = self.fleet
+        units, status = fleet.units, fleet.status
+        check(units.keys() == status.keys() == set(fleet.order), "units, their states and their order differ")
+        check(len(fleet.order) == len(units), "a unit stands twice in the order")
+        for table in TABLES:
+            if getattr(fleet, table) and not units.keys() >= set(getattr(fleet, table)):
+                raise AssertionError(f"{table} holds {set(getattr(fleet, table)) - set(units)}, which are no units")
+        timers, count, met = set(fleet.timers), 0, set()
+        for name in fleet.order:
+            spec, each = units[name], status[name]
+            met.add(name)
+            for dep, _ in spec.deps:
+                if dep not in met:
+                    raise AssertionError(f"{name} depends on {dep}, which is no more, or stands behind it in the order")
+            if each.deadline is not None and (each.deadline, name) not in timers:
+                raise AssertionError(f"{name} has no timer for {each}")
+            if name in fleet.blocked and (each.state != WAITING or fleet.blocked[name] >= len(spec.deps)):
+                raise AssertionError(f"{name} is blocked at {fleet.blocked[name]} in {each}")
+            at_work = each.state in (WAITING, RUNNING, BACKOFF) and spec.kind == "script"
+            if not fleet.ending and at_work and name not in fleet.serving:
+                raise AssertionError(f"{name} runs for nobody: {each}")
+            if not fleet.ending and name in fleet.serving and not at_work and (spec.kind, each.state) != ("script", STOPPING):
+                raise AssertionError(f"the {spec.kind} {name} is said to run: {each}")
+            count += overlord.busy(each)
+        check(fleet.busy == count, "the count of busy units is wrong")
+
     def remember(self, name: str, spec: Any, event: Event, old: overlord.Status, new: overlord.Status) -> None:
         """Note what later checks need."""
         if new.state == WAITING:
@@ -445,13 +577,15 @@ class Stage:
             self.runs.setdefault(name, []).append(self.run_began[name])
         elif new.state == OK:
             process = self.current[name]
-            check(not process.reaped and process.started + spec.warmup <= self.now + EPSILON, f"{name} is ok and was not: {new}")
+            warm = process.started + process.spec.warmup <= self.now + EPSILON
+            check(not process.reaped and warm, f"{name} is ok and was not: {new}")
             self.ok_at[name] = self.clock
         elif new.state == FAILED:
-            self.failures.append((self.code_of(name, event, new), bool(self.dependents_always(name))))
+            maybe = bool(self.dependents_always(name)) or name in self.touched or self.reloads > 0
+            self.failures.append((self.code_of(name, event, new), maybe))
 
     def dependents_always(self, name: str) -> list[str]:
-        return [other for other in self.config.order if (name, "always") in self.config.units[other].deps]
+        return [other for other, spec in self.fleet.units.items() if (name, "always") in spec.deps]
 
     def count_respawn(self, name: str, spec: Any) -> None:
         """Check `respawns` with a count of one's own."""
@@ -472,8 +606,8 @@ class Stage:
     def begin_ending(self, cause: int | None) -> None:
         """Note how it stood when the shutdown began."""
         self.cause, self.ended_at = cause, self.now
-        for name in self.config.order:
-            below = max((self.levels[dep] for dep, _ in self.config.units[name].deps), default=0)
+        for name in self.fleet.order:
+            below = max((self.levels[dep] for dep, _ in self.fleet.units[name].deps), default=0)
             self.levels[name] = below + overlord.lives(self.fleet.status[name])
 
     def check_exit(self, slack: float = 0.2) -> None:
@@ -502,19 +636,26 @@ class Stage:
     def check_rest(self) -> None:
         """Check that nothing was forgotten, once nothing happens any more."""
         fleet, units = self.fleet, self.config.units
+        check(not fleet.leaving, f"{list(fleet.leaving)} are still to be changed")
+        check(fleet.units == units, "the definitions are not those of the last reload")
         for name, status in fleet.status.items():
             spec, state = units[name], status.state
             moving = state in (STARTING, STOPPING, BACKOFF) or (state == RUNNING and name != MAIN)
             check(not moving, f"{name} comes to no rest: {status}")
             if state == IDLE and spec.kind != "script":
                 check(not spec.autostart, f"{name} was never started")
+            if state == STOPPED and spec.kind != "script":
+                check(name in self.held_down, f"{name} is stopped, and nobody asked for that")
+            if name in self.held_down and spec.kind != "script":
+                check(state in (STOPPED, DONE, FAILED), f"{name} was stopped by hand, and is {state}")
             if state == WAITING:
                 hopeless = [dep for dep, how in spec.deps if self.is_hopeless(dep, how)]
                 check(hopeless, f"{name} waits for nothing: {status} {fleet.held} {fleet.blocked.get(name)}")
             if state == OK and spec.kind == "daemon":
                 check(name not in fleet.held, f"{name} is still to be restarted")
                 for dep, how in spec.deps:
-                    fresh = how != "bounce" or self.ok_at.get(dep, 0) < self.launched_at[name]
+                    late = (name, dep) in self.bound_late
+                    fresh = how != "bounce" or late or self.ok_at.get(dep, 0) < self.launched_at[name]
                     check(fresh or fleet.status[dep].state != OK, f"{name} was not restarted after {dep} was")
 
     def is_hopeless(self, dep: str, how: str) -> bool:
@@ -522,7 +663,7 @@ class Stage:
         state = self.fleet.status[dep].state
         if self.config.units[dep].kind == "daemon":
             return state == WAITING or (how != "up" and state in ENDED)
-        return state == WAITING or (how == OK and state == FAILED and dep not in self.succeeded)
+        return state == WAITING or (how == OK and state in (FAILED, STOPPED) and dep not in self.succeeded)
 
 
 class World(Stage):
@@ -544,6 +685,36 @@ class World(Stage):
             self.at(rng.choice((0.0, rng.uniform(0, 5), rng.uniform(0, 60))), lambda: self.arrived.append(TERM))
             if rng.random() < 0.3:
                 self.at(rng.uniform(0, 60), lambda: self.arrived.append(TERM))
+        self.texts = [self.text]
+        for _ in range(rng.choice((0, 0, 1, 3, 10))):
+            deed = rng.choice((self.start, self.stop, self.stop, self.restart))
+            self.at(self.moment(), lambda deed=deed: self.by_hand(deed))
+        for _ in range(rng.choice((0, 0, 1, 2, 6))):
+            self.at(self.moment(), self.mutate)
+
+    def moment(self) -> float:
+        """Return when somebody does something: any time, and often soon after something else."""
+        return self.random.choice((0.0, self.random.uniform(0, 3), 1.0, self.random.uniform(0, 80)))
+
+    def by_hand(self, deed: Callable[..., Any]) -> None:
+        """Somebody starts, stops or restarts some units."""
+        names = [name for name in self.fleet.order if name != MAIN]
+        if names and not self.fleet.ending:
+            chosen = self.random.sample(names, self.random.randint(1, min(3, len(names))))
+            self.note(f"by hand: {deed.__name__} {' '.join(chosen)}")
+            deed(*chosen)
+
+    def mutate(self) -> None:
+        """Somebody changes the configuration, or goes back to one of before, and reloads."""
+        if not self.fleet.ending:
+            back = self.random.random() < 0.2
+            text = self.random.choice(self.texts) if back else mutate_text(self.random, self.random.choice(self.texts[-2:]))
+            self.texts.append(text)
+            self.note(f"reload:\n{text}")
+            self.note(f"reloaded: {self.reload(text)}")
+
+    def settle(self) -> None:
+        """The world turns by itself."""
 
     def play(self) -> World:
         """Play to the end. Raises AssertionError with the seed, the configuration and the last events."""
@@ -551,7 +722,7 @@ class World(Stage):
             self.play_on()
         except Exception as error:
             tail = "\n".join(self.trace)
-            raise AssertionError(f"{error!r}\nin World({self.seed}) of\n{self.text}\n{tail}") from error
+            raise AssertionError(f"{error!r}\nin World({self.seed}) of\n{self.texts[0]}\n{tail}") from error
         return self
 
     def play_on(self) -> None:
@@ -608,7 +779,7 @@ class World(Stage):
 
     def temper(self, name: str) -> Temper:
         """Return how the next process of a unit will behave."""
-        rng, spec = self.random, self.config.units[name]
+        rng, spec = self.random, self.fleet.units[name]
         workers = ()
         if rng.random() < 0.3 * self.nasty:
             workers = tuple(self.worker() for _ in range(rng.randint(1, 2)))
@@ -700,6 +871,80 @@ def random_options(rng: random.Random, kind: str, fatal: float, ages: float) -> 
     if rng.random() < fatal / 2 and kind == "daemon":
         options["on_success"] = "shutdown"
     return options
+
+
+MUTATIONS = "add add remove cmd cmd cmd cmd options options deps deps deps reverse reverse kind all settings".split()
+
+
+def mutate_text(rng: random.Random, text: str) -> str:
+    """Return a configuration that differs from another by chance: any graph, any kind, any option may be another."""
+    parser = configparser.RawConfigParser(interpolation=None)
+    parser.read_string(text)
+    general = dict(parser.items("overlord"))
+    kinds: dict[str, str] = {}
+    options: dict[str, dict[str, str]] = {}
+    deps: dict[str, dict[str, str]] = {}
+    for section in parser.sections():
+        kind, _, name = section.partition(":")
+        if name:
+            kinds[name], options[name] = kind, dict(parser.items(section))
+            words = options[name].pop("deps", "").split(", ")
+            deps[name] = {word.partition(":")[0]: word.partition(":")[2] for word in words if word}
+
+    def reaches(top: str, name: str) -> bool:
+        return top == name or any(reaches(dep, name) for dep in deps[top])
+
+    def fresh(name: str) -> None:
+        ages, fatal = rng.choice((0.0, 0.0, 0.3)), rng.choice((0.0, 0.1, 0.5))
+        options[name] = {"cmd": rng.choice(("cmd", "cmd", "other")), **random_options(rng, kinds[name], fatal, ages)}
+
+    for _ in range(rng.choice((0, 1, 1, 2, 3, 6))):
+        name = rng.choice(list(kinds)) if kinds else ""
+        other = rng.choice(list(kinds)) if kinds else ""
+        how = rng.choice(MUTATIONS)
+        if how == "add" or not name:
+            kind = rng.choice(("daemon", "daemon", "script"))
+            name = f"{kind[0]}{rng.randint(0, 15)}"
+            if name not in kinds:
+                kinds[name], deps[name] = kind, {dep: OK for dep in kinds if rng.random() < 0.2}
+                fresh(name)
+        elif how == "remove":
+            for table in (kinds, options, deps, *deps.values()):
+                table.pop(name, None)
+        elif how == "cmd":
+            options[name]["cmd"] = rng.choice(("cmd", "other", "third"))
+        elif how == "options":
+            fresh(name)
+            options[name]["cmd"] = "cmd"
+        elif how == "deps" and other in deps[name]:
+            del deps[name][other]
+        elif how == "deps" and not reaches(other, name):
+            deps[name][other] = OK
+        elif how == "reverse" and deps[name]:
+            other = rng.choice(list(deps[name]))
+            del deps[name][other]
+            if not reaches(name, other):
+                deps[other][name] = OK
+        elif how == "kind":
+            kinds[name] = "daemon" if kinds[name] == "script" else "script"
+            fresh(name)
+        elif how == "all":
+            for each in options.values():
+                each["cmd"] = rng.choice(("cmd", "other", "third"))
+        elif how == "settings":
+            general["shutdown_timeout"] = rng.choice(("9s", "2s", "30s"))
+    sections = []
+    for name, kind in kinds.items():
+        for dep, state in deps[name].items():
+            states = ("ok", "always") if kinds[dep] == "script" else ("ok", "bounce") if kind == "daemon" else ("ok",)
+            again = state not in states or rng.random() < 0.1
+            deps[name][dep] = rng.choice(states) if again else state
+        words = ", ".join(f"{dep}:{state}" for dep, state in deps[name].items())
+        own = {key: value for key, value in options[name].items() if key != "cmd"}
+        make = daemon if kind == "daemon" else script
+        sections.append(make(name, options[name]["cmd"], **own, **({"deps": words} if words else {})))
+    rng.shuffle(sections)
+    return "[overlord]\n" + "".join(f"{key} = {value}\n" for key, value in general.items()) + "".join(sections)
 
 
 def play_many(seeds: Iterable[int]) -> Iterator[World]:

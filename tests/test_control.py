@@ -1,0 +1,1591 @@
+"""The control socket and its verbs: what they say and do, and that nobody who uses or abuses it disturbs supervision."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import random
+import re
+import signal
+import socket
+import stat
+import struct
+import subprocess
+import termios
+import threading
+import time
+from pathlib import Path
+from typing import Any, Callable, Iterator, Sequence
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from conftest import Start
+from harness import PATH, PATIENCE, Asking, Overlord, Process, Terminal, daemon, eventually, script
+
+NEVER = "1000s"
+SLEEP = "exec sleep 12345"
+LIMIT_OF_GROWTH = 30 << 20  # bytes by which overlord may grow while clients flood it, or read nothing
+CAPTURED = {"stdout": "prefix", "stderr": "prefix"}
+FAILS = {"restart": "never", "on_failure": "ignore", "warmup": NEVER}  # with `exit N`: fails for good
+
+
+def fallback(o: Overlord) -> Path:
+    """Return where overlord's socket is, or a link to it, when it has no other place."""
+    spaces = (os.stat(f"/proc/{o.pid}/ns/{kind}").st_ino for kind in ("pid", "mnt"))
+    return Path("/dev/shm/overlord.{}.{}.sock".format(*spaces))
+
+
+@pytest.fixture
+def fleet(overlord: Start, tmp_path: Path) -> Iterator[Start]:
+    """Start an overlord with a socket. At the end nothing of it is left in /dev/shm, and no fault of its own in its log."""
+    started: list[tuple[Overlord, Path]] = []
+
+    def start(config: str = "", *command: str, **options: Any) -> Overlord:
+        folder = options.get("folder", tmp_path)
+        options["settings"] = {"socket": folder / "s", **options.get("settings", {})}
+        o = overlord(config, *command, **options)
+        with contextlib.suppress(FileNotFoundError):  # it has ended at once
+            started.append((o, fallback(o)))
+        eventually(lambda: o.log or o.popen.poll() is not None, "its first words: it listens before it says anything")
+        return o
+
+    yield start
+    for o, place in started:
+        with contextlib.suppress(FileNotFoundError):
+            place.unlink()
+        faults = [line for line in o.log if "internal error" in line or "Traceback" in line]
+        assert not faults, faults
+
+
+@pytest.fixture
+def asking() -> Iterator[Callable[..., Asking]]:
+    """A function that runs a verb in the background; what still runs ends with the test."""
+    made: list[Asking] = []
+
+    def make(argv: Sequence[str], **options: Any) -> Asking:
+        made.append(Asking(argv, **options))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.kill()
+
+
+def look(o: Overlord) -> dict[str, tuple[str, str]]:
+    """Return the state and the pid of each unit. Without a client, which would cost a tenth of a second."""
+    answer = exchange(o, b"status\n").decode()
+    rows = [line[1:].split("\t") for line in answer.splitlines() if line[0] == " "]
+    return {row[0]: (row[2], row[3]) for row in rows}
+
+
+def states(o: Overlord) -> dict[str, str]:
+    """Return the state of each unit."""
+    return {name: state for name, (state, _) in look(o).items()}
+
+
+def status(o: Overlord, *names: str) -> list[dict[str, Any]]:
+    """Return what `status -j` says."""
+    found = json.loads(o.ask("status", "-j", *names, code=None).stdout)
+    assert isinstance(found, list)
+    return found
+
+
+def dial(o: Overlord) -> socket.socket:
+    """Return a connection to overlord's socket."""
+    sock = socket.socket(socket.AF_UNIX)
+    sock.connect(str(o.folder / "s"))  # LINUX: with a timeout this would not wait where the queue is full
+    sock.settimeout(PATIENCE)
+    return sock
+
+
+def exchange(o: Overlord, request: bytes) -> bytes:
+    """Send a request as it is, and return the whole answer."""
+    with dial(o) as sock:
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            sock.sendall(request)
+        return read_all(sock)
+
+
+def read_all(sock: socket.socket) -> bytes:
+    """Read until the other end hangs up."""
+    data = b""
+    with contextlib.suppress(ConnectionResetError):
+        while True:
+            more = sock.recv(65536)
+            if not more:
+                break
+            data += more
+    return data
+
+
+def descriptors(o: Overlord) -> int:
+    """Return how many descriptors overlord has open."""
+    return len(os.listdir(f"/proc/{o.pid}/fd"))
+
+
+def memory(o: Overlord) -> int:
+    """Return the bytes of memory that overlord has now."""
+    return int(Process(o.pid).status["VmRSS"].split()[0]) * 1024
+
+
+def comes_back(o: Overlord, name: str) -> None:
+    """Kill a daemon, and see that supervision goes on: it is started again, and is OK."""
+    mark = o.mark
+    o.kill_unit(name)
+    o.says(name, "ok", after=mark)
+
+
+def ends_well(o: Overlord) -> None:
+    """End it as `docker stop` does."""
+    assert o.stop() == 0
+    assert o.count("internal error") == 0
+
+
+def as_user(uid: str) -> list[str]:
+    """Return a prefix that becomes another user."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can become another user")
+    return ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups", "--bounding-set=-all"]
+
+
+# --- all of it, on each interpreter ----------------------------------------------------------------------------------
+
+
+def test_each_verb(fleet: Start, asking: Callable[..., Asking], python: list[str]) -> None:
+    """Nothing that a verb needs, here or there, is missing on any interpreter."""
+    o = fleet(
+        daemon("db", "echo hello; exec sleep 12345", **CAPTURED) + daemon("web", SLEEP, deps="db:bounce"),
+        python=python,
+    )
+    o.says("web", "ok")
+    assert [unit["state"] for unit in status(o)] == ["ok", "ok"]
+    assert re.search("^web +daemon +ok ", o.ask("status").stdout, re.MULTILINE)
+    assert o.ask("health").stdout == "healthy: 2 daemons ok\n"
+    assert o.ask("wait", "web").stdout == "web: ok\n"
+    follower = asking(o.client("logs", "-f", "db"))
+    follower.wait_for("^hello$")
+    events = asking(o.client("events"))
+    events.wait_for("^web ok$")
+    told = o.ask("restart", "db").stdout
+    for line in ("db: stopped", "db: ok", "web: stopping .*: db was restarted", "web: ok"):
+        assert re.search(f"^{line}", told, re.MULTILINE), told
+    eventually(lambda: follower.lines == ["hello", "hello"], f"the new one is heard {follower.lines}")
+    events.wait_for("^web stopping ")
+    assert o.ask("logs", "-n", "1", "db").stdout == "hello\n"
+    assert "SIGURG sent to pid" in o.ask("signal", "URG", "db").stdout
+    assert o.ask("graph").stdout == "web  ok\n\u2514\u2500 db:bounce  ok\n"
+    assert "ok at" in o.ask("timeline").stdout
+    assert [unit["name"] for unit in json.loads(o.ask("timeline", "-j").stdout)] == ["db", "web"]
+    assert "its last words:\n  | hello" in o.ask("why", "db").stdout
+    assert "stopped" in o.ask("stop", "web").stdout
+    assert o.ask("shutdown", "5").stdout == "shutting down\n"
+    assert o.wait_exit() == 5
+    assert not (o.folder / "s").exists()
+
+
+# --- status ----------------------------------------------------------------------------------------------------------
+
+
+def crowd() -> str:
+    """Return units, one in each state that lasts by itself."""
+    return (
+        daemon("web", SLEEP)
+        + daemon("young", SLEEP, warmup=NEVER)
+        + daemon("flapping", "echo one; echo two; exit 3", warmup=NEVER, backoff="1000s..2000s", **CAPTURED)
+        + daemon("behind", SLEEP, deps="flapping")
+        + daemon("far-behind", SLEEP, deps="web, behind:bounce")
+        + daemon("asleep", SLEEP, autostart="false")
+        + daemon("ended", "true", restart="never")
+        + daemon("a-name-of-20-letters", "exit 7; # \u00e4 \u2026", **FAILS)
+        + script("setup", "true")
+        + daemon("by-hand", SLEEP, deps="setup")
+        + script("work", "exec sleep 12345")
+        + daemon("patient", SLEEP, deps="work")
+    )
+
+
+CROWD = {
+    "web": "ok",
+    "young": "starting",
+    "flapping": "backoff",
+    "behind": "waiting",
+    "far-behind": "waiting",
+    "asleep": "idle",
+    "ended": "done",
+    "a-name-of-20-letters": "failed",
+    "setup": "ok",
+    "by-hand": "stopped",
+    "work": "running",
+    "patient": "waiting",
+}
+
+
+def crowded(fleet: Start) -> Overlord:
+    """Start those, and wait until each is in its state."""
+    o = fleet(crowd())
+    o.ask("wait", "by-hand")
+    o.ask("stop", "by-hand")
+    eventually(lambda: states(o) == CROWD, "all are in their states")
+    return o
+
+
+def on_terminal(terminal: Terminal, argv: Sequence[str], **environment: str) -> list[str]:
+    """Run a command on a terminal of 80 columns, and return the lines that come out."""
+    fcntl.ioctl(terminal.slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    after = len(terminal.text)
+    subprocess.run(argv, stdin=terminal.slave, stdout=terminal.slave, check=False, env={"PATH": PATH, **environment})
+    os.write(terminal.slave, b"<end>\n")
+    terminal.expect("<end>", after)
+    return terminal.text[after:].replace("\r", "").partition("<end>")[0].splitlines()
+
+
+def test_status(fleet: Start, terminal: Terminal) -> None:
+    """A table for people, in 80 columns and in colour on a terminal; JSON for machines; the exit code for scripts."""
+    o = crowded(fleet)
+
+    found = {unit["name"]: unit for unit in status(o)}
+    assert list(found["web"]) == (
+        ["name", "kind", "state", "pid", "for", "uptime", "restarts", "next", "failures", "blocked", "deps", "why"]
+    )
+    web, flapping, behind = found["web"], found["flapping"], found["far-behind"]
+    assert (web["kind"], web["pid"], web["restarts"], web["next"]) == ("daemon", o.unit("web").pid, 0, None)
+    assert web["uptime"] > 0
+    assert (flapping["pid"], flapping["uptime"], flapping["restarts"], flapping["failures"]) == (None, None, 1, 2)
+    assert 900 < flapping["next"] < 1101
+    assert re.match("exited with code 3 after .*next try in 1[678] min", flapping["why"])
+    assert behind["deps"] == ["web:ok", "behind:bounce"]
+    assert behind["blocked"] == "behind"
+    assert "code 7" in found["a-name-of-20-letters"]["why"]
+    assert found["setup"]["kind"] == "script"
+
+    assert [unit["name"] for unit in status(o, "w*", "setup")] == ["web", "setup", "work"]
+    assert o.ask("status", "web", "young", code=3).returncode == 3
+    for fine in ("web", "asleep", "work", "ended", "by-hand", "setup"):
+        o.ask("status", fine, code=0)
+    for bad in ("young", "flapping", "behind", "a-name*"):
+        o.ask("status", bad, code=3)
+
+    plain = o.ask("status", code=3).stdout
+    assert "\x1b" not in plain
+    header, *rows = plain.splitlines()
+    assert header.split() == ["NAME", "KIND", "STATE", "PID", "UPTIME", "RESTARTS", "WHY"]
+    assert len(rows) == len(CROWD)
+    for row in rows:
+        name, kind = row.split()[:2]
+        assert row.index(kind, len(name)) == header.index("KIND")
+        assert row[header.index("STATE") :].startswith(CROWD[name] + " ")
+        assert row[header.index("PID") : header.index("UPTIME")].strip() == str(found[name]["pid"] or "")
+        assert row[header.index("WHY") :].split(" (")[0][:12] == found[name]["why"][:12]
+
+    coloured = on_terminal(terminal, o.client("status"))
+    bare = [re.sub("\x1b\\[[0-9;]*m", "", line) for line in coloured]
+    assert any("\x1b[32mok" in line for line in coloured)
+    assert any("\x1b[31mfailed" in line for line in coloured)
+    assert len(bare) == len(rows) + 1
+    assert max(map(len, bare)) <= 80, bare
+    uncoloured = on_terminal(terminal, o.client("status"), NO_COLOR="1")
+    assert not any("\x1b" in line for line in uncoloured)
+    assert max(map(len, uncoloured)) <= 80
+    ends_well(o)
+
+
+@pytest.mark.parametrize("verb", ("timeline", "graph"))
+def test_width(fleet: Start, terminal: Terminal, verb: str) -> None:
+    """The other pictures fit a terminal of 80 columns too: a bar that is broken across lines is none."""
+    o = crowded(fleet)
+    drawn = on_terminal(terminal, o.client(verb), NO_COLOR="1")
+    assert len(drawn) >= len(CROWD)
+    assert max(map(len, drawn)) <= 80, drawn
+
+
+def test_status_of_a_main_command(fleet: Start) -> None:
+    """It is a unit like any other to look at, and none to be named."""
+    o = fleet(daemon("web", SLEEP), "sleep", "54321")
+    o.wait_for("main command: started")
+    assert re.search("^main command +main +ok|^main command +main +running", o.ask("status").stdout, re.MULTILINE)
+    assert o.ask("stop", "main command", code=64).stderr.startswith("overlord: there is no unit main")
+    o.ask("restart", "*")
+    assert o.running("sleep", "54321")
+    o.ask("shutdown", "9")
+    assert o.wait_exit() == 9
+
+
+# --- health ----------------------------------------------------------------------------------------------------------
+
+
+def test_health(fleet: Start) -> None:
+    """What a HEALTHCHECK needs: 0 or 1 and one line, about the daemons that are wanted."""
+    o = fleet(
+        script("setup", "exit 0")
+        + daemon("web", SLEEP, deps="setup")
+        + daemon("broken", "exit 3", **FAILS)
+        + daemon("asleep", SLEEP, autostart="false")
+        + daemon("ended", "true", restart="never")
+        + daemon("slow", SLEEP, warmup=NEVER, autostart="false"),
+    )
+    o.says("web", "ok")
+    o.says("broken", "failed")
+    o.says("ended", "done")
+    assert o.ask("health").stdout == "healthy: 1 daemon ok\n", "ignored, finished and idle ones are no matter"
+    o.ask("stop", "web")
+    assert o.ask("health").stdout == "healthy: 0 daemons ok\n", "one stopped by hand is not wanted"
+    o.ask("start", "web")
+    o.ask("start", "slow", "-t", "50ms", code=1)
+    told = o.ask("health", code=1).stdout
+    assert told.startswith("unhealthy: slow is starting"), told
+    assert told.count("\n") == 1
+    o.ask("stop", "slow")
+    o.ask("health")
+    ends_well(o)
+
+
+@pytest.mark.parametrize(
+    ("config", "state"),
+    (
+        (daemon("web", "exit 3", warmup=NEVER, backoff="1000s..1000s"), "backoff"),
+        (script("setup", SLEEP) + daemon("web", SLEEP, deps="setup"), "waiting"),
+        (daemon("bad", "exit 3", **FAILS) + daemon("web", SLEEP, deps="bad"), "waiting"),
+    ),
+    ids=("backoff", "behind a script", "behind one that failed"),
+)
+def test_unhealthy(fleet: Start, config: str, state: str) -> None:
+    """A daemon that is wanted and not up is not well, however it came to that."""
+    o = fleet(config + daemon("stay", SLEEP))
+    eventually(lambda: states(o)["web"] == state, f"web is {state}")
+    assert re.match(f"unhealthy: web is (in )?{state}", o.ask("health", code=1).stdout)
+
+
+# --- start, stop, restart --------------------------------------------------------------------------------------------
+
+
+def test_by_hand(fleet: Start) -> None:
+    """One, several, or as many as a pattern means; each verb says what came of it."""
+    names = ("web", "worker-1", "worker-2")
+    o = fleet("".join(daemon(name, SLEEP) for name in names) + daemon("asleep", SLEEP, autostart="false"))
+    for name in names:
+        o.says(name, "ok")
+
+    def restarted(*words: str) -> tuple[str, set[str]]:
+        before = look(o)
+        told = o.ask(*words).stdout
+        return told, {name for name, (_, pid) in look(o).items() if pid not in ("", before[name][1])}
+
+    told, who = restarted("restart", "web")
+    assert who == {"web"}
+    for line in (r"web: stopping \(SIGTERM\): restart by hand", "web: stopped .*, restarting", "web: started", "web: ok"):
+        assert re.search(f"^{line}", told, re.MULTILINE), told
+    assert restarted("restart", "web", "worker-2")[1] == {"web", "worker-2"}
+    assert restarted("restart", "worker-*")[1] == {"worker-1", "worker-2"}
+    assert restarted("restart", "worker-[!2]")[1] == {"worker-1"}
+    assert restarted("restart", "w?b", "web")[1] == {"web"}
+    told, who = restarted("restart", "*")
+    assert who == {*names, "asleep"}
+    told, who = restarted("start", "web")
+    assert (told, who) == ("web: is up already\n", set())
+
+    told = o.ask("stop", "worker-*").stdout
+    assert len(re.findall(r"^worker-[12]: stopped", told, re.MULTILINE)) == 2
+    assert [state for name, state in states(o).items() if name.startswith("worker")] == ["stopped", "stopped"]
+    assert o.ask("stop", "worker-1").stdout == "worker-1: is not running (stopped)\n"
+    assert restarted("start", "worker-*")[1] == {"worker-1", "worker-2"}
+    assert restarted("restart", "asleep")[1] == {"asleep"}
+    o.ask("stop", "*")
+    assert set(states(o).values()) == {"stopped"}
+    assert not o.running("sleep", "12345")
+    o.ask("health")
+    assert restarted("restart", "web")[1] == {"web"}, "overlord has stayed, and starts one that was stopped"
+    ends_well(o)
+
+
+def test_does_not_come_up(fleet: Start) -> None:
+    """Whoever asks for what does not come up is told so, once, with the reason; `-t` bounds the wait."""
+    o = fleet(
+        daemon("stay", SLEEP)
+        + daemon("bad", "test -e good || exit 5; exec sleep 12345", warmup="50ms", autostart="false", restart="never")
+        + daemon("top", SLEEP, autostart="false", deps="bad")
+        + daemon("again", "exit 6", warmup=NEVER, autostart="false", backoff="1000s..1000s", respawns=5)
+        + daemon("slow", SLEEP, warmup=NEVER, autostart="false")
+    )
+    for verb in ("start", "restart"):
+        done = o.ask(verb, "bad", code=1)
+        assert re.search("^overlord: bad did not come up.*exited with code 5", done.stderr), done
+        assert done.stderr.count("did not come up") == 1
+    assert "again did not come up" in o.ask("start", "again", code=1).stderr
+    done = o.ask("start", "top", code=1)
+    assert re.search("^overlord: top did not come up, it is waiting.*bad is failed", done.stderr, re.MULTILINE), done
+    assert re.search("^overlord: bad did not come up, it is failed", done.stderr, re.MULTILINE)
+    assert done.stderr.count("top did not come up") == 1, "said once"
+    for verb in ("start", "restart"):
+        assert "not within 0.05 s: slow is starting" in o.ask(verb, "slow", "-t", "50ms", code=1).stderr
+    (o.folder / "good").touch()
+    told = o.ask("start", "top").stdout
+    assert [line for line in told.splitlines() if line.endswith(": ok") or ": ok (" in line][-1] == "top: ok"
+    assert states(o)["bad"] == "ok"
+    ends_well(o)
+
+
+def test_what_depends_on_it(fleet: Start) -> None:
+    """`stop db` leaves those that need db running, and says so; `start web` starts what web needs, stopped or not."""
+    o = fleet(
+        daemon("db", SLEEP)
+        + daemon("cache", SLEEP, autostart="false")
+        + daemon("web", SLEEP, deps="db")
+        + daemon("app", SLEEP, deps="db, cache")
+        + daemon("idle", SLEEP, deps="db", autostart="false")
+    )
+    o.says("app", "ok")
+    before = o.unit("web").pid
+    told = o.ask("stop", "db").stdout
+    assert told.splitlines()[0].startswith("web, app depend on what is stopped, and go on running"), told
+    assert states(o) == {"db": "stopped", "cache": "ok", "web": "ok", "app": "ok", "idle": "idle"}
+    assert o.unit("web").pid == before
+    o.ask("stop", "app")
+    told = o.ask("stop", "cache").stdout
+    assert "depend" not in told
+    told = o.ask("start", "app").stdout
+    for name in ("db", "cache", "app"):
+        assert f"{name}: ok" in told
+    assert o.unit("web").pid == before
+    assert o.ask("stop", "db", "web", "app").stdout.count("depend") == 0
+    told = o.ask("start", "idle").stdout
+    assert "db: ok" in told
+    told = o.ask("stop", "cache", "db").stdout
+    assert told.splitlines()[0] == "idle depends on what is stopped, and goes on running", told
+    ends_well(o)
+
+
+def test_bounce_dependents_are_told_of(fleet: Start) -> None:
+    """`restart db` waits for whoever bounces with it, down the chain, and fails where one does not come up."""
+    o = fleet(
+        daemon("db", SLEEP)
+        + daemon("web", SLEEP, deps="db:bounce")
+        + daemon("edge", "test ! -e bad || exit 5; exec sleep 12345", deps="web:bounce", warmup="50ms", backoff="1000s..1000s")
+        + daemon("other", SLEEP, deps="db")
+    )
+    o.says("edge", "ok")
+    o.says("other", "ok")
+    told = o.ask("restart", "db").stdout
+    for line in ("db: ok", "web: stopping .*db was restarted", "web: ok", "edge: stopping .*web was restarted", "edge: ok"):
+        assert re.search(f"^{line}", told, re.MULTILINE), told
+    assert "other" not in told
+    assert "other: stop" not in "\n".join(o.log)
+    (o.folder / "bad").touch()
+    done = o.ask("restart", "db", code=1)
+    assert "overlord: edge did not come up" in done.stderr
+    assert "web did not" not in done.stderr
+    ends_well(o)
+
+
+def test_scripts_by_hand(fleet: Start) -> None:
+    """A script runs once each time it is asked for, also where it had succeeded, or works already."""
+    o = fleet(
+        script("setup", "echo setup >> journal")
+        + script("long", "echo long >> journal; until test -e go; do sleep 0.01; done")
+        + script("bad", "exit 4")
+        + daemon("web", SLEEP, deps="setup")
+    )
+    o.says("web", "ok")
+    assert "setup: ok" in o.ask("start", "setup").stdout
+    assert "setup: ok" in o.ask("restart", "setup").stdout
+    assert o.journal.lines() == ["setup"] * 3
+    assert "exited with code 4" in o.ask("start", "bad", code=1).stderr
+    assert o.starts("web") == 1
+    mark = o.mark
+    o.ask("start", "long", "-t", "50ms", code=1)
+    o.says("long", "started", after=mark)
+    o.ask("stop", "long")
+    assert states(o)["long"] == "stopped"
+    (o.folder / "go").touch()
+    o.ask("start", "long")
+    assert o.journal.lines().count("long") == 2
+    ends_well(o)
+
+
+def test_restart_of_a_script_at_work(fleet: Start, asking: Callable[..., Asking]) -> None:
+    """It is stopped and run once more, not twice."""
+    o = fleet(script("long", "echo long >> journal; until test -e go; do sleep 0.01; done") + daemon("web", SLEEP))
+    o.ask("start", "long", "-t", "50ms", code=1)
+    o.journal.wait_for("long")
+    restart = asking(o.client("restart", "long"))
+    o.journal.wait_for("long", 2)
+    (o.folder / "go").touch()
+    assert restart.wait_exit() == 0
+    comes_back(o, "web")
+    o.ask("wait", "long")
+    ends_well(o)
+    assert o.journal.lines() == ["long", "long"]
+
+
+def test_by_hand_never_ends_the_container(fleet: Start) -> None:
+    """What a person starts may fail as it likes, and that which is stopped by hand keeps overlord up."""
+    o = fleet(
+        daemon("stay", SLEEP)
+        + script("bad", "exit 4", on_failure="shutdown")
+        + daemon("worse", "exit 5", autostart="false", restart="never", warmup=NEVER, on_failure="shutdown")
+        + daemon("late", "until test -e go; do sleep 0.01; done; exit 6", autostart="false", restart="never")
+        + daemon("fine", "true", autostart="false", restart="never", on_success="shutdown"),
+    )
+    o.ask("start", "bad", code=1)
+    o.ask("start", "worse", code=1)
+    o.ask("start", "late")
+    (o.folder / "go").touch()
+    o.says("late", "failed")
+    o.ask("start", "fine", code=None)
+    o.says("fine", "done")
+    comes_back(o, "stay")
+    o.ask("stop", "stay")
+    assert o.ask("status", "stay").returncode == 0
+    assert o.count("shutting down") == 0
+    ends_well(o)
+
+
+def test_restart_in_any_state(fleet: Start, asking: Callable[..., Asking]) -> None:
+    """Whatever a unit does at the time: afterwards it has been started anew."""
+    o = fleet(
+        daemon("backoff", "test -e go || exit 3; exec sleep 12345", warmup="50ms", backoff="1000s..1000s")
+        + daemon("starting", SLEEP, warmup=NEVER)
+        + script("gate", "until test -e go; do sleep 0.01; done")
+        + daemon("waiting", SLEEP, deps="gate")
+        + daemon("stopping", "trap '' TERM; echo up >> journal; while :; do sleep 0.01; done", stop_timeout=NEVER)
+        + daemon("failed", "test -e go || exit 3; exec sleep 12345", **{**FAILS, "warmup": "50ms"}),
+    )
+    o.journal.wait_for("up")
+    o.says("gate", "started")
+    o.says("failed", "failed")
+    eventually(lambda: states(o)["backoff"] == "backoff", "it is in backoff")
+
+    restart = asking(o.client("restart", "starting"))
+    eventually(lambda: o.starts("starting") == 2, "it is started again while it was starting")
+    restart.kill()
+
+    with dial(o) as again, dial(o) as waiting:
+        stop = asking(o.client("stop", "stopping"))
+        o.says("stopping", "stopping")
+        again.sendall(b"restart stopping\n")
+        waiting.sendall(b"restart waiting\n")
+        for each in (again, waiting):
+            assert each.recv(10) == b"+\n", "it is heard"
+        o.kill_unit("stopping")
+        assert read_all(again).endswith(b"\n=0\n")
+        stop.kill()
+        eventually(lambda: o.starts("stopping") == 2, "it is started again")
+        (o.folder / "go").touch()
+        assert read_all(waiting).endswith(b"waiting: ok\n=0\n")
+    for name in ("backoff", "failed"):
+        assert f"{name}: ok" in o.ask("restart", name).stdout
+
+
+def test_a_stop_that_is_overtaken_ends(fleet: Start, asking: Callable[..., Asking]) -> None:
+    """Somebody restarts the unit meanwhile: whoever wanted it stopped is told, and does not wait for ever."""
+    o = fleet(daemon("web", "trap '' TERM; echo up >> journal; while :; do sleep 0.01; done", stop_timeout=NEVER))
+    o.journal.wait_for("up")
+    stop = asking(o.client("stop", "web"))
+    o.says("web", "stopping")
+    with dial(o) as again:
+        again.sendall(b"start web\n")
+        assert again.recv(10) == b"+\n", "it is heard"
+        o.kill_unit("web")
+        assert read_all(again).endswith(b"\n=0\n")
+    assert stop.wait_exit() == 1
+
+
+@pytest.mark.parametrize(
+    "config",
+    (
+        script("gate", SLEEP) + daemon("web", SLEEP, deps="gate"),
+        daemon("web", "exit 3", warmup=NEVER, backoff="1000s..1000s"),
+    ),
+    ids=("waiting", "backoff"),
+)
+def test_stop_without_a_process(fleet: Start, config: str) -> None:
+    """That too is an outcome, and said."""
+    o = fleet(config + daemon("stay", SLEEP))
+    eventually(lambda: states(o)["web"] in ("waiting", "backoff"), "it has no process")
+    eventually(lambda: o.count("web: (waiting|.*restarting in)"), "and will have none")
+    assert "web: " in o.ask("stop", "web").stdout
+    assert states(o)["web"] == "stopped"
+    eventually(lambda: o.count("web: stopped"), "in the log too")
+    ends_well(o)
+
+
+# --- signal, wait ----------------------------------------------------------------------------------------------------
+
+
+def test_signal(fleet: Start) -> None:
+    """It reaches the process that overlord started, of each unit that is named."""
+    trap = "trap 'echo {0} got USR1 >> journal' USR1; echo {0} up >> journal; while :; do sleep 0.01; done"
+    o = fleet(daemon("a-1", trap.format("a-1")) + daemon("a-2", trap.format("a-2")) + daemon("asleep", SLEEP, autostart="false"))
+    for name in ("a-1", "a-2"):
+        o.journal.wait_for(f"{name} up")
+    assert o.ask("signal", "SIGUSR1", "a-1").stdout == f"a-1: SIGUSR1 sent to pid {o.unit('a-1').pid}\n"
+    o.journal.wait_for("a-1 got USR1")
+    o.ask("signal", str(int(signal.SIGUSR1)), "a-*")
+    o.journal.wait_for("a-1 got USR1", 2)
+    o.journal.wait_for("a-2 got USR1")
+    done = o.ask("signal", "USR1", "a-1", "asleep", code=1)
+    assert done.stderr == "overlord: asleep: is idle, and has no process\n"
+    o.journal.wait_for("a-1 got USR1", 3)
+    assert 'did you mean "TERM"' in o.ask("signal", "TREM", "a-1", code=64).stderr
+    o.ask("signal", "KILL", "a-1")
+    o.wait_ok("a-1", 2)
+    ends_well(o)
+
+
+def test_wait(fleet: Start, asking: Callable[..., Asking]) -> None:
+    """Until they are OK: at once where they are, never where they cannot be, and no longer than `-t`."""
+    o = fleet(
+        script("gate", "until test -e go; do sleep 0.01; done")
+        + daemon("web", SLEEP, deps="gate")
+        + daemon("db", SLEEP)
+        + daemon("bad", "until test -e fail; do sleep 0.01; done; exit 3", **FAILS)
+    )
+    assert o.ask("wait", "db").stdout == "db: ok\n"
+    assert "not within 0.05 s: web is waiting" in o.ask("wait", "web", "db", "-t", "50ms", code=1).stderr
+    waits = [asking(o.client("wait", "web", "db")), asking(o.client("wait", "gate", "-t", "1h")), asking(o.client("wait", "bad"))]
+    (o.folder / "go").touch()
+    assert waits[0].wait_exit() == 0
+    assert {"web: ok", "db: ok"} <= set(waits[0].lines)
+    assert waits[1].wait_exit() == 0
+    (o.folder / "fail").touch()
+    assert waits[2].wait_exit() == 1
+    assert re.search("bad is failed: exited with code 3", waits[2].lines[-1])
+    assert "code 3" in o.ask("wait", "bad", code=1).stderr, "and where it has been so before"
+    ends_well(o)
+
+
+# --- logs, events ----------------------------------------------------------------------------------------------------
+
+
+def test_logs(fleet: Start, asking: Callable[..., Asking], tmp_path: Path) -> None:
+    """The last lines of what was captured, and those to come; a unit that is not captured says how it would be."""
+    o = fleet(
+        daemon("one", "mkfifo one.fifo; exec cat <>one.fifo", stdout="prefix")
+        + daemon("file", "echo in a file; exec sleep 12345", stdout=f"{tmp_path}/log")
+        + daemon("mute", SLEEP)
+    )
+    o.unit_is("one", "cat")
+
+    def write(text: str) -> None:
+        with open(o.folder / "one.fifo", "w") as fifo:
+            fifo.write(text)
+
+    write("".join(f"line {number}\n" for number in range(1, 151)))
+    o.wait_for("line 150$", lines=o.out)
+    assert o.ask("logs", "one").stdout == "".join(f"line {number}\n" for number in range(51, 151))
+    assert o.ask("logs", "-n", "2", "one").stdout == "line 149\nline 150\n"
+    assert o.ask("logs", "one", "-n", "1").stdout == "line 150\n"
+    done = o.ask("logs", "-n", "1", "file", "one")
+    assert sorted(done.stdout.splitlines()) == ["file | in a file", "one | line 150"]
+    done = o.ask("logs", "mute", code=1)
+    assert (done.stdout, done.returncode) == ("", 1)
+    assert "output = prefix" in done.stderr
+    assert "[daemon:mute]" in done.stderr
+    done = o.ask("logs", "-n", "1", "*", code=1)
+    assert "one | line 150" in done.stdout
+    assert "mute is not captured" in done.stderr
+    o.ask("logs", "-f", "mute", code=1)
+
+    alone, both = asking(o.client("logs", "-f", "-n", "1", "one")), asking(o.client("logs", "-f", "-n", "1", "one", "file"))
+    alone.wait_for("^line 150$")
+    both.wait_for(r"^one \| line 150$")
+    write("new\nand \x01 \u00e4\n")
+    alone.wait_for("^and")
+    both.wait_for(r"^one \| and")
+    assert alone.lines == ["line 150", "new", "and \x01 \u00e4"]
+    assert [line for line in both.lines if line.startswith("one")] == ["one | line 150", "one | new", "one | and \x01 \u00e4"]
+    alone.kill()
+    write("last\n")
+    both.wait_for(r"^one \| last$")
+    ends_well(o)
+
+
+def test_none_of_the_last_lines(fleet: Start) -> None:
+    """As with tail(1): `-n 0 -f` shows only what is to come."""
+    o = fleet(daemon("web", "echo hello; exec sleep 12345", **CAPTURED))
+    o.wait_for("hello", lines=o.out)
+    assert o.ask("logs", "-n", "0", "web").stdout == ""
+    for wrong in ("-1", "x", "1.5", "1m"):
+        assert "duration" not in o.ask("logs", "-n", wrong, "web", code=64).stderr, "it is a number of lines"
+
+
+def test_last_words_reach_who_follows(fleet: Start, asking: Callable[..., Asking]) -> None:
+    """A line without an end too, and each byte as it is."""
+    o = fleet(daemon("web", "until test -e go; do sleep 0.01; done; printf 'first\\n\\377 no end'; exit 3", **FAILS, **CAPTURED)
+              + daemon("stay", SLEEP))  # fmt: skip
+    follow = asking(o.client("events", "web"))
+    follow.wait_for("^web ")
+    with dial(o) as sock:
+        sock.sendall(b"logs -f -n 1 web\n")
+        assert sock.recv(100) == b"+\n"
+        (o.folder / "go").touch()
+        data = b""
+        while b"end" not in data:
+            data += sock.recv(1000)
+    assert data == b" first\n \xff no end\n"
+    follow.wait_for("^web failed .*code 3")
+    ends_well(o)
+
+
+def test_events_in_a_shell_loop(fleet: Start) -> None:
+    """It ends with the loop that reads it, and not with the next change only, which may never come."""
+    o = fleet(daemon("web", SLEEP))
+    o.says("web", "ok")
+    command = " ".join(o.client("events", "web"))
+    loop = f"""{command} | while read -r name state why; do
+        echo "$name $state" >> seen
+        case $state in ok) break;; esac
+    done"""
+    subprocess.run(["sh", "-c", loop], cwd=o.folder, timeout=PATIENCE, check=True, env={"PATH": PATH})
+    assert (o.folder / "seen").read_text() == "web ok\n", "the state that it is in comes first"
+
+
+def test_events(fleet: Start) -> None:
+    """The state of each, and each change, a line each, as it comes."""
+    o = fleet(daemon("web", SLEEP, warmup="10ms") + daemon("db", SLEEP))
+    o.says("web", "ok")
+    command = " ".join(o.client("events", "web", "db"))
+    loop = f"{command} | while read -r name state why; do echo $name is $state; done"
+    tell = Asking(["sh", "-c", loop])
+    tell.wait_for("^web is ok$")
+    follower = Asking(o.client("events", "web", "db"))
+    follower.wait_for("^web ok")
+    follower.wait_for("^db ok")
+    o.kill_unit("web")
+    eventually(lambda: follower.lines.count("web ok") == 2, f"it comes back {follower.lines}")
+    found = [line.split()[1] for line in follower.lines if line.startswith("web")]
+    assert found == ["ok", "backoff", "waiting", "starting", "ok"]
+    assert any(re.match("web backoff killed by SIGKILL after .*", line) for line in follower.lines)
+    assert sum(line.startswith("db") for line in follower.lines) == 1
+    o.ask("stop", "db")
+    follower.wait_for("^db stopped by hand$")
+    ends_well(o)
+    tell.wait_exit()
+    follower.wait_exit()
+    follower.wait_for("^web stopped shutdown$")
+    assert [line.split()[2] for line in tell.lines if line.startswith("web")] == [*found, "stopping", "stopped"]
+
+
+# --- graph, timeline, why --------------------------------------------------------------------------------------------
+
+
+def test_graph(fleet: Start) -> None:
+    """Who depends on whom, with the states; for documents, in the language of Graphviz."""
+    o = fleet(
+        script("setup", "true")
+        + daemon("db", SLEEP, deps="setup")
+        + daemon("web", SLEEP, deps="db:bounce, setup:always")
+        + daemon("app", SLEEP, deps="db, bad")
+        + daemon("bad", "exit 3", **FAILS),
+    )
+    o.says("web", "ok")
+    o.says("bad", "failed")
+    assert o.ask("graph").stdout.splitlines() == [
+        "web  ok",
+        "\u251c\u2500 db:bounce  ok",
+        "\u2502  \u2514\u2500 setup:ok  ok",
+        "\u2514\u2500 setup:always  ok",
+        "app  waiting",
+        "\u251c\u2500 db:ok  ok (its dependencies are above)",
+        "\u2514\u2500 bad:ok  failed",
+    ]
+    dot = o.ask("graph", "--dot").stdout
+    assert re.match(r"digraph overlord \{\n(.*;\n)+\}\n$", dot), dot
+    edges = {"db setup ok", "web db bounce", "web setup always", "app db ok", "app bad ok"}
+    assert set(map(" ".join, re.findall(r'"(.*)" -> "(.*)" \[label="(.*)"\]', dot))) == edges
+    assert set(re.findall(r'"(.*)" \[label="(.*)\\n(.*)", ', dot)) == {(name, name, state) for name, state in states(o).items()}
+    ends_well(o)
+
+
+def test_timeline(fleet: Start) -> None:
+    """How the start went: who waited for whom, as bars, and for other tools."""
+    o = fleet(
+        daemon("db", SLEEP, warmup="100ms")
+        + daemon("web", SLEEP, deps="db")
+        + daemon("asleep", SLEEP, autostart="false")
+        + daemon("bad", "exit 3", **FAILS),
+    )
+    o.says("web", "ok")
+    o.says("bad", "failed")
+    found = {unit["name"]: unit["events"] for unit in json.loads(o.ask("timeline", "-j").stdout)}
+    assert list(found) == ["db", "web", "asleep", "bad"]
+    assert found["asleep"] == []
+    whats = {name: [event["what"] for event in events] for name, events in found.items()}
+    assert whats["db"] == ["waiting", "starting", "ok"]
+    assert whats["web"] == ["waiting", "waiting for db:ok", "starting", "ok"]
+    assert whats["bad"] == ["waiting", "starting", "failed"]
+    for events in found.values():
+        instants = [event["at"] for event in events]
+        assert instants == sorted(instants)
+        assert not instants or instants[0] >= 0
+    assert found["db"][-1]["at"] - found["db"][-2]["at"] >= 0.09
+    assert found["web"][2]["at"] >= found["db"][-1]["at"]
+
+    db, web, asleep, bad, scale = o.ask("timeline").stdout.splitlines()
+    assert re.match("db +\u2592+\u2588* +ok at 0\\.1", db), db
+    assert re.match("web +\u00b7+\u2592*\u2588* +ok at .*, 0.* s for db:ok", web), web
+    assert re.match("asleep +not asked for", asleep), asleep
+    assert re.match("bad +\u2592*x+ +failed at", bad), bad
+    assert re.match(" +0 +0\\..* s$", scale), scale
+    assert o.ask("timeline", "db").stdout.startswith("db ")
+    ends_well(o)
+
+
+def test_why(fleet: Start) -> None:
+    """The reason, down the chain of what a unit waits for, and the last words of the one at its end."""
+    o = crowded(fleet)
+    lines = o.ask("why", "far-behind").stdout.splitlines()
+    assert re.match(r"far-behind is waiting for behind:bounce \(for ", lines[0]), lines
+    assert re.match(r"  behind is waiting for flapping:ok \(for ", lines[1])
+    assert re.match(r"    flapping is (in )?backoff after 2 failures: exited with code 3 .*next try in 1[678] min", lines[2])
+    assert lines[3].strip() == "its last words:"
+    assert [line.strip() for line in lines[4:]] == ["| one", "| two", "| one", "| two"]
+    for name, text in (
+        ("web", "web is ok"),
+        ("asleep", "asleep is idle"),
+        ("young", "young is starting: warming up, 16 min [34]"),
+        ("a-name-of-20-letters", "a-name-of-20-letters is failed: exited with code 7"),
+        ("by-hand", "by-hand is stopped: by hand"),
+    ):
+        done = o.ask("why", name)
+        assert re.match(text, done.stdout), done
+        assert done.stderr == "", "that it is not captured is no matter"
+    lines = o.ask("why", "patient").stdout.splitlines()
+    assert "work is running" in lines[1]
+    ends_well(o)
+
+
+# --- shutdown, version, help, and mistakes ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", ((), ("sleep", "54321")), ids=("units", "main command"))
+@pytest.mark.parametrize("code", (None, 0, 7, 255))
+def test_shutdown(fleet: Start, command: tuple[str, ...], code: int | None) -> None:
+    """In order, as by a signal; the code that is asked for goes before any other."""
+    o = fleet(daemon("db", SLEEP) + daemon("web", SLEEP, deps="db"), *command)
+    o.says("web", "ok")
+    if command:
+        o.wait_for("main command: started")
+    words = [] if code is None else [str(code)]
+    assert o.ask("shutdown", *words).stdout == "shutting down\n"
+    assert o.wait_exit() == (code if code is not None else 143 if command else 0)
+    assert o.position("web: stopped") < o.position("db: stopping")
+    assert o.count("exiting with code .*: shutdown by hand") == 1
+    assert not (o.folder / "s").exists()
+
+
+def test_during_shutdown(fleet: Start, asking: Callable[..., Asking]) -> None:
+    """One can look, and those who wait for something that will not come any more are told."""
+    stubborn = "trap '' TERM; echo up >> journal; while :; do sleep 0.01; done"
+    o = fleet(daemon("web", SLEEP) + daemon("slow", SLEEP, warmup=NEVER) + daemon("stubborn", stubborn, stop_timeout="1h"),
+              settings={"shutdown_timeout": "1h"})  # fmt: skip
+    o.journal.wait_for("up")
+    waits = [asking(o.client("wait", "slow")), asking(o.client("restart", "slow"))]
+    eventually(lambda: o.starts("slow") == 2, "both are heard")
+    events = asking(o.client("events"))
+    events.wait_for("^web ok")
+    o.send(signal.SIGTERM)
+    o.says("stubborn", "stopping")
+    for each in waits:
+        assert each.wait_exit() == 1, each.lines
+    assert "shutting down" in o.ask("health", code=1).stdout
+    assert "shutting down" in o.ask("start", "web", code=None).stderr
+    o.ask("status", code=None)
+    o.ask("shutdown", "8")
+    assert o.wait_exit() == 8, "a second request is at once"
+    events.wait_exit()
+
+
+MISTAKES = (
+    (["status", "wbe"], r'there is no unit wbe.*did you mean "web"'),
+    (["start", "nosuch"], "there is no unit nosuch"),
+    (["restart", "web", "nosuch"], "there is no unit nosuch"),
+    (["stop", "x*"], r"there is no unit x\*"),
+    (["why", "wbe"], r'did you mean "web"'),
+    (["wait", "wbe"], r'did you mean "web"'),
+    (["logs", "wbe"], r'did you mean "web"'),
+    (["events", "wbe"], r'did you mean "web"'),
+    (["timeline", "wbe"], r'did you mean "web"'),
+    (["signal", "HUP", "wbe"], r'did you mean "web"'),
+    (["start"], "start needs the NAME of a unit"),
+    (["wait"], "wait needs the NAME"),
+    (["logs", "-f"], "logs needs the NAME"),
+    (["why"], "why needs the NAME"),
+    (["why", "web", "web"], "why"),
+    (["signal"], "signal needs"),
+    (["signal", "HUP"], "signal needs"),
+    (["signal", "FOO", "web"], "'FOO' is no signal"),
+    (["health", "web"], "health"),
+    (["graph", "web"], "graph"),
+    (["graph", "--png"], "graph has no option --png"),
+    (["status", "-x"], "status has no option -x"),
+    (["start", "web", "-t"], "duration"),
+    (["start", "web", "-t", "soon"], "'soon' is no duration"),
+    (["wait", "-t", "-1", "web"], "'-1' is no duration"),
+    (["shutdown", "256"], "'256' is no exit code"),
+    (["shutdown", "-1"], "-1"),
+    (["shutdown", "now"], "'now' is no exit code"),
+    (["shutdown", "1", "2"], "shutdown"),
+    (["version", "x"], "version takes no arguments"),
+    (["help", "cdm"], 'did you mean "cmd"'),
+    (["status", ""], "no unit"),
+    (["start", "\udcff"], "no unit"),
+    (["restart", "[", "web"], r"no unit \["),
+)
+
+
+def test_mistakes(fleet: Start) -> None:
+    """A mistake in the words is 64, says what is wrong, with a hint where there is one, and does nothing."""
+    o = fleet(daemon("web", SLEEP) + daemon("db", SLEEP))
+    o.says("db", "ok")
+    mark = o.mark
+    wrong = []
+    for words, text in MISTAKES:
+        done = o.ask(*words, code=None)
+        if done.returncode != 64 or done.stdout or not re.search(f"^overlord: .*{text}", done.stderr):
+            wrong.append((words, done.returncode, done.stderr))
+    assert not wrong, wrong
+    assert o.ask("version").stdout == exchange(o, b"version\n").decode().splitlines()[0][1:] + "\n"
+    told = o.ask("help").stdout
+    for verb in "status health start stop restart signal reload wait logs events graph timeline why shutdown".split():
+        assert re.search(rf"^  .*\b{verb}\b", told, re.MULTILINE), verb
+    assert o.log[mark:] == []
+    ends_well(o)
+
+
+def test_a_second_fleet(fleet: Start) -> None:
+    """A misspelt verb, or any command, where an overlord runs is refused, and starts nothing a second time."""
+    o = fleet(daemon("web", SLEEP))
+    o.says("web", "ok")
+    for inside in (True, False):
+        done = o.ask("stauts", code=64, inside=inside)
+        assert 'did you mean "status"' in done.stderr
+        done = o.ask("touch", str(o.folder / "touched"), code=64, inside=inside)
+        assert "runs here already" in done.stderr
+        assert "overlord.py status" in done.stderr
+        o.ask("--", "touch", str(o.folder / "touched"), code=64, inside=inside)
+    o.ask("run", code=64)
+    o.ask(code=64)
+    assert not (o.folder / "touched").exists()
+    assert o.starts("web") == 1
+    assert len(o.running("sleep", "12345")) == 1
+    o.ask("health")
+    ends_well(o)
+
+
+def test_a_second_fleet_of_another_user(fleet: Start, public: Path) -> None:
+    """`docker exec -u www-data c overlord.py stauts` starts none either."""
+    o = fleet(daemon("web", "echo web >> journal; exec sleep 12345"), folder=public)
+    o.journal.wait_for("web")
+    o.journal.path.chmod(0o666)
+    done = o.ask("stauts", code=None, prefix=as_user("5"))
+    assert done.returncode in (64, 77), done
+    assert o.journal.lines() == ["web"]
+    ends_well(o)
+
+
+# --- who may ask, and whom ---------------------------------------------------------------------------------------------
+
+
+def test_nobody_answers(fleet: Start, tmp_path: Path) -> None:
+    """69, and where it was looked for."""
+    o = fleet(daemon("web", SLEEP), settings={"socket": "none"})
+    o.says("web", "ok")
+    assert "socket = none" in o.ask("status", code=69).stderr
+    assert o.count("socket") == 0, "nothing is amiss"
+    other = tmp_path / "other.conf"
+    other.write_text(f"[overlord]\nsocket = {tmp_path}/other.sock\n")
+    for verb in ("status", "health", "restart", "graph", "why", "timeline", "logs", "events", "shutdown"):
+        words = [verb, "web"] if verb in ("restart", "why", "logs") else [verb]
+        done = subprocess.run([*o.client()[:-1], str(other), *words], capture_output=True, text=True, check=False)
+        assert done.returncode == 69, (verb, done)
+        assert re.match(f"overlord: nobody answers at {tmp_path}/other.sock", done.stderr)
+    assert o.ask("status", inside=True, code=69).stdout == ""
+    ends_well(o)
+
+
+def test_others_are_refused(fleet: Start, public: Path) -> None:
+    """The socket's mode keeps other users out, and overlord itself does where somebody changed that."""
+    o = fleet(daemon("web", SLEEP), folder=public)
+    o.says("web", "ok")
+    assert stat.S_IMODE((public / "s").stat().st_mode) == 0o600
+    prefix = as_user("5")
+    for _ in range(2):
+        for words in (["status"], ["restart", "web"], ["shutdown"], ["health"], ["events"]):
+            done = o.ask(*words, code=77, prefix=prefix)
+            assert "only root and overlord's own user may ask" in done.stderr
+            assert done.stdout == ""
+        (public / "s").chmod(0o666)
+    assert o.starts("web") == 1
+    ends_well(o)
+
+
+def test_overlord_of_another_user(fleet: Start, public: Path) -> None:
+    """Its own user may ask, and root; others may not."""
+    user = str(random.randrange(100_000, 1_000_000))
+    o = fleet(daemon("web", SLEEP), folder=public, prefix=[*as_user(user), "env"])
+    o.says("web", "ok")
+    assert (public / "s").stat().st_uid == int(user)
+    assert o.ask("restart", "web", prefix=as_user(user)).returncode == 0
+    o.ask("health", inside=True)
+    (public / "s").chmod(0o666)
+    o.ask("health", code=77, prefix=as_user("5"))
+    ends_well(o)
+
+
+class Impostor:
+    """Somebody else who listens where overlord is looked for, and answers as it would."""
+
+    def __init__(self, path: Path, answer: bytes = b"") -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.bind(str(path))
+        path.chmod(0o666)
+        self.sock.listen(10)
+        self.answer, self.heard = answer, b""
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                sock = self.sock.accept()[0]
+                with sock, contextlib.suppress(OSError):
+                    self.heard += sock.recv(100)
+                    sock.sendall(self.answer)
+
+    def close(self) -> None:
+        """Listen no more."""
+        self.sock.shutdown(socket.SHUT_RDWR)
+        self.sock.close()
+
+
+def test_client_looks_whom_it_talks_to(public: Path, fleet: Start) -> None:
+    """Whoever is neither root nor oneself cannot tell a lie about how things are."""
+    o = fleet(daemon("web", SLEEP), folder=public, settings={"socket": "none"})
+    o.says("web", "ok")
+    o.config.write_text(o.config.read_text().replace("socket = none", f"socket = {public}/lie"))
+    lie = (
+        "import os, socket, sys; s = socket.socket(socket.AF_UNIX); s.bind(sys.argv[1]); s.listen(10)\n"
+        "os.chmod(sys.argv[1], 0o666); print('up', flush=True)\n"
+        "while True:\n    c = s.accept()[0]; c.recv(100) and c.sendall(b' healthy: 99 daemons ok\\n=0\\n'); c.close()\n"
+    )
+    liar = Asking([*as_user("5"), "/usr/bin/python3", "-I", "-S", "-c", lie, str(public / "lie")])
+    try:
+        liar.wait_for("up")
+        for verb in ("health", "status"):
+            done = o.ask(verb, code=77)
+            assert done.stdout == ""
+            assert "user 5 listens there" in done.stderr
+        assert o.ask("health", prefix=as_user("5")).stdout == "healthy: 99 daemons ok\n", "it would have been believed"
+    finally:
+        liar.kill()
+
+
+# --- where the socket is ---------------------------------------------------------------------------------------------
+
+
+def test_stale_socket(fleet: Start, tmp_path: Path) -> None:
+    """Of a container that was killed: replaced."""
+    with socket.socket(socket.AF_UNIX) as stale:
+        stale.bind(str(tmp_path / "s"))
+    o = fleet(daemon("web", SLEEP))
+    o.says("web", "ok")
+    o.ask("health")
+    assert stat.S_IMODE((tmp_path / "s").stat().st_mode) == 0o600
+    assert o.count("warning|socket") == 0
+    link = fallback(o)
+    assert link.is_symlink()
+    ends_well(o)
+    assert not (tmp_path / "s").exists()
+    assert not link.is_symlink()
+
+
+def test_live_socket_of_somebody_else(fleet: Start, tmp_path: Path) -> None:
+    """It is not taken over, whoever that is."""
+    other = Impostor(tmp_path / "s", b"what?\n")
+    try:
+        o = fleet(daemon("web", SLEEP))
+        o.says("web", "ok")
+        inode = (tmp_path / "s").stat().st_ino
+        assert o.ask("health", inside=True).stdout == "healthy: 1 daemon ok\n", "/dev/shm serves"
+        ends_well(o)
+        assert (tmp_path / "s").stat().st_ino == inode
+    finally:
+        other.close()
+
+
+def test_live_socket_of_another_overlord(fleet: Start, tmp_path: Path) -> None:
+    """Two containers that share a folder: the second does not take the first one's place."""
+    first = fleet(daemon("web", SLEEP))
+    first.says("web", "ok")
+    (tmp_path / "two").mkdir()
+    second = fleet(daemon("db", SLEEP), folder=tmp_path / "two", settings={"socket": tmp_path / "s"})
+    assert second.wait_exit() == 64
+    assert "runs here already" in "\n".join(second.log)
+    assert list(states(first)) == ["web"]
+    ends_well(first)
+
+
+def test_no_socket_at_the_path(fleet: Start, tmp_path: Path) -> None:
+    """A file is left as it is, and so is a folder."""
+    for kind in ("file", "folder"):
+        folder = tmp_path / kind
+        folder.mkdir()
+        if kind == "file":
+            (folder / "s").write_text("mine")
+        else:
+            (folder / "s").mkdir()
+        o = fleet(daemon("web", SLEEP), folder=folder)
+        o.says("web", "ok")
+        assert o.ask("health", inside=True).stdout == "healthy: 1 daemon ok\n"
+        ends_well(o)
+        assert (folder / "s").is_dir() or (folder / "s").read_text() == "mine"
+
+
+READ_ONLY = ["sh", "-c", 'mount -o remount,bind,ro / && exec "$@"', "sh"]
+
+
+@pytest.mark.parametrize("where", ("missing", "read-only", "too long"))
+def test_fallback(fleet: Start, tmp_path: Path, where: str) -> None:
+    """Where there is no place for it /dev/shm serves, and `health` finds it there, with or without -c."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can mount")
+    path = {"missing": tmp_path / "no" / "s", "read-only": tmp_path / "s", "too long": tmp_path / ("s" * 200)}[where]
+    prefix = READ_ONLY if where == "read-only" else []
+    o = fleet(daemon("web", SLEEP), settings={"socket": path}, prefix=prefix)
+    o.says("web", "ok")
+    place = fallback(o)
+    assert stat.S_ISSOCK(place.lstat().st_mode)
+    assert stat.S_IMODE(place.lstat().st_mode) == 0o600
+    assert not path.exists() if where != "too long" else True
+    assert o.ask("health", inside=True).stdout == "healthy: 1 daemon ok\n"
+    assert o.ask("-c", str(o.config), "health", inside=True).stdout == "healthy: 1 daemon ok\n"
+    assert o.count("warning|socket") == 0
+    ends_well(o)
+    assert not place.exists()
+
+
+def test_custom_path_is_found(fleet: Start, tmp_path: Path) -> None:
+    """A client reads no configuration, and need not be told one: `docker exec c overlord.py status` works."""
+    o = fleet(daemon("web", SLEEP), settings={"socket": tmp_path / "custom"})
+    o.says("web", "ok")
+    assert "web: ok" in o.ask("restart", "web", inside=True).stdout
+    environment = {"PATH": PATH, "OVERLORD_CONFIG": str(o.config)}
+    assert o.ask("health", inside=True, env=environment).returncode == 0
+    ends_well(o)
+
+
+def test_no_socket_possible(fleet: Start, tmp_path: Path) -> None:
+    """One warning, and everything else works."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can mount")
+    shut = ["sh", "-c", 'mount -t tmpfs -o ro none /dev/shm && exec "$@"', "sh"]
+    o = fleet(
+        script("setup") + daemon("db", SLEEP) + daemon("web", SLEEP, deps="setup, db:bounce"),
+        settings={"socket": tmp_path / "no" / "s"},
+        prefix=shut,
+    )
+    o.says("web", "ok")
+    assert o.count("no control socket") == 1
+    comes_back(o, "db")
+    o.wait_ok("web", 2)
+    assert "nobody answers" in o.ask("health", code=69, inside=True).stderr
+    ends_well(o)
+
+
+# --- abuse -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_thousand_at_once(fleet: Start) -> None:
+    """Whoever connects and asks nothing keeps nobody out, and leaves nothing behind."""
+    o = fleet(daemon("web", SLEEP) + daemon("db", SLEEP))
+    o.says("db", "ok")
+    exchange(o, b"version\n")
+    before, size = descriptors(o), memory(o)
+    socks: list[socket.socket] = []
+    lock = threading.Lock()
+
+    def connect() -> None:
+        for _ in range(100):
+            sock = dial(o)
+            with lock:
+                socks.append(sock)
+
+    threads = [threading.Thread(target=connect) for _ in range(10)]
+    for thread in threads:
+        thread.start()
+    comes_back(o, "web")
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert len(socks) == 1000
+    assert o.ask("health").stdout == "healthy: 2 daemons ok\n"
+    assert o.ask("restart", "db").returncode == 0
+    assert descriptors(o) < before + 300
+    comes_back(o, "web")
+    for sock in socks:
+        sock.close()
+    eventually(lambda: descriptors(o) == before, "all that was theirs is given back")
+    assert memory(o) < size + LIMIT_OF_GROWTH
+    socks = []
+    for _ in range(300):
+        socks.append(dial(o))
+        socks[-1].sendall(b"wait web db\n")
+    answered = sum(read_all(sock).endswith(b"=0\n") for sock in socks)
+    assert answered == 300, "those who ask are answered, however many"
+    eventually(lambda: descriptors(o) == before, "all that was theirs is given back")
+    ends_well(o)
+
+
+GARBAGE = {
+    "half a line": b"stat",
+    "nothing": b"",
+    "an empty line": b"\n",
+    "blanks": b" \t \n",
+    "NULs": b"\0" * 100 + b"\n",
+    "bytes": bytes(range(256)),
+    "no UTF-8": b"\xff\xfe status \xc3\n",
+    "a huge line": b"x" * (10 << 20),
+    "a huge line with an end": b"status " + b"x " * 100_000 + b"\n",
+    "a line of the largest size": b"status " + b"w" * 65520 + b"\n",
+    "a thousand globs": b"status " + b"*?" * 400 + b"Z\n",
+    "many words": b"start " + b"a " * 5000 + b"\n",
+    "a verb within": b"__init__\n",
+    "an option": b"-\n--\nstatus -\nstatus --\n",
+    "another's option": b"wait -f -t web\n",
+    "a large number": b"logs -n 999999999 web\nlogs -n 99999999999999999999 web\n",
+    "a long time": b"wait web nosuch -t 999999999d\n",
+    "two requests": b"version\nversion\n",
+    "HTTP": b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+    "JSON": b'{"verb": "status"}\n',
+    "a path": b"logs ../../etc/passwd\nlogs /etc/passwd\n",
+    "a signal": b"signal 0 web\nsignal -1 web\nsignal 65 web\n",
+}
+
+
+def test_garbage(fleet: Start) -> None:
+    """Whatever comes is answered or hung up on, and nothing changes."""
+    o = fleet(daemon("web", "echo hello; exec sleep 12345", **CAPTURED))
+    o.says("web", "ok")
+    exchange(o, b"version\n")
+    before, size, pid = descriptors(o), memory(o), o.unit("web").pid
+    for what, data in GARBAGE.items():
+        lines = data.split(b"\n")
+        pieces = [line + b"\n" for line in lines[:-1]] + lines[-1:]
+        for piece in [data, *(piece for piece in pieces if len(pieces) > 2)]:
+            with dial(o) as sock:
+                with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                    sock.sendall(piece)
+                sock.shutdown(socket.SHUT_WR)
+                answer = read_all(sock)
+            assert answer == b"" or answer.startswith((b" ", b"!", b"=", b"+")), what
+        assert exchange(o, b"version\n").startswith(b" overlord"), what
+    assert exchange(o, b"status " + b"\xff\n").endswith(b"=64\n")
+    assert exchange(o, b"version\n" * 1000).startswith(b" overlord")
+    eventually(lambda: descriptors(o) == before, "nothing is left of them")
+    assert memory(o) < size + LIMIT_OF_GROWTH
+    assert o.unit("web").pid == pid
+    assert o.starts("web") == 1
+    comes_back(o, "web")
+    ends_well(o)
+
+
+def test_a_line_in_parts(fleet: Start) -> None:
+    """Each byte by itself is the same request."""
+    o = fleet(daemon("web", SLEEP))
+    o.says("web", "ok")
+    with dial(o) as sock:
+        for byte in b"health\n":
+            sock.sendall(bytes([byte]))
+        assert read_all(sock) == b" healthy: 1 daemon ok\n=0\n"
+    assert exchange(o, b"  health\t\r\n") == b" healthy: 1 daemon ok\n=0\n"
+
+
+@pytest.mark.parametrize("first", (b"", b"events\n"), ids=("before it asks", "after it has asked"))
+def test_too_much_to_hear(fleet: Start, first: bytes) -> None:
+    """Whoever talks on is hung up on before he is through: what overlord keeps of it is bounded."""
+    o = fleet(daemon("web", SLEEP))
+    o.says("web", "ok")
+    with dial(o) as sock, pytest.raises((BrokenPipeError, ConnectionResetError)):
+        sock.sendall(first)
+        sock.sendall(b"x" * (4 << 20))
+    o.ask("health")
+
+
+def test_flood(fleet: Start) -> None:
+    """Many clients that ask without a pause, and one that does not stop to talk: units come back meanwhile, and all end."""
+    o = fleet(daemon("web", SLEEP) + daemon("db", SLEEP))
+    o.says("db", "ok")
+    exchange(o, b"version\n")
+    before, size, over = descriptors(o), memory(o), threading.Event()
+
+    def ask(request: bytes) -> Callable[[], None]:
+        def work() -> None:
+            while not over.is_set():
+                with contextlib.suppress(OSError), dial(o) as sock:
+                    sock.sendall(request)
+                    if request[-1:] == b"\n":
+                        sock.recv(10)
+
+        return work
+
+    def talk() -> None:
+        while not over.is_set():
+            with contextlib.suppress(OSError), dial(o) as sock:
+                sock.sendall(b"events\n")
+                while not over.is_set():
+                    sock.sendall(b"x" * 65536)
+
+    floods = [ask(b"status\n"), ask(b"wait nosuch\n"), ask(b"\0\xff" * 1000), ask(b"events\n"), ask(b""), talk]
+    threads = [threading.Thread(target=flood, daemon=True) for flood in floods]
+    for thread in threads:
+        thread.start()
+    for _ in range(5):
+        comes_back(o, "web")
+    assert o.ask("restart", "db").returncode == 0
+    over.set()
+    for thread in threads:
+        thread.join(PATIENCE)
+    eventually(lambda: descriptors(o) == before, "nothing is left of them")
+    assert memory(o) < size + LIMIT_OF_GROWTH
+    ends_well(o)
+
+
+def test_docker_stop_in_a_flood(fleet: Start) -> None:
+    """A stop request finds its way, and clients who hang on do not hold up the end."""
+    o = fleet(daemon("web", SLEEP) + daemon("slow", SLEEP, warmup=NEVER))
+    o.says("web", "ok")
+    hangers = [dial(o) for _ in range(60)]
+    for number, sock in enumerate(hangers):
+        sock.sendall((b"events\n", b"wait slow\n", b"restart web\n", b"stat")[number % 4])
+    over = threading.Event()
+
+    def flood() -> None:
+        while not over.is_set():
+            with contextlib.suppress(OSError):
+                exchange(o, b"status\n")
+
+    thread = threading.Thread(target=flood, daemon=True)
+    thread.start()
+    try:
+        ends_well(o)
+    finally:
+        over.set()
+    thread.join(PATIENCE)
+    assert not (o.folder / "s").exists()
+
+
+LONG = "x" * 8000
+
+
+def silent(o: Overlord, request: bytes) -> socket.socket:
+    """Return a connection on which a request was made, and from which nothing is ever read."""
+    sock = dial(o)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+    sock.sendall(request)
+    return sock
+
+
+@pytest.mark.parametrize("request_", ("events\n", f"wait {LONG}\n"), ids=("events", "wait"))
+def test_slow_reader_of_changes(fleet: Start, request_: str) -> None:
+    """Who follows and does not read is cut off before it costs much: of a name so long each change is a lot."""
+    o = fleet(daemon(LONG, "exit 3", warmup=NEVER, backoff=0) + daemon("web", SLEEP))
+    o.says("web", "ok")
+    exchange(o, b"version\n")
+    before, size = descriptors(o), memory(o)
+    with silent(o, request_.encode()):
+        eventually(lambda: descriptors(o) > before, "it is heard")
+        enough = o.count("started") + 200  # some 5 MB of lines
+        eventually(lambda: o.count("started") > enough or descriptors(o) == before, "enough has happened")
+        eventually(lambda: descriptors(o) == before, "it is cut off", timeout=1)
+        assert memory(o) < size + LIMIT_OF_GROWTH
+        comes_back(o, "web")
+    ends_well(o)
+
+
+def test_slow_readers_of_logs(fleet: Start) -> None:
+    """Nor does one that follows a flood of lines hold up the writer, cost more than a bounded memory, or miss his end."""
+    o = fleet(
+        daemon(
+            "flood",
+            "until test -e go; do sleep 0.01; done; yes 'a line of some length that nobody reads' | head -c 30M; "
+            "echo all >> journal; exec sleep 12345",
+            stdout="/dev/null",
+        )
+        + daemon("web", SLEEP)
+    )
+    o.says("web", "ok")
+    exchange(o, b"version\n")
+    before, size = descriptors(o), memory(o)
+    socks = [silent(o, b"logs -f flood\n") for _ in range(10)]
+    eventually(lambda: descriptors(o) == before + 10, "all are heard")
+    (o.folder / "go").touch()
+    comes_back(o, "web")
+    o.journal.wait_for("all")
+    eventually(lambda: descriptors(o) == before, "all are cut off")
+    assert memory(o) < size + LIMIT_OF_GROWTH
+    for sock in socks:
+        sock.close()
+    ends_well(o)
+
+
+@pytest.mark.parametrize(
+    "words", (["restart", "web"], ["stop", "web"], ["wait", "slow"], ["logs", "-f", "web"], ["events"]), ids=" ".join
+)
+def test_client_that_dies(fleet: Start, asking: Callable[..., Asking], words: list[str]) -> None:
+    """What it asked for goes its way, and what it held is given back."""
+    stubborn = "trap 'echo term >> journal' TERM; echo up >> journal; until test -e go; do sleep 0.01; done"
+    o = fleet(
+        daemon("web", stubborn, stop_timeout=NEVER, restart="never", on_failure="ignore", **CAPTURED)
+        + daemon("slow", SLEEP, warmup=NEVER)
+        + daemon("db", SLEEP),
+    )
+    o.journal.wait_for("up")
+    o.says("db", "ok")
+    exchange(o, b"version\n")
+    before = descriptors(o)
+    client = asking(o.client(*words))
+    eventually(lambda: descriptors(o) > before, "it is heard")
+    if words[0] in ("restart", "stop"):
+        o.journal.wait_for("term")
+    client.kill()
+    eventually(lambda: descriptors(o) == before, "what it held is given back")
+    comes_back(o, "db")
+    (o.folder / "go").touch()
+    if words[0] == "restart":
+        o.journal.wait_for("up", 2)
+        o.says("web", "stopped .*, restarting")
+    elif words[0] == "stop":
+        o.says("web", "stopped")
+    ends_well(o)
+
+
+def test_no_descriptor_for_a_client(fleet: Start) -> None:
+    """Where there is none left nobody is let in, and overlord neither spins nor falls; later it goes on."""
+    o = fleet(daemon("web", SLEEP))
+    o.says("web", "ok")
+    exchange(o, b"version\n")
+    used = max(Process(o.pid).descriptors) + 1
+    subprocess.run(["prlimit", "--pid", str(o.pid), f"--nofile={used}:"], check=True)
+    with dial(o) as sock:
+        sock.sendall(b"version\n")
+        process = Process(o.pid)
+        eventually(lambda: process.state == "S", "it sleeps")
+        before = process.status["voluntary_ctxt_switches"]
+        time.sleep(0.3)
+        assert int(process.status["voluntary_ctxt_switches"]) - int(before) < 20, "it does not spin"
+        subprocess.run(["prlimit", "--pid", str(o.pid), "--nofile=1024:"], check=True)
+        assert read_all(sock).startswith(b" overlord")
+    comes_back(o, "web")
+    ends_well(o)
+
+
+# --- fuzz ------------------------------------------------------------------------------------------------------------
+
+# What a request may be made of. "steady" is never named by a verb that acts, and "shutdown" and "*" never come up: what
+# these do is asked for.
+LOOK = ["status", "health", "version", "timeline", "logs", "events", "wait"]
+ACT = ["start", "stop", "restart", "signal"]
+WORDS = st.sampled_from("victim victim-* job v?ctim [ [a ] -f -n -t 3 0 10ms KILL 0x - -- \0 \xff".split())
+NAMES = st.one_of(WORDS, st.just("steady"), st.text(max_size=5).filter(lambda text: "*" not in text))
+LINES = st.one_of(
+    st.tuples(st.sampled_from(LOOK), st.lists(NAMES, max_size=4)),
+    st.tuples(st.sampled_from(ACT), st.lists(WORDS, max_size=4)),
+    st.tuples(st.just("reload"), st.lists(WORDS, max_size=2)),
+).map(lambda words: " ".join([words[0], *words[1]]).encode("utf-8", "replace"))
+BYTES = st.one_of(
+    LINES,
+    LINES.map(lambda line: line + b"\n"),
+    st.binary(max_size=40).filter(lambda data: b"shutdown" not in data),
+    st.sampled_from([b"\n", b"\0", b" ", b"\r\n", b"x" * 70000]),
+)
+# On which of a few connections something happens: bytes in pieces of a size, a read, a half-close, a close
+MOVES = st.lists(
+    st.tuples(st.integers(0, 3), st.one_of(BYTES, st.sampled_from(["read", "half", "close", "pause"])), st.integers(1, 50)),
+    max_size=12,
+)
+
+
+def play(o: Overlord, moves: list[tuple[int, bytes | str, int]]) -> None:
+    """Make the moves. Nothing waits for an answer: what cannot be sent or read at once is left."""
+    socks: dict[int, socket.socket] = {}
+    for number, move, size in moves:
+        if number not in socks:
+            socks[number] = dial(o)
+            socks[number].setblocking(False)
+        sock = socks[number]
+        with contextlib.suppress(OSError):
+            if isinstance(move, bytes):
+                for at in range(0, len(move), max(size, len(move) // 20)):
+                    sock.send(move[at : at + max(size, len(move) // 20)])
+            elif move == "read":
+                sock.recv(size)
+            elif move == "half":
+                sock.shutdown(socket.SHUT_WR)
+            elif move == "close":
+                socks.pop(number).close()
+            else:
+                time.sleep(size / 20000)
+    for sock in socks.values():
+        sock.close()
+
+
+def test_fuzz(fleet: Start) -> None:
+    """Whatever bytes come, in whatever order, pieces and time: supervision is untouched."""
+    o = fleet(
+        daemon("steady", SLEEP)
+        + daemon("victim", "echo hello; exec sleep 12345", backoff=0, on_failure="ignore", **CAPTURED)
+        + daemon("victim-2", SLEEP, deps="victim:bounce", backoff=0, on_failure="ignore")
+        + script("job", "true", on_failure="ignore"),
+    )
+    o.says("steady", "ok")
+    exchange(o, b"version\n")
+    before, size, steady = descriptors(o), memory(o), o.unit("steady").pid
+
+    @settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+    @given(MOVES)
+    def fuzz(moves: list[tuple[int, bytes | str, int]]) -> None:
+        play(o, moves)
+        assert exchange(o, b"version\n").startswith(b" overlord")
+        assert o.count("internal error") == 0, o.log[-20:]
+        assert o.count("shutting down") == 0
+
+    fuzz()
+    assert o.starts("steady") == 1
+    assert o.unit("steady").pid == steady
+    o.ask("start", "victim*")
+    eventually(lambda: descriptors(o) == before, "nothing is left of them")
+    assert memory(o) < size + LIMIT_OF_GROWTH
+    for name in ("steady", "victim"):
+        comes_back(o, name)
+    ends_well(o)
+
+
+# --- nothing to do ---------------------------------------------------------------------------------------------------
+
+
+def sleeps_for_ever(o: Overlord) -> bool:
+    """Tell whether overlord is in epoll_wait(2) without a timeout: the fourth argument, by /proc/PID/syscall."""
+    words = Path(f"/proc/{o.pid}/syscall").read_text().split()
+    return len(words) > 5 and int(words[4], 16) & 0xFFFFFFFF == 0xFFFFFFFF
+
+
+def test_idle_with_a_socket(fleet: Start, asking: Callable[..., Asking]) -> None:
+    """No tick for its sake: it sleeps without a timer, nobody being there, and also while somebody follows in vain."""
+    o = fleet(daemon("web", SLEEP, **CAPTURED))
+    o.says("web", "ok")
+    process = Process(o.pid)
+    eventually(lambda: process.state == "S" and sleeps_for_ever(o), "it sleeps for ever")
+    before = process.status["voluntary_ctxt_switches"]
+    time.sleep(0.5)
+    assert process.status["voluntary_ctxt_switches"] == before
+    follower = asking(o.client("events"))
+    follower.wait_for("^web ok")
+    asking(o.client("logs", "-f", "web"))
+    with dial(o) as sock:
+        sock.sendall(b"stat")
+        assert read_all(sock) == b"", "whoever does not ask is not waited for for ever"
+    o.ask("health")
+    eventually(lambda: sleeps_for_ever(o), "it sleeps for ever again, once nobody can be late with a request any more")
+    ends_well(o)
