@@ -1537,10 +1537,15 @@ class Fleet:
                     return False
         return True
 
-    def stuck(self, name: str) -> str:
-        """Return for whom that ended for good a waiting unit waits at the end of the chain, or nothing."""
+    def bottom(self, name: str) -> str:
+        """Return for whom a waiting unit waits at the end of the chain."""
         while self.status[name].state == WAITING and name in self.blocked:
             name = self.units[name].deps[self.blocked[name]][0]
+        return name
+
+    def stuck(self, name: str) -> str:
+        """Return for whom that ended for good a waiting unit waits at the end of the chain, or nothing."""
+        name = self.bottom(name)
         return name if self.status[name].state in (STOPPED, DONE, FAILED) else ""
 
     # --------------------------------------------------------------------------------------------------- by hand
@@ -3432,16 +3437,20 @@ class Control:
         def decided(now: float) -> bool:
             failed = {}
             for name in found:
-                status = fleet.status.get(name, Status(STOPPED))
+                status = fleet.status.get(name)
+                if not status:
+                    failed[name] = "removed by a reload"
+                    continue
                 if status.oks > before.get(name, 0):
                     continue
-                stuck = fleet.stuck(name) if status.state == WAITING else ""
-                if status.state in (BACKOFF, STOPPED, DONE, FAILED) or stuck:
-                    failed[name] = f"{spell_state(status.state)}: {fleet.explain(name, now)}"
+                below = fleet.bottom(name) if status.state == WAITING else name
+                if fleet.status[below].state in (BACKOFF, STOPPED, DONE, FAILED):
+                    colon = "" if status.state == WAITING else ":"
+                    failed[name] = f"{spell_state(status.state)}{colon} {fleet.explain(name, now)}"
                 elif name in names or not failed:
                     return False
             for name in found:
-                if name in failed and (name in names or fleet.status[name].starts > starts.get(name, 0)):
+                if name in failed and (name in names or fleet.status.get(name, Status()).starts > starts.get(name, 0)):
                     request.put([f"{name} did not come up, it is {failed[name]}"], "!")
             request.end(1 if failed else 0)
             return True

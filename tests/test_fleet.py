@@ -1957,6 +1957,17 @@ def test_reload_back_to_the_first() -> None:
     assert all(stage.current[name].spec == stage.config.units[name] for name in ("a", "b", "gone", "c"))
 
 
+def test_reload_back_in_time() -> None:
+    """What was changed, or removed, and not yet stopped for it is what it is to be again: it goes on untouched."""
+    first = prompt("db") + prompt("cache") + prompt("web", deps="db, cache")
+    stage = Stage(first)
+    slow(stage, "web")
+    stage.reload(changed(prompt, "db") + prompt("web", deps="db", umask="077"))
+    assert starts_since(stage, lambda: stage.reload(first)) == ["web"]
+    assert [name for _, name, *_ in stage.kills] == ["web"]
+    assert stage.states("db", "cache", "web") == [OK, OK, OK]
+
+
 def test_reload_brings_back_what_is_being_removed() -> None:
     """It is stopped and started again, and it is told that it is new."""
     stage = Stage(prompt("web") + prompt("other"))
