@@ -23,6 +23,7 @@ The rooms of this file, each using only names that stand above it:
     Kernel   the system calls that touch processes: spawn, signal, reap, look into /proc
     Init     what only an init does: standard descriptors, subreaper, sweep, the terminal
     Control  the socket: one request line in, lines out
+    Probes   readiness and health, never blocking
     Loop     wait, read, feed, perform
     CLI      arguments, files, verbs
 """
@@ -168,11 +169,14 @@ DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 SWEEP_TIMEOUT = 1.0  # s, what is left over gets this long between SIGTERM and SIGKILL
 STEADY = 10.0  # s, a unit that stayed up this long starts its back-off from the beginning
+MISSED = 90.0  # s, a scheduled run that is later than this is left out
 STORY = 50  # things that the timeline tells of a unit
 FORK_DELAY = 0.1  # s, the least delay after a failed fork, so that `backoff = 0` does not spin
 REMINDER = 10.0  # s, between two lines about what the main command waits for
 LINGER_LOOK = 0.1  # s, between two looks at a group whose members have another parent than overlord
 PAUSED = 1.0  # s past a timer from which on overlord was not slow but stopped (docker pause)
+PROBE_LEAST, PROBE_MOST = 0.05, 1.0  # s, between two tries of a readiness probe
+PROBE_TIMEOUT = 3.0  # s, of one try for a script, which has no `health_timeout`
 REAP_BATCH = 500  # dead processes reaped before other events have their turn
 ASK_TIMEOUT = 5.0  # s, in which a client has to ask, and overlord to begin its answer
 REQUEST_MAX, WORDS_MAX = 8192, 256  # bytes and words of a request
@@ -206,19 +210,23 @@ MAIN = "main command"  # its name as a unit; the blank keeps it apart from every
 # Events of a unit. `value` is a pid (spawned), an exit code or minus a signal (exited), or true for a passing fault
 # (unspawned); `left`: the leader is gone, others of its group are not; `then`: what follows a stop ("stop", "restart"
 # or "fail"); `limit`: seconds that shutdown leaves it; `signum`: in place of stop_signal; `hint`: what is known of the cause.
-EVENTS = ("want", "start", "spawned", "unspawned", "exited", "emptied", "deadline", "stop")
+EVENTS = ("want", "start", "spawned", "unspawned", "exited", "emptied", "deadline", "stop", "ready", "unwell")
 Event = namedtuple("Event", "kind value why left then limit signum hint", defaults=(0, "", False, "", None, None, ""))
 
 # Actions: what the pure rooms want done, performed by the Loop in order.
 Spawn = namedtuple("Spawn", "unit")
 Kill = namedtuple("Kill", "unit pid signum group")
+StopCommand = namedtuple("StopCommand", "unit pid")
 Say = namedtuple("Say", "level unit text final", defaults=(False,))  # final: the unit has failed for good
+Test = namedtuple("Test", "unit purpose")
 Sweep = namedtuple("Sweep", "signum")
 Exit = namedtuple("Exit", "code why quiet")
 Changed = namedtuple("Changed", "unit state why")  # for whoever follows
 Forget = namedtuple("Forget", "unit")
+Replan = namedtuple("Replan", "")  # a reload may have changed schedules
 
-BY_HAND = "by hand"  # for whom a unit runs that a person started; the blank keeps it apart from every name
+RELOAD = "reload"
+BY_HAND, BY_CLOCK = "by hand", "by schedule"  # for whom a unit runs; the blank keeps it apart from every name
 
 SIGNALS = {name[3:]: int(getattr(signal, name)) for name in dir(signal) if re.match("SIG[A-Z]", name)}
 SIGNAL_NAMES = {number: "SIG" + name for name, number in sorted(SIGNALS.items(), reverse=True)}
@@ -478,6 +486,210 @@ def parse_max_age(text: str) -> tuple[float, float]:
     return bounds
 
 
+def parse_paths(text: str) -> tuple[str, ...]:
+    """Return the files of an env_file, which may each begin with `-`: it need not be there."""
+    words = tuple(text.replace(",", " ").split())
+    for word in words:
+        if not word.lstrip("-"):
+            raise Mistake(f"{word!r} is no file")
+    return words
+
+
+def parse_secrets(text: str) -> tuple[str, ...]:
+    """Return names of variables."""
+    for word in text.replace(",", " ").split():
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", word):
+            raise Mistake(f"{word!r} is no name of a variable")
+    return tuple(text.replace(",", " ").split())
+
+
+def parse_limits(text: str) -> tuple[tuple[str, int, int], ...]:
+    """Return name, soft and hard limit, -1 for none, from `nofile=65536 core=0 memlock=64M:unlimited`."""
+    limits = []
+    for word in split_words(text):
+        name, equals, value = word.partition("=")
+        if not equals or name not in LIMITS:
+            near = suggest(name, LIMITS) or f", with one of {' '.join(LIMITS)}"
+            raise Mistake(f"{word!r} is not of the form NAME=NUMBER{near}")
+        soft, colon, hard = value.partition(":")
+        numbers = [-1 if part in ("unlimited", "infinity") else parse_size(part) for part in (soft, hard if colon else soft)]
+        if numbers[1] >= 0 and not 0 <= numbers[0] <= numbers[1]:
+            raise Mistake(f"{word}: the first number, which is in force, is above the second, up to which it may be raised")
+        limits.append((name, numbers[0], numbers[1]))
+    return tuple(limits)
+
+
+MONTHS = "jan feb mar apr may jun jul aug sep oct nov dec".split()
+WEEKDAYS = "sun mon tue wed thu fri sat".split()
+NICKNAMES = {
+    "@hourly": "0 * * * *", "@daily": "0 0 * * *", "@midnight": "0 0 * * *", "@weekly": "0 0 * * 0",
+    "@monthly": "0 0 1 * *", "@yearly": "0 0 1 1 *", "@annually": "0 0 1 1 *",
+}  # fmt: skip
+# crontab(5): what each field allows; `either`: days of the month and of the week are both restricted, and one is enough;
+# `hourly`: the hour is `*`, so that it goes by the time that passes. Or `every`, in seconds, and nothing else.
+Schedule = namedtuple(
+    "Schedule",
+    "minutes hours days months weekdays either hourly every",
+    defaults=(None, None, None, None, None, None, None, None),
+)
+
+
+def parse_schedule(text: str) -> Schedule:
+    """Return a schedule, from the five fields of crontab(5), one of its nicknames, or `every 10m`."""
+    words = NICKNAMES.get(text.lower(), text).split()
+    if words[:1] == ["every"]:
+        return Schedule(every=parse_positive(" ".join(words[1:])))
+    if len(words) != 5:
+        near = suggest(text.lower(), NICKNAMES) if text[:1] == "@" else ""
+        raise Mistake(f"{text!r} is no schedule{near or ', write MINUTE HOUR DAY MONTH WEEKDAY, @hourly, @daily or every 10m'}")
+    minutes, hours = parse_field(words[0], 0, 59), parse_field(words[1], 0, 23)
+    days, months = parse_field(words[2], 1, 31), parse_field(words[3], 1, 12, MONTHS)
+    weekdays = frozenset(day % 7 for day in parse_field(words[4], 0, 7, WEEKDAYS))
+    if not any(day <= days_of(2024, month) for day in days for month in months) and words[4][0] == "*":
+        raise Mistake(f"{text!r} names a day that no year has")
+    either = words[2][0] != "*" and words[4][0] != "*"
+    return Schedule(minutes, hours, days, months, weekdays, either, words[1][0] == "*")
+
+
+def parse_field(text: str, low: int, high: int, names: list[str] | None = None) -> frozenset[int]:
+    """Return the numbers that one field of a crontab line stands for."""
+    found: set[int] = set()
+    for item in text.lower().split(","):
+        match = re.fullmatch(r"(?:\*|(\w+)(?:-(\w+))?)(?:/(\d{1,3}))?", item, re.ASCII)
+        if not match or (match[3] and not int(match[3])):
+            raise Mistake(f"{item!r} is none of *, N, N-M, with /STEP if you like, and commas between")
+        ends = []
+        for word in match.groups()[:2]:
+            if word and names and word in names:
+                ends.append(names.index(word) + (1 if len(names) == 12 else 0))
+            elif word and not (word.isdigit() and low <= int(word) <= high):
+                raise Mistake(f"{word!r} in {text!r} does not lie between {low} and {high}{suggest(word, names or ())}")
+            elif word:
+                ends.append(int(word))
+        first = ends[0] if ends else low
+        last = ends[1] if len(ends) > 1 else first if ends and not match[3] else high
+        if last < first:
+            raise Mistake(f"{item!r} ends before it begins")
+        found.update(range(first, last + 1, int(match[3] or 1)))
+    return frozenset(found)
+
+
+def days_of(year: int, month: int) -> int:
+    """Return how many days a month has."""
+    if month == 2:
+        return 29 if year % 4 == 0 and (year % 100 or year % 400 == 0) else 28
+    return 30 if month in (4, 6, 9, 11) else 31
+
+
+def next_run(plan: Schedule, after: float, localtime: Callable[[float], Any], mktime: Callable[[Any], float]) -> float | None:
+    """Return the first instant after `after` (seconds since the epoch) that a schedule names, None for never.
+
+    When clocks go forward, what is planned for the hour that is left out runs at its end; when they go back, what is
+    planned for the hour that comes twice runs the first time. Where the hour is `*` it goes by the time that passes.
+    COST: looks at each day until one fits, and there, in the worst case, at each minute.
+    """
+    year, month, day, hour = localtime(after)[:4]
+    for _ in range(366 * 9):  # there may be eight years between two 29th of February
+        weekday = (localtime(mktime((year, month, day, 12, 0, 0, 0, 0, -1)))[6] + 1) % 7
+        by_day, by_weekday = day in plan.days, weekday in plan.weekdays
+        fits = (by_day or by_weekday) if plan.either else (by_day and by_weekday)
+        if month in plan.months and fits:
+            begin = mktime((year, month, day, 0, 0, 0, 0, 0, -1))
+            if plan.hourly:
+                instant = max(begin, after // 60 * 60 + 60)
+                while localtime(instant)[:3] == (year, month, day):
+                    found = localtime(instant)
+                    if found[4] in plan.minutes and found[3] in plan.hours:
+                        return instant
+                    instant += 60
+            else:
+                for hour in sorted(plan.hours):
+                    for minute in sorted(plan.minutes):
+                        instant = locate_time((year, month, day), (hour, minute), begin, localtime, mktime)
+                        if instant > after:
+                            return instant
+        day += 1
+        if day > days_of(year, month):
+            day, month = 1, month + 1
+        if month > 12:
+            month, year = 1, year + 1
+    return None
+
+
+def locate_time(
+    date: tuple[int, int, int],
+    clock: tuple[int, int],
+    begin: float,
+    localtime: Callable[[float], Any],
+    mktime: Callable[[Any], float],
+) -> float:
+    """Return when a local time of a day is: the first such instant, or where there is none the first one after it."""
+    instant = mktime((*date, *clock, 0, 0, 0, -1))
+    if localtime(instant)[:5] != (*date, *clock):  # it is left out
+        instant = begin
+        while localtime(instant)[:5] < (*date, *clock):
+            instant += 60
+        return instant
+    earlier = [instant - gap for gap in (7200, 3600, 1800) if localtime(instant - gap)[:5] == (*date, *clock)]
+    return min([instant, *earlier])
+
+
+# What `ready`, `health` and `wait_for` ask. `path`: of a file or socket, in a URL, of a command its text, of `log` a pattern.
+Probe = namedtuple("Probe", "kind host port path text")
+
+
+def parse_probe(*more: str) -> Callable[[str], Any]:
+    """Return a parser for a probe of any kind, and of those given."""
+
+    def parse(text: str) -> Any:
+        kind, colon, rest = text.partition(":")
+        place = rest[2:].partition("/")[0] if kind == "http" and rest[:2] == "//" else rest
+        address = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([\w.-]+))(?::(\d{1,5}))?", place, re.ASCII)
+        if kind == "notify" and not colon and kind in more:
+            return Probe(kind, "", 0, "", text)
+        if kind in ("file", "unix") and rest[:1] == "/":
+            return Probe(kind, "", 0, rest, text)
+        if kind == "cmd" and rest.strip():
+            return Probe(kind, "", 0, rest.strip(), text)
+        if kind == "fd" and kind in more and re.fullmatch(r"\d{1,3}", rest, re.ASCII) and int(rest) > 2:
+            return Probe(kind, "", int(rest), "", text)
+        if kind == "log" and kind in more and rest:
+            try:
+                re.compile(rest.encode())
+            except re.error as error:
+                raise Mistake(f"{rest!r} is no regular expression: {error}") from None
+            return Probe(kind, "", 0, rest, text)
+        if kind == "tcp" and re.fullmatch(r"\d{1,5}", rest, re.ASCII):
+            return Probe(kind, "localhost", check_port(rest), "", text)
+        if kind == "tcp" and address and address[3]:
+            return Probe(kind, address[1] or address[2], check_port(address[3]), "", text)
+        if kind == "http" and place != rest and address:
+            path = "/" + rest[2:].partition("/")[2]
+            return Probe(kind, address[1] or address[2], check_port(address[3] or "80"), re.sub(r"\s", "%20", path), text)
+        forms = ["tcp:[HOST:]PORT", "unix:/PATH", "http://HOST[:PORT]/PATH", "file:/PATH", "cmd:SHELL COMMAND"]
+        forms += [{"fd": "fd:N with N from 3", "log": "log:REGEX"}.get(kind, kind) for kind in more]
+        kinds = ["tcp", "unix", "http", "file", "cmd", *more]
+        near = "" if kind in kinds else suggest(kind, kinds)
+        raise Mistake(f"{text!r} is no probe{near}; write {', '.join(forms)}")
+
+    return parse
+
+
+def check_port(text: str) -> int:
+    """Return the number of a port."""
+    if not 0 < int(text) < 65536:
+        raise Mistake(f"{text} is no port, they go from 1 to 65535")
+    return int(text)
+
+
+def parse_probes(text: str) -> tuple[Any, ...]:
+    """Return several probes: one a line, or between blanks where none is a command."""
+    lines = [line.strip() for line in text.split("\n") if line.strip()]
+    between = r",?\s+|,(?=(?:tcp|unix|http|file):)|,$"
+    words = [word for line in lines for word in ([line] if line.startswith("cmd:") else re.split(between, line)) if word]
+    return tuple(parse_probe()(word) for word in words)
+
+
 def parse_output(*words: str) -> Callable[[str], str]:
     """Return a parser for a sink: one of the words, or an absolute path."""
 
@@ -502,6 +714,14 @@ def parse_deps(text: str) -> tuple[tuple[str, str], ...]:
     return tuple(deps.items())
 
 
+class Everything(dict):  # type: ignore[type-arg]
+    """An environment in which each variable is set, to look at no more than the form of what refers to them."""
+
+    def get(self, name: str, default: object = None) -> str:
+        """Return some value."""
+        return "x"
+
+
 def parse_env(text: str, environment: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     """Return KEY and value for each line; quotes as in a shell word, then `${...}`, which sees the earlier lines."""
     pairs: dict[str, str] = {}
@@ -511,7 +731,7 @@ def parse_env(text: str, environment: Mapping[str, str]) -> tuple[tuple[str, str
         key, equals, word = line.strip().partition("=")
         if not equals or not re.fullmatch(r"[^\s'\"$]+", key):
             raise Mistake(f"{line.strip()!r} is not of the form KEY=value")
-        known, value = {**environment, **pairs}, []
+        known, value = environment if isinstance(environment, Everything) else {**environment, **pairs}, []
         piece, end = SHELL_PIECE.match(word), 0
         while piece:
             value.append(unquote(piece, known))
@@ -584,6 +804,7 @@ def split_words(text: str) -> list[str]:
     return words
 
 
+LIMITS = "as core cpu data fsize locks memlock msgqueue nice nofile nproc rss rtprio rttime sigpending stack".split()
 NAME = r"[A-Za-z0-9_.-]+"
 REFERENCE = re.compile(r"([A-Za-z_][A-Za-z0-9_.]*)(?:(:[-?])(.*))?", re.DOTALL)
 # single-quoted, double-quoted, escaped, bare; COST: no two ways to match one text, so nothing to backtrack into
@@ -621,8 +842,16 @@ OPTIONS = (
     Option("env", "sd", parse_env, "", "none",
            "`KEY=value` pairs, one a line, quoted as a shell word; then `${...}` (not inside single quotes), which sees the "
            "earlier lines too"),
+    Option("env_file", "sd", parse_paths, "", "none",
+           "file(s) of `KEY=value` lines, read at each start: a value is taken as it stands, less the quotes around it, and `#` "
+           "begins a comment line; a leading `-` makes a file optional"),
+    Option("secrets", "sd", parse_secrets, "", "none",
+           "names; `NAME` gets the content of the file that `NAME_FILE` names, else of `/run/secrets/NAME`, less the newline at "
+           "its end; for this unit alone, and never shown"),
     Option("umask", "sd", parse_number(0, 0o777, 8), "", "inherited", "octal, as `022`"),
     Option("nice", "sd", parse_number(-20, 19), "", "inherited", "-20 (first served) to 19"),
+    Option("limits", "sd", parse_limits, "", "inherited",
+           "as `nofile=65536 core=0`, in the units of setrlimit(2), or `K M G`; `SOFT:HARD` for two, `unlimited` for none"),
     Option("stdout", "sd", parse_output(*SINKS), "", "`output`",
            "`inherit` the container's own, at no cost; `prefix`: captured, and passed on line by line as `NAME | line`; "
            "`/PATH` of a file to append to, with rotation; `null`"),
@@ -633,6 +862,9 @@ OPTIONS = (
            "name or number, with or without `SIG`; sent to the process that overlord started, and once that is gone to "
            "what it leaves behind"),
     Option("stop_timeout", "sd", parse_duration, "8s", "", "from the stop signal to SIGKILL of the whole group"),
+    Option("stop_cmd", "d", parse_text, "", "none",
+           "shell command run instead of the stop signal, with `$MAINPID`, the unit's user, folder and environment; SIGKILL "
+           "still follows `stop_timeout`"),
     Option("on_failure", "sd", parse_choice("shutdown", "ignore"), "", "`shutdown`",
            "what the unit's final failure does to the container: `shutdown` or `ignore`"),
     Option("on_success", "sd", parse_choice("shutdown", "ignore"), "ignore", "", "the same for its final success"),
@@ -644,30 +876,50 @@ OPTIONS = (
            "delay before a restart: none for the first one, then doubling from the lower to the upper bound with up to 10 % "
            "jitter; from the beginning again after the unit stayed up 10 s or the last delay, whichever is longer; `0` for "
            "none ever"),
-    Option("warmup", "d", parse_duration, "1s", "", "how long the process must live to be OK"),
+    Option("warmup", "d", parse_duration, "", "`1s`; `0` where `ready` is given", "how long the process must live to be OK"),
+    Option("ready", "d", parse_optional(parse_probe("notify", "fd", "log")), "", "none",
+           "when it is up: `tcp:[HOST:]PORT`, `unix:PATH`, `http://HOST[:PORT]/PATH`, `file:PATH`, `cmd:SHELL`, `notify` "
+           "(sd_notify), `fd:N` (s6: a newline on that descriptor), `log:REGEX` (a captured line)"),
+    Option("ready_timeout", "d", parse_positive, "60s", "", "not ready by then: stopped and counted as a failure"),
+    Option("health", "d", parse_optional(parse_probe()), "", "none",
+           "whether it still answers: a probe as for `ready`, but the last three"),
+    Option("health_interval", "d", parse_positive, "10s", "", "between two of these"),
+    Option("health_timeout", "d", parse_positive, "3s", "", "for one try of a probe"),
+    Option("health_retries", "d", parse_number(1, 1000), "3", "", "failures in a row after which it is restarted, as a failure"),
+    Option("wait_for", "sd", parse_probes, "", "none",
+           "probes that must pass before each start, one a line, for what lives outside the container; for ever, as `waiting`"),
     Option("max_age", "d", parse_optional(parse_max_age), "", "none",
            "process lifetime; then it is stopped and started again whatever `restart` says, not counted in `respawns`; "
            "`1h~10m`: a random time up to 10 m sooner"),
     Option("timeout", "s", parse_optional(parse_positive), "", "none", "a script still running then is stopped and has failed"),
+    Option("schedule", "s", parse_schedule, "", "none",
+           "`*/5 * * * *`, `@hourly` or `every 10m`: also run by the clock, in the container's time zone; a run that is still "
+           "going is not doubled, and a failure never ends the container"),
     Option("forward", "d", parse_forward, "HUP", "",
            "signals passed on to it; `HUP>USR2` sends another, `none` for none; never one that would kill it"),
+    Option("count", "d", parse_number(0, 1000), "1", "",
+           "above 1: instances `NAME-1` to `NAME-N`, each with `OVERLORD_INSTANCE`, and a dependency on `NAME` means all of "
+           "them; `0`: none, and a dependency on it is met"),
     Option("autostart", "d", parse_boolean, "true", "", "`false`: started only as a dependency or by hand"),
 )
 # Options that shape the process: a reload that changes one restarts the unit.
-SHAPING = frozenset("kind cmd dir uid gid env umask nice stdout stderr".split())
+SHAPING = frozenset("kind cmd dir uid gid env env_file secrets umask nice limits stdout stderr ready".split())
+PROBED = ("ready", "health", "wait_for")
+SHELLED = ("cmd", "stop_cmd")  # options whose value the shell expands
 KINDS = {"overlord": "o", "script": "s", "daemon": "d"}
 BY_KIND = {kind: {option.name: option for option in OPTIONS if letter in option.kinds} for kind, letter in KINDS.items()}
 if TYPE_CHECKING:
 
     class Spec(tuple[Any, ...]):  # its fields come from the table
         _fields: tuple[str, ...]
+        count: int  # type: ignore[assignment]  # a field, not tuple's method
 
         def __new__(cls, **values: Any) -> Spec: ...
         def __getattr__(self, name: str) -> Any: ...
 
     Settings = Spec
 else:
-    Spec = namedtuple("Spec", ["name", "kind", *[o.name for o in OPTIONS if o.kinds != "o"]])
+    Spec = namedtuple("Spec", ["name", "kind", "instance", *[o.name for o in OPTIONS if o.kinds != "o"]])
     Settings = namedtuple("Settings", [o.name for o in OPTIONS if o.kinds == "o"])
 Config = namedtuple("Config", "settings units order")  # units: name -> Spec; order: dependencies first
 
@@ -684,7 +936,7 @@ def main_spec(argv: Iterable[str], daemons: Iterable[str]) -> Spec:
     """Return the main command (Docker's CMD) as a unit: a script that needs every wanted daemon and ends it all."""
     values = {**DEFAULTS, "cmd": tuple(argv), "deps": tuple((name, "up") for name in daemons)}
     values.update(restart="never", forward=(), env=(), on_failure="shutdown", on_success="shutdown")
-    return Spec(name=MAIN, kind="main", **values)
+    return Spec(name=MAIN, kind="main", instance=0, **values)
 
 
 class Mistakes(Exception):
@@ -791,9 +1043,11 @@ class Draft:
         """Return the parsed value of an option that is there, or its default after noting the mistake."""
         text = self.text_of(section, option.name)
         try:
-            if option.parse is parse_env:
-                return parse_env(text, self.environment)
-            return option.parse(text if option.name == "cmd" else expand(text, self.environment))
+            if option.parse is parse_env:  # what it says is known when the unit's `secrets` and `env_file` are
+                parse_env(text, Everything())
+                return text
+            shelled = option.name in SHELLED or (option.name in PROBED and text.startswith("cmd:"))
+            return option.parse(text if shelled else expand(text, self.environment))
         except ValueError as mistake:  # a Mistake
             self.mistake(self.places[section, option.name], f"[{section}] {option.name}", str(mistake))
             return default_of(option)
@@ -840,6 +1094,9 @@ class Draft:
         for cycle in cycles:
             at = self.locate_option(cycle[0], units, "deps")
             self.mistake(at[0], at[1], f"a cycle: {' -> '.join(cycle)}; one of these has to start first")
+        if any(unit.count != 1 for unit in units.values()):
+            units = self.number(units)
+            order = sort_units(units)[0]
         if self.mistakes:
             raise Mistakes([text for _, _, text in sorted(set(self.mistakes))])
         return Config(settings, units, order)
@@ -850,12 +1107,41 @@ class Draft:
         if "cmd" not in given:
             self.mistake(place, f"[{section}] cmd", "is missing: say what to run")
         values = dict(DEFAULTS)
-        values.update(deps=(), env=(), stdout=settings.output, stderr=settings.output)
-        values.update(restart="always" if kind == "daemon" else "on-failure")
+        values.update(deps=(), env=(), env_file=(), secrets=(), limits=(), stdout=settings.output, stderr=settings.output)
+        values.update(restart="always" if kind == "daemon" else "on-failure", wait_for=())
+        values.update(warmup=0.0 if given.get("ready") else 1.0)
         if kind == "script" or not (settings.forever or "restart" in given):
             values.update(respawns=(0, 0.0))
         values.update({option: value for option, value in given.items() if value is not None or option == "respawns"})
-        return Spec(name=name, kind=kind, **values)
+        if values["env"] and not values["env_file"] and not values["secrets"]:
+            try:
+                values["env"] = parse_env(values["env"], self.environment)
+            except Mistake as mistake:
+                at = section if (section, "env") in self.places else kind
+                self.mistake(self.places[at, "env"], f"[{at}] env", str(mistake))
+        captured = not {values["stdout"], values["stderr"]} <= {"inherit", "null", "stdout"}
+        if values["ready"] and values["ready"].kind == "log" and not captured:
+            at = section if (section, "ready") in self.places else kind
+            self.mistake(self.places[at, "ready"], f"[{at}] ready", "log: needs captured output, write stdout = prefix")
+        return Spec(name=name, kind=kind, instance=0, **values)
+
+    def number(self, units: dict[str, Spec]) -> dict[str, Spec]:
+        """Return the units with the instances of each in its place, and all of them wherever it is named."""
+        names = {
+            name: [name] if unit.count == 1 else [f"{name}-{number + 1}" for number in range(unit.count)]
+            for name, unit in units.items()
+        }
+        for name, unit in units.items():
+            for clash in [other for other in names[name] if other != name and other in units]:
+                text = f"the name is taken by an instance of [{unit.kind}:{name}], which has a count of {unit.count}"
+                section = f"{units[clash].kind}:{clash}"
+                self.mistake(self.headers[section], f"[{section}]", text)
+        numbered = {}
+        for name, unit in units.items():
+            deps = tuple((other, how) for dep, how in unit.deps for other in names.get(dep, ()))
+            for number, instance in enumerate(names[name], 1):
+                numbered[instance] = unit._replace(name=instance, instance=number if instance != name else 0, count=1, deps=deps)
+        return numbered
 
     def unknown_section(self, place: tuple[str, int], section: str) -> None:
         """Note a section that is none, with the nearest that would be."""
@@ -907,14 +1193,14 @@ class Draft:
 
 # `since`: when the state was entered; `deadline`: what it means is the state's affair; `pid`: the process that overlord
 # started, and after its death the id of its group while that lives; `left`: it is only the group that lives; `oks`: how
-# often it got OK; `up`: this process got OK; `starts`: how many it had, the last at `started`; `lived`: for how long, once
-# it is dead; `expires`: when max_age is reached; `then`, `code`: what the end leads to; `delay`: the last back-off;
-# `respawned`, `recent`: restarts after it ended by itself, ever and their instants where `respawns` has a window; `why`:
-# the reason, in words; `hint`: what is known of it.
+# often it got OK; `up`: this process got OK; `ready`: it is known to be ready, or need not be; `starts`: how many it had,
+# the last at `started`; `lived`: for how long, once it is dead; `expires`: when max_age is reached; `then`, `code`: what
+# the end leads to; `delay`: the last back-off; `respawned`, `recent`: restarts after it ended by itself, ever and their
+# instants where `respawns` has a window; `why`: the reason, in words; `hint`: what is known of it.
 Status = namedtuple(
     "Status",
-    "state since deadline pid left oks up starts started lived expires then code delay respawned recent why hint",
-    defaults=(IDLE, 0.0, None, 0, False, 0, False, 0, 0.0, 0.0, None, "", 0, None, 0, (), "", ""),
+    "state since deadline pid left oks up ready starts started lived expires then code delay respawned recent why hint",
+    defaults=(IDLE, 0.0, None, 0, False, 0, False, False, 0, 0.0, 0.0, None, "", 0, None, 0, (), "", ""),
 )
 
 
@@ -954,22 +1240,53 @@ def launch(spec: Spec, status: Status, event: Event, now: float, chance: float) 
 
 def adopt(spec: Spec, status: Status, event: Event, now: float, chance: float) -> tuple[Status, list[Any]]:
     """Note the pid of the new process and set the clocks that run from its start."""
-    said = [Say("info", spec.name, f"started (pid {event.value})")]
+    said: list[Any] = [Say("info", spec.name, f"started (pid {event.value})")]
     expires = now + spec.max_age[0] - spec.max_age[1] * chance if spec.max_age else None
     status = status._replace(pid=event.value, starts=status.starts + 1, started=now)
     if spec.kind != "daemon":
         return status._replace(deadline=now + spec.timeout if spec.timeout else None), said
-    status = status._replace(expires=expires, deadline=now + spec.warmup)
-    if spec.warmup:
+    first = min(spec.warmup or spec.ready_timeout, spec.ready_timeout) if spec.ready else spec.warmup
+    status = status._replace(expires=expires, ready=not spec.ready, deadline=now + first)
+    if spec.ready:
+        said.append(Test(spec.name, "ready"))
+    if spec.warmup or spec.ready:
         return status, said
     status, actions = prove(spec, status, event, now, chance)
     return status, said + actions
 
 
+def ripen(spec: Spec, status: Status, event: Event, now: float, chance: float) -> tuple[Status, list[Any]]:
+    """A daemon has lived through its warm-up: it is OK if it is ready too, and has failed if it is not in time."""
+    due = status.started + spec.ready_timeout
+    if status.ready:
+        return prove(spec, status, event, now, chance)
+    if now < due:  # the warm-up alone is over
+        return status._replace(deadline=due), []
+    why = f"not ready within {spell_duration(spec.ready_timeout)}"
+    return halt(spec, status, Event("stop", why=why, then="fail"), now, chance)
+
+
+def greet(spec: Spec, status: Status, event: Event, now: float, chance: float) -> tuple[Status, list[Any]]:
+    """A daemon is ready: it is OK once it has lived through its warm-up."""
+    if not status.pid or status.ready:
+        return status, []
+    status = status._replace(ready=True, deadline=status.started + spec.warmup)
+    return (status, []) if now < status.deadline else prove(spec, status, event, now, chance)
+
+
 def prove(spec: Spec, status: Status, event: Event, now: float, chance: float) -> tuple[Status, list[Any]]:
-    """A daemon has lived through its warm-up: it is OK."""
-    text = f"ok (up for {spell_duration(now - status.started)})" if spec.warmup else "ok"
-    return enter(status, OK, now, deadline=status.expires, oks=status.oks + 1, up=True), [Say("info", spec.name, text)]
+    """A daemon is OK."""
+    lived = spell_duration(now - status.started)
+    text = f"ok (ready after {lived})" if spec.ready else f"ok (up for {lived})" if spec.warmup else "ok"
+    actions: list[Any] = [Say("info", spec.name, text)]
+    if spec.health:
+        actions.append(Test(spec.name, "health"))
+    return enter(status, OK, now, deadline=status.expires, oks=status.oks + 1, up=True), actions
+
+
+def despair(spec: Spec, status: Status, event: Event, now: float, chance: float) -> tuple[Status, list[Any]]:
+    """A daemon lives, but does not answer any more: stop it; it has failed."""
+    return halt(spec, status, Event("stop", why=event.why, then="fail"), now, chance)
 
 
 def expire(spec: Spec, status: Status, event: Event, now: float, chance: float) -> tuple[Status, list[Any]]:
@@ -995,8 +1312,8 @@ def halt(spec: Spec, status: Status, event: Event, now: float, chance: float) ->
     signum = event.signum or spec.stop_signal
     limit = spec.stop_timeout if event.limit is None else min(spec.stop_timeout, event.limit)
     status = enter(status, STOPPING, now, deadline=now + limit, then=event.then, why=event.why)
-    said = Say("info", spec.name, f"stopping ({spell_signal(signum)}): {event.why}")
-    return status, [said, Kill(spec.name, status.pid, signum, False)]
+    said = Say("info", spec.name, f"stopping ({'stop_cmd' if spec.stop_cmd else spell_signal(signum)}): {event.why}")
+    return status, [said, StopCommand(spec.name, status.pid) if spec.stop_cmd else Kill(spec.name, status.pid, signum, False)]
 
 
 def hasten(spec: Spec, status: Status, event: Event, now: float, chance: float) -> tuple[Status, list[Any]]:
@@ -1062,10 +1379,12 @@ def conclude(spec: Spec, status: Status, event: Event, now: float, chance: float
         end = f"{status.why}, {end}"
     elif status.why:  # it never got as far as the command
         end = f"cannot start: {status.why}"
+    elif early and not status.ready:
+        end += ", before it was ready"
     elif early and spec.warmup:
         end += f", before its warmup of {spell_duration(spec.warmup)} was over"
-        if not status.code and not status.hint:
-            end += "; a daemon has to stay in the foreground"
+    if early and status.then != "fail" and not (status.why or status.code or status.hint):
+        end += "; a daemon has to stay in the foreground"
     end += f": {status.hint}" if status.hint and not success else ""
     if spec.kind == "script" and success:
         text = f"ok ({end})"
@@ -1112,17 +1431,17 @@ def retry(spec: Spec, status: Status, end: str, least: float, now: float, chance
 
 
 TABLE: dict[str, tuple[Callable[..., tuple[Status, list[Any]]] | None, ...]] = {
-    # state   want    start       spawned     unspawned   exited      emptied     deadline    stop
-    IDLE:     (enlist, impossible, impossible, impossible, impossible, impossible, impossible, None),
-    WAITING:  (None,   launch,     impossible, miss,       impossible, impossible, remind,     withdraw),
-    STARTING: (None,   impossible, adopt,      miss,       fall,       impossible, prove,      halt),
-    OK:       (enlist, impossible, impossible, impossible, fall,       impossible, retire,     halt),
-    RUNNING:  (None,   impossible, adopt,      miss,       fall,       impossible, expire,     halt),
-    STOPPING: (revive, impossible, impossible, impossible, drop,       conclude,   kill,       hasten),
-    BACKOFF:  (enlist, impossible, impossible, impossible, impossible, impossible, enlist,     withdraw),
-    STOPPED:  (enlist, impossible, impossible, None,       impossible, impossible, impossible, None),
-    DONE:     (enlist, impossible, impossible, impossible, impossible, impossible, impossible, None),
-    FAILED:   (enlist, impossible, impossible, impossible, impossible, impossible, impossible, None),
+    # state   want    start       spawned     unspawned   exited      emptied     deadline    stop       ready   unwell
+    IDLE:     (enlist, impossible, impossible, impossible, impossible, impossible, impossible, None,      None,   None),
+    WAITING:  (None,   launch,     impossible, miss,       impossible, impossible, remind,     withdraw,  None,   None),
+    STARTING: (None,   impossible, adopt,      miss,       fall,       impossible, ripen,      halt,      greet,  None),
+    OK:       (enlist, impossible, impossible, impossible, fall,       impossible, retire,     halt,      None,   despair),
+    RUNNING:  (None,   impossible, adopt,      miss,       fall,       impossible, expire,     halt,      None,   None),
+    STOPPING: (revive, impossible, impossible, impossible, drop,       conclude,   kill,       hasten,    None,   None),
+    BACKOFF:  (enlist, impossible, impossible, impossible, impossible, impossible, enlist,     withdraw,  None,   None),
+    STOPPED:  (enlist, impossible, impossible, None,       impossible, impossible, impossible, None,      None,   None),
+    DONE:     (enlist, impossible, impossible, impossible, impossible, impossible, impossible, None,      None,   None),
+    FAILED:   (enlist, impossible, impossible, impossible, impossible, impossible, impossible, None,      None,   None),
 }  # fmt: skip
 
 
@@ -1161,6 +1480,11 @@ class Fleet:
         self.timers: list[tuple[float, str]] = []  # a heap; an entry counts while it is the deadline of its unit
         self.deadline: float | None = None  # of the fleet itself (its name in the heap is ""), in a shutdown
         self.todo: deque[tuple[str, Event | None]] = deque()  # events to feed; None: settle. No recursion, any chain
+        self.next_runs: dict[str, str] = {}  # script -> when it is run by its schedule next, in words
+        self.notes: dict[str, str] = {}  # what daemons say of themselves
+        self.reaching: set[str] = set()  # waiting for what lives outside: `wait_for`
+        self.reached: set[str] = set()  # and it is there
+        self.turns: dict[str, dict[str, str]] = {}  # name -> which of its instances are still to be restarted, and why
         self.by_hand: set[str] = set()  # daemons that a person started: their end is not the container's
         self.pending: Config | None = None  # reload: what takes effect when all that is `leaving` has stopped
         self.leaving: dict[str, Spec | None] = {}  # what that changes or removes -> what it becomes
@@ -1191,9 +1515,13 @@ class Fleet:
         self.order: list[str] = config.order
         self.dependents: dict[str, list[str]] = {}
         self.bouncers = {dep for spec in self.units.values() for dep, how in spec.deps if how == "bounce"}
+        self.scheduled = any(spec.schedule for spec in self.units.values())
+        self.teams: dict[str, list[str]] = {}  # name -> its instances
         for spec in self.units.values():
             for dep, _ in spec.deps:
                 self.dependents.setdefault(dep, []).append(spec.name)
+            if spec.instance:
+                self.teams.setdefault(spec.name.rpartition("-")[0], []).append(spec.name)
 
     # -------------------------------------------------------------------------------------------- what comes in
 
@@ -1217,7 +1545,11 @@ class Fleet:
             if not name and self.deadline == instant:
                 self.overdue(now)
             elif name and self.status[name].deadline == instant:
-                self.feed(name, Event("deadline"), now)
+                if self.units[name].instance and self.status[name].state == OK:
+                    self.status[name] = self.status[name]._replace(deadline=None)
+                    self.take_turn(name, f"max_age reached after {spell_duration(now - self.status[name].started)}", now)
+                else:
+                    self.feed(name, Event("deadline"), now)
         self.work(now)
 
     def ask_shutdown(self, why: str, now: float, signum: int | None = None, code: int | None = None) -> None:
@@ -1259,7 +1591,8 @@ class Fleet:
         """Move all deadlines: for so many seconds nothing ran (docker pause)."""
         for name, status in self.status.items():
             deadline, expires = (at and at + gap for at in (status.deadline, status.expires))
-            self.status[name] = status._replace(deadline=deadline, expires=expires)
+            started = status.started + (gap if status.state == STARTING and status.pid else 0.0)
+            self.status[name] = status._replace(deadline=deadline, expires=expires, started=started)
         self.deadline = self.deadline and self.deadline + gap
         if self.ending:
             self.ending = self.ending._replace(units_end=self.ending.units_end + gap, end=self.ending.end + gap)
@@ -1288,7 +1621,7 @@ class Fleet:
                 self.settle(name, now)
             else:
                 self.apply(name, event, now)
-        if not self.busy and not self.ending:
+        if not self.busy and not self.ending and not self.reaching and not self.scheduled:
             self.run_dry(now)
 
     def apply(self, name: str, event: Event, now: float) -> None:
@@ -1333,7 +1666,11 @@ class Fleet:
     def changed(self, name: str, old: Status, new: Status, now: float) -> None:
         """Spread the news of a unit's new state."""
         spec = self.units[name]
+        if new.state in (STARTING, WAITING):
+            self.notes.pop(name, None)
         if old.state == WAITING:
+            self.reaching.discard(name)
+            self.reached.discard(name)
             self.blocked.pop(name, None)
             self.ran.pop(name, None)
         if new.state == WAITING:
@@ -1341,6 +1678,8 @@ class Fleet:
         for_whom = None
         if new.state in (OK, FAILED, STOPPED):
             for_whom = self.serving.pop(name, None)
+            if for_whom == BY_CLOCK:
+                self.status[name] = new._replace(oks=old.oks)  # it changes no `ok`
             self.answer(name, for_whom, new)
         for dependent in self.dependents.get(name, ()):
             at = self.blocked.get(dependent)
@@ -1350,6 +1689,8 @@ class Fleet:
             self.bounce(name, new)
         if self.began is not None and spec.kind != "main":
             self.rise(spec, new, now - self.began, now)
+        if spec.instance and new.state in (OK, STOPPED, DONE, FAILED):
+            self.next_turn(name, now)
         if self.held and (name in self.held or name in self.bouncers or new.state in (DONE, FAILED, STOPPED)):
             self.review = True
         if not self.ending:
@@ -1377,7 +1718,7 @@ class Fleet:
         """Find out what the end of a unit does to the container."""
         if status.state not in (DONE, FAILED) and not (status.state == OK and spec.kind == "script"):
             return
-        if for_whom == BY_HAND or spec.name in self.by_hand:
+        if for_whom in (BY_HAND, BY_CLOCK) or spec.name in self.by_hand:
             return
         failed = status.state == FAILED
         policy = (spec.on_failure or ("ignore" if for_whom else "shutdown")) if failed else spec.on_success
@@ -1422,8 +1763,21 @@ class Fleet:
             self.held.setdefault(name, "")
             self.block(name, "the restarts of what it bounces with", now)
             return
+        if spec.wait_for and name not in self.reached:
+            self.block(name, ", ".join(probe.text for probe in spec.wait_for), now)
+            if name not in self.reaching:
+                self.reaching.add(name)
+                self.actions.append(Test(name, "wait_for"))
+            return
         self.held.pop(name, None)
         self.apply(name, Event("start"), now)
+
+    def reach(self, name: str, now: float) -> None:
+        """What a unit waits for outside is there."""
+        self.reaching.discard(name)
+        self.reached.add(name)
+        self.todo.append((name, None))
+        self.work(now)
 
     def spell_wait(self, name: str) -> str:
         """Return in words what a unit waits for, and who at the end of that chain ended for good."""
@@ -1437,12 +1791,18 @@ class Fleet:
         left = spell_duration(max(0.0, status.deadline - now)) if status.deadline is not None else ""
         if status.state == WAITING:
             return self.spell_wait(name).partition(" waits ")[2]
+        if status.state == STARTING and not status.ready:
+            return f"not ready yet, {left} to go" + (f": {self.notes[name]}" if name in self.notes else "")
         if status.state == STARTING:
             return f"warming up, {left} to go" if left else ""
+        if status.state == OK and name in self.notes:
+            return self.notes[name]
         if status.state == RUNNING:
             return f"for {self.serving[name]}" if self.serving.get(name) else ""
         if status.state == STOPPING:
             return why + (f", killed in {left}" if left else ", killed")
+        if name in self.next_runs:
+            return f"{why}{'; ' if why else ''}next run {self.next_runs[name]}"
         return f"{why}; next try in {left}" if status.state == BACKOFF else why
 
     def block(self, name: str, reason: str, now: float) -> None:
@@ -1483,7 +1843,7 @@ class Fleet:
             if token in self.status:
                 wanted = self.status[token].state == WAITING
             else:
-                wanted = token == BY_HAND or (not token and not self.status[script].oks)
+                wanted = token in (BY_HAND, BY_CLOCK) or (not token and not self.status[script].oks)
             if wanted:
                 self.serving[script] = token
                 if not token:
@@ -1509,6 +1869,25 @@ class Fleet:
             other = self.status[dependent]
             if (name, "bounce") in self.units[dependent].deps and other.pid and other.state in (STARTING, OK):
                 self.held[dependent] = name
+
+    def take_turn(self, name: str, why: str, now: float) -> None:
+        """Restart an instance, unless another one of its name is on its way up: then after that."""
+        team = name.rpartition("-")[0]
+        if any(self.status[other].state in (WAITING, STARTING, STOPPING, BACKOFF) for other in self.teams[team] if other != name):
+            self.turns.setdefault(team, {})[name] = why
+        elif self.status[name].pid:
+            self.apply(name, Event("stop", why=why, then="restart"), now)
+
+    def next_turn(self, name: str, now: float) -> None:
+        """An instance is up, or will not be: it is the turn of the next that is to be restarted."""
+        queue = self.turns.get(name.rpartition("-")[0])
+        if queue and not self.ending:
+            queue.pop(name, None)  # it has been restarted meanwhile, or will not be
+            for following in list(queue):
+                why = queue.pop(following)
+                if self.status[following].pid:
+                    self.take_turn(following, why, now)
+                    return
 
     def settle_held(self, now: float) -> None:
         """Restart each held unit none of whose bounce ancestors is down or still to be restarted."""
@@ -1582,11 +1961,22 @@ class Fleet:
                 self.todo.append((name, Event("stop", why=BY_HAND, then="stop")))
         self.work(now)
 
+    def run_by_clock(self, name: str, now: float) -> None:
+        """It is time for a scheduled run of a script, unless one is under way."""
+        if name in self.serving or self.status[name].state in (WAITING, RUNNING, STOPPING, BACKOFF):
+            self.say("warning", name, "the run before is still going, so this one is left out")
+        elif not self.ending:
+            self.requests.setdefault(name, {})[BY_CLOCK] = None
+            self.next_run(name)
+        self.work(now)
+
     def restart(self, names: Iterable[str], now: float) -> None:
         """A person wants units stopped and started again, or started where they are not running."""
         going = [name for name in names if lives(self.status[name])]
         for name in names:
-            if self.status[name].pid and self.status[name].state != STOPPING:
+            if self.units[name].instance and self.status[name].pid:
+                self.take_turn(name, f"restart {BY_HAND}", now)
+            elif self.status[name].pid and self.status[name].state != STOPPING:
                 self.todo.append((name, Event("stop", why=f"restart {BY_HAND}", then="restart")))
         self.work(now)
         self.start(names, now, going)
@@ -1630,13 +2020,15 @@ class Fleet:
             if name not in self.units:
                 self.busy -= busy(self.status.pop(name))
                 self.actions.append(Forget(name))
-        for table in (self.stories, self.requests, self.serving, self.held, self.ran):
+        for table in (self.stories, self.requests, self.serving, self.held, self.ran, self.notes):
             for name in [name for name in table if name not in self.units]:
                 del table[name]
-        for names in (self.coming, self.by_hand, self.tried):
+        self.turns.clear()
+        self.actions.append(Replan())
+        for names in (self.coming, self.by_hand, self.tried, self.reaching, self.reached):
             names.intersection_update(self.units)
         for script, token in list(self.serving.items()):
-            if token and token not in self.units and token != BY_HAND:
+            if token and token not in self.units and token not in (BY_HAND, BY_CLOCK):
                 self.serving[script] = BY_HAND  # for nobody any more
         self.blocked.clear()
         for name, spec in self.units.items():
@@ -1651,10 +2043,15 @@ class Fleet:
                     self.requests.pop(name, None)
             elif name in before and status.pid and status.state in (STARTING, OK, RUNNING):
                 status = self.renew(before[name], spec, status)
+                if spec.health and spec.health != before[name].health and status.state == OK:
+                    self.actions.append(Test(name, "health"))
+            if name in before and spec.wait_for != before[name].wait_for:
+                self.reaching.discard(name)
+                self.reached.discard(name)
             self.status[name] = status
             self.busy += busy(status) - (busy(old) if name in before else 0)
             asleep = (BACKOFF, DONE, FAILED) if spec.kind == "daemon" else (BACKOFF,)
-            again = name in changed and status.state in asleep
+            again = name in changed and (status.state in asleep or (status.state == STOPPED and status.why == RELOAD))
             again = again or (spec.kind == "daemon" and status.state == IDLE and (spec.autostart or old.state == WAITING))
             if again or status.state == WAITING:
                 self.todo.append((name, Event("want") if again else None))
@@ -1712,7 +2109,8 @@ class Fleet:
             if name not in self.leaving or not lives(status):
                 return False
             if status.state != STOPPING:
-                self.todo.append((name, Event("stop", why="reload", then="restart")))
+                forever = not self.leaving[name] and self.units[name].kind == "daemon"  # a script may have to serve somebody yet
+                self.todo.append((name, Event("stop", why=RELOAD, then="stop" if forever else "restart")))
             return True
         if not lives(status):
             if status.state in (WAITING, BACKOFF):
@@ -2073,6 +2471,7 @@ class Tail:
         self.blocks: deque[tuple[bytes, bytes, int]] = deque(maxlen=TAIL_LINES)  # each has a line at least
         self.size = 0
         self.follow: Callable[[str, bytes, bytes, int], None] | None = None
+        self.seek: Callable[[bytes], None] | None = None
 
     def add(self, line: bytes, block: bytes, end: int) -> None:
         """Take in `line` and `block[:end]`. COST: nothing is looked at, split or copied."""
@@ -2160,6 +2559,8 @@ class Capture:
         if end:
             self.line = block[end:]
             self.tail.add(line, block, end)
+            if self.tail.seek:
+                self.tail.seek(line + block[:end])
             if self.tail.follow:
                 self.tail.follow(self.unit, line, block, end)
             self.sink.put(self, line, block, end)
@@ -2471,6 +2872,65 @@ def execute(argv: Iterable[str], environment: dict[bytes, bytes]) -> None:
     raise failure
 
 
+NOTHING: dict[str, str] = {}
+
+
+def read_variables(spec: Spec, environment: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
+    """Return what a unit's `env_file` and `secrets` hold. Raises StartError, which shows no value. Runs in the child."""
+    found: dict[bytes, bytes] = {}
+    for path in spec.env_file:
+        try:
+            lines = slurp(path.lstrip("-")).splitlines()
+        except OSError as error:
+            if path[0] == "-" and error.errno == errno.ENOENT:
+                continue
+            raise StartError(f"env_file {path}: {error.strerror}") from None
+        for number, line in enumerate(lines, 1):
+            if not line.strip() or line.lstrip().startswith(b"#"):
+                continue
+            key, equals, value = line.strip().partition(b"=")
+            if not equals or not re.fullmatch(rb"[^\s'\"$]+", key):
+                raise StartError(f"env_file {path}:{number}: is not of the form KEY=value")
+            found[key] = value[1:-1] if re.fullmatch(rb"'[^']*'|\"[^\"]*\"", value) else value
+    for name in spec.secrets:
+        path = decode(environment.get(f"{name}_FILE".encode(), b"")) or f"/run/secrets/{name}"
+        try:
+            found[name.encode()] = re.sub(rb"\r?\n\Z", b"", slurp(path))
+        except OSError as error:
+            raise StartError(f"secret {name}: {path}: {error.strerror}") from None
+        if b"\0" in found[name.encode()]:
+            raise StartError(f"secret {name}: {path}: holds a NUL byte")
+    return found
+
+
+def set_limits(limits: Iterable[tuple[str, int, int]]) -> None:
+    """Set the limits of this process. Raises StartError. Runs in the child, as overlord's user, who may raise them.
+
+    python3-minimal has no `resource`: there prlimit(1) of util-linux, which is always there on Debian, does it.
+    """
+    try:
+        import resource
+
+        for name, soft, hard in limits:
+            try:
+                resource.setrlimit(getattr(resource, f"RLIMIT_{name.upper()}"), (soft, hard))
+            except (OSError, ValueError) as error:
+                raise StartError(f"limits {name}: {error}") from None
+            except AttributeError:
+                raise StartError(f"limits {name}: this Python does not know it") from None
+    except ImportError:
+        words = [f"--{name}={soft if soft >= 0 else ''}:{hard if hard >= 0 else ''}" for name, soft, hard in limits]
+        words = [re.sub(r"=:$", "=unlimited", word) for word in words]
+        pid = os.fork() if words else 0
+        if words and not pid:
+            try:
+                execute(["prlimit", f"--pid={os.getppid()}", *words], {})
+            finally:
+                os._exit(NOT_FOUND)
+        if words and os.waitpid(pid, 0)[1]:
+            raise StartError("limits: prlimit failed, or is not there, and this Python has no resource module") from None
+
+
 def is_number(text: str) -> bool:
     """Tell whether a user or group is given as a number."""
     return bool(re.fullmatch(r"\d{1,10}", text, re.ASCII))
@@ -2603,8 +3063,13 @@ class Kernel:
         self.reasons: dict[int, str] = {}  # of a dead child that never became its unit
         self.terminal = False  # the main command was put into the foreground of the terminal
 
-    def spawn(self, spec: Spec, stdio: tuple[int, int] = (1, 2)) -> int:
-        """Return the pid of a new process for a unit, given what becomes its descriptors 1 and 2. Raises StartError.
+    def spawn(
+        self, spec: Spec, stdio: tuple[int, int] = (1, 2), extra: Mapping[str, str] = NOTHING, fd: tuple[int, int] = (-1, -1)
+    ) -> int:
+        """Return the pid of a new process for a unit. Raises StartError.
+
+        `stdio`: what becomes its descriptors 1 and 2, as `open_stdio` says; `extra`: variables beyond its own; `fd`: one
+        more descriptor, and what becomes that.
 
         RACE: until exec a child still has overlord's handlers and its wake-up pipe, so that a signal sent to the child
         would reach overlord. All signals are blocked from before the fork until the child has shed both.
@@ -2614,14 +3079,14 @@ class Kernel:
         try:
             pid = os.fork()
             if not pid:
-                self.become(spec, stdio)
+                self.become(spec, stdio, extra, fd)
             return pid
         except OSError as error:
             raise StartError(f"fork: {error.strerror}", passing=True) from None
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
-    def become(self, spec: Spec, stdio: tuple[int, int]) -> None:
+    def become(self, spec: Spec, stdio: tuple[int, int], extra: Mapping[str, str], fd: tuple[int, int]) -> None:
         """Turn into the process of a unit. Runs in the child; leaves by exec, or by _exit after saying why not."""
         stage, code = "start", 1
         try:
@@ -2636,25 +3101,41 @@ class Kernel:
                 os.setsid()
                 signal.pthread_sigmask(signal.SIG_SETMASK, ())  # what follows may take long, and has to be stoppable
                 open_stdio(stdio)
+                if fd[0] >= 0:
+                    if self.failing == fd[0]:
+                        self.failing = fcntl.fcntl(self.failing, fcntl.F_DUPFD_CLOEXEC, fd[0] + 1)
+                    if fd[1] != fd[0]:
+                        os.dup2(fd[1], fd[0])
+                    os.set_inheritable(fd[0], True)
                 if spec.umask is not None:
                     os.umask(spec.umask)
                 if spec.nice is not None:
                     stage = f"nice {spec.nice}"
                     os.setpriority(os.PRIO_PROCESS, 0, spec.nice)
+                stage = "limits"
+                set_limits(spec.limits)
                 environment = dict(self.environment)
+                own = read_variables(spec, environment)  # while it may read them
                 if spec.uid is not None or spec.gid is not None:
                     stage = f"gid {spec.gid}" if spec.uid is None else f"uid {spec.uid}"
                     environment.update(self.take_identity(spec, stdio))
-                environment.update((os.fsencode(key), os.fsencode(value)) for key, value in spec.env)
+                environment.update(own)
+                pairs = spec.env
+                if isinstance(pairs, str):
+                    pairs = parse_env(pairs, {decode(key): decode(value) for key, value in environment.items()})
+                environment.update((os.fsencode(key), os.fsencode(value)) for key, value in pairs)
                 environment[b"OVERLORD_NAME"] = spec.name.encode()
+                if spec.instance:
+                    environment[b"OVERLORD_INSTANCE"] = b"%d" % spec.instance
+                environment.update((os.fsencode(key), os.fsencode(value)) for key, value in extra.items())
                 if spec.dir:
                     stage = f"dir {spec.dir}"
                     os.chdir(spec.dir)
                 argv = command_line(spec.cmd, environment)
             stage, code = argv[0], NOT_FOUND
             execute(argv, environment)
-        except StartError as error:
-            self.report(str(error))
+        except (StartError, Mistake) as error:
+            self.report(f"env: {error}" if isinstance(error, Mistake) else str(error))
         except OSError as error:
             if code == NOT_FOUND and error.errno not in (errno.ENOENT, errno.ENOTDIR):
                 code = NOT_EXECUTABLE
@@ -2672,6 +3153,31 @@ class Kernel:
         for fd in self.handed:
             os.set_inheritable(fd, True)
         signal.pthread_sigmask(signal.SIG_SETMASK, self.mask)
+
+    def look_up(self, host: str, end: int) -> int:
+        """Have a child write the addresses of a name into a pipe; return its pid. Raises OSError."""
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, ALL_SIGNALS)
+        try:
+            pid = os.fork()
+            if not pid:
+                try:
+                    signal.set_wakeup_fd(-1)
+                    for number in SETTABLE:
+                        signal.signal(number, signal.SIG_DFL)
+                    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+                    import socket
+
+                    try:
+                        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+                        text = "".join(f"{int(each[0])} {each[4][0]}\n" for each in found)
+                    except OSError as error:
+                        text = f"! {error.strerror}\n"
+                    os.write(end, text.encode()[: select.PIPE_BUF])
+                finally:
+                    os._exit(0)
+            return pid
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
     def report(self, text: str) -> None:
         """Tell overlord why the child cannot become its unit. Runs in the child. COST: one write, atomic below PIPE_BUF."""
@@ -2697,9 +3203,9 @@ class Kernel:
         uid, gid, name, variables = identity(spec.uid, spec.gid)
         if uid is not None and uid == os.geteuid() and (spec.gid is None or gid == os.getegid()):
             uid = gid = None  # the user that overlord runs as: nothing to change, no privilege needed
-        for fd in stdio:
+        for fd, given in enumerate(stdio, 1):
             try:
-                if uid is not None and fd > 2:
+                if uid is not None and given > 2:
                     os.fchown(fd, uid, -1)
             except OSError:  # without CAP_CHOWN it can write, and not open it again
                 pass
@@ -3227,7 +3733,7 @@ class Control:
 
     def do_status(self, request: Request, options: dict[str, float], names: list[str], now: float) -> None:
         """Answer with a record for each unit: fields between tabs, as RECORD names them."""
-        chosen = match_names(names, self.fleet.order) if names else self.fleet.order
+        chosen = self.match(names) if names else self.fleet.order
         request.put(self.record(name, now) for name in chosen)
         fine = all(self.fleet.status[name].state in FINE for name in chosen)
         request.end(0 if fine else 3)
@@ -3272,14 +3778,14 @@ class Control:
     def do_timeline(self, request: Request, options: dict[str, float], names: list[str], now: float) -> None:
         """Answer with what happened to each unit until it was up: name, and pairs of an instant and what."""
         began = min((story[0][0] for story in self.fleet.stories.values() if story), default=now)
-        for name in match_names(names, self.fleet.order) if names else self.fleet.order:
+        for name in self.match(names) if names else self.fleet.order:
             pairs = [f"{instant - began:.4f} {what}" for instant, what in self.fleet.stories.get(name, ())]
             request.put(["\t".join([name, f"{now - began:.4f}", *pairs])])
         request.end(0)
 
     def do_logs(self, request: Request, options: dict[str, float], names: list[str], now: float) -> None:
         """Answer with the last captured lines, and go on with those to come."""
-        chosen = match_names(names, self.fleet.order)
+        chosen = self.match(names)
         missing = [name for name in chosen if name not in self.output.tails]
         for name in missing:
             spec = self.fleet.units[name]
@@ -3295,7 +3801,7 @@ class Control:
 
     def do_events(self, request: Request, options: dict[str, float], names: list[str], now: float) -> None:
         """Answer with the state of each unit, and go on with every change."""
-        chosen = match_names(names, self.fleet.order) if names else self.fleet.order
+        chosen = self.match(names) if names else self.fleet.order
         request.put(clean(f"{name} {self.fleet.status[name].state} {self.fleet.explain(name, now)}".rstrip()) for name in chosen)
         request.stream = ("events", frozenset(chosen))
 
@@ -3348,7 +3854,7 @@ class Control:
 
     def do_wait(self, request: Request, options: dict[str, float], names: list[str], now: float) -> None:
         """Wait until units are OK, or can be so no more."""
-        chosen = match_names(names, self.fleet.order)
+        chosen = self.match(names)
 
         def decided(now: float) -> bool:
             status = {name: self.fleet.status.get(name, Status(FAILED)) for name in chosen}
@@ -3365,7 +3871,7 @@ class Control:
     def do_signal(self, request: Request, options: dict[str, float], names: list[str], now: float) -> None:
         """Send a signal to the process that overlord started."""
         signum, failed = parse_signal(names[0]), False
-        for name in match_names(names[1:], self.fleet.order):
+        for name in self.match(names[1:]):
             status = self.fleet.status[name]
             fault = f"is {status.state}, and has no process" if not status.pid or status.left else ""
             fault = fault or self.kernel.send(status.pid, signum)
@@ -3413,7 +3919,12 @@ class Control:
         """Return the units that a verb is about. Raises Mistake where it is too late for that."""
         if self.fleet.ending:
             raise Mistake("overlord is shutting down")
-        return match_names(names, self.fleet.order)
+        return self.match(names)
+
+    def match(self, patterns: Iterable[str]) -> list[str]:
+        """Return the units that globs stand for; a name that has instances stands for all of them. Raises Mistake."""
+        teams = self.fleet.teams
+        return match_names([name for each in patterns for name in teams.get(each, (each,))], self.fleet.order)
 
     def up(self, name: str) -> bool:
         """Tell whether a unit is OK; a script where it has succeeded."""
@@ -3504,6 +4015,362 @@ def remove_stale(path: str) -> None:
     raise OSError(errno.EADDRINUSE, "somebody listens there already")
 
 
+# =========================================================================================================== Probes
+# Is it ready, does it still answer, is the database there: one try at a time, each with a deadline, and nothing blocks.
+
+IN_PROGRESS = (errno.EINPROGRESS, errno.EALREADY)
+
+
+def family_of(host: str) -> int:
+    """Return the address family of a numeric address, 0 where it is a name."""
+    import _socket
+
+    for family in (_socket.AF_INET, _socket.AF_INET6):
+        try:
+            _socket.inet_pton(family, host)
+            return int(family)
+        except (OSError, ValueError):
+            pass
+    return 0
+
+
+class Attempt:
+    """One try of a probe. Calls back once: with nothing where it passed, else with what is wrong."""
+
+    def __init__(self, loop: Loop, probe: Probe, spec: Spec, timeout: float, ended: Callable[[str], None]) -> None:
+        self.loop, self.probe, self.spec, self.ended = loop, probe, spec, ended
+        self.watch = loop.watch
+        self.sock: Any = None
+        self.pid, self.fd = 0, -1  # a command, or the look-up of a name, and the pipe that its answer comes by
+        self.over = False
+        self.heard = b""
+        self.places: list[tuple[int, Any]] = []  # family and address, still to be tried
+        self.wrong = "no address"
+        late = f"no answer within {spell_duration(timeout)}"
+        self.timer = self.watch.later(time.monotonic() + timeout, lambda: self.end(late))
+        try:
+            self.begin()
+        except StartError as error:
+            self.end(str(error))
+        except OSError as error:
+            self.end(error.strerror or str(error))
+
+    def begin(self) -> None:
+        """Begin, as the kind of the probe says. Raises OSError and StartError."""
+        kind, host, port, path = self.probe[:4]
+        if kind == "file":
+            self.end("" if os.path.exists(path) else "no such file")
+        elif kind == "cmd":
+            spec = self.spec._replace(cmd=path, stdout="null", stderr="null")
+            self.pid = self.loop.help(spec, NOTHING, self.exited)
+        elif kind == "unix":
+            self.connect([(1, path)])
+        elif family_of(host):
+            self.connect([(family_of(host), (host, port))])
+        elif host == "localhost":
+            self.connect([(2, ("127.0.0.1", port)), (10, ("::1", port))])
+        else:
+            self.look_up(host, port)
+
+    def exited(self, code: int) -> None:
+        """The command has ended; what it left of its group goes too."""
+        if exists(-self.pid):
+            self.loop.kernel.send(-self.pid, SIGNALS["KILL"])
+        self.end(spell_end(code) if code else "")
+
+    def look_up(self, host: str, port: int) -> None:
+        """Ask for the addresses of a name in a child: the C library's look-up blocks, for many seconds if it must."""
+        self.fd, end = os.pipe()
+        try:
+            self.pid = self.loop.kernel.look_up(host, end)
+        finally:
+            os.close(end)
+        self.loop.helpers[self.pid] = (self.spec.name, lambda code: None)
+        os.set_blocking(self.fd, False)
+        self.watch.on(self.fd, select.EPOLLIN, lambda: self.hear_addresses(host, port))
+
+    def hear_addresses(self, host: str, port: int) -> bool:
+        """Take in the answer of a look-up: lines of family and address, or what went wrong."""
+        data = os.read(self.fd, 4096)
+        self.heard += data
+        if data:
+            return False
+        self.hang_up()
+        self.pid = 0
+        lines = [line.split(" ", 1) for line in decode(self.heard).splitlines()]
+        self.wrong = f"{host}: {lines[0][1]}" if lines and lines[0][0] == "!" else f"{host}: no address"
+        self.heard = b""
+        self.connect([(int(line[0]), (line[1], port)) for line in lines if line[0] != "!"])
+        return self.over
+
+    def connect(self, places: list[tuple[int, Any]]) -> None:
+        """Connect to one of the addresses, one after the other."""
+        import _socket
+
+        self.places = places
+        while self.places and not self.over:
+            family, address = self.places.pop(0)
+            kind = _socket.SOCK_STREAM | _socket.SOCK_NONBLOCK | _socket.SOCK_CLOEXEC
+            try:
+                self.sock = _socket.socket(family, kind)
+                self.fd = self.sock.fileno()
+                code = self.sock.connect_ex(address)
+            except (OSError, ValueError) as error:
+                self.hang_up()
+                self.wrong = getattr(error, "strerror", "") or str(error)
+                continue
+            if code in IN_PROGRESS:
+                self.watch.on(self.fd, select.EPOLLOUT, self.connected)
+                return
+            if not code:
+                self.connected()
+                return
+            self.hang_up()
+            self.wrong = os.strerror(code)
+        self.end(self.wrong)
+
+    def connected(self) -> bool:
+        """The connection stands, or does not: on with the next address then."""
+        import _socket
+
+        code = self.sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_ERROR)
+        if not code and self.probe.kind != "unix" and self.sock.getsockname() == self.sock.getpeername():
+            code = errno.ECONNREFUSED  # LINUX: a port of those that the kernel gives away may be connected to itself
+        if code:
+            self.hang_up()
+            self.wrong = os.strerror(code)
+            self.connect(self.places)
+        elif self.probe.kind != "http":
+            self.end("")
+        else:
+            name = f"[{self.probe.host}]" if ":" in self.probe.host else self.probe.host
+            request = f"GET {self.probe.path} HTTP/1.0\r\nHost: {name}:{self.probe.port}\r\nUser-Agent: overlord\r\n\r\n"
+            self.sock.send(request.encode("utf-8", "surrogateescape"), MSG_DONTWAIT | MSG_NOSIGNAL)
+            self.watch.off(self.fd)
+            self.watch.on(self.fd, select.EPOLLIN, self.hear_status)
+        return self.over
+
+    def hear_status(self) -> bool:
+        """Read the first line of a response."""
+        try:
+            data = self.sock.recv(4096, MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            return self.end(error.strerror or str(error))
+        self.heard += data
+        status = re.match(rb"HTTP/\d(?:\.\d)? (\d\d\d)", self.heard)
+        if status:
+            self.end("" if status[1][:1] in b"23" else f"status {decode(status[1])}")
+        elif not data or len(self.heard) > 100:
+            self.end("hung up" if not data else "no HTTP")
+        return self.over
+
+    def hang_up(self) -> None:
+        """Close what is open."""
+        if self.fd >= 0:
+            self.watch.off(self.fd)
+            if self.sock:
+                self.sock.close()
+            else:
+                os.close(self.fd)
+        self.sock, self.fd = None, -1
+
+    def end(self, wrong: str) -> bool:
+        """Tell the outcome, once, and leave nothing behind. Returns true, so that what follows from it is done."""
+        if self.over:
+            return True
+        self.over = True
+        self.watch.cancel(self.timer)
+        self.hang_up()
+        if self.pid in self.loop.helpers:
+            self.loop.kernel.send(-self.pid if exists(-self.pid) else self.pid, SIGNALS["KILL"])
+        self.ended(wrong)
+        return True
+
+
+class Prober:
+    """The probes of one unit for one purpose: `ready` while it starts, `health` while it is OK, `wait_for` before it starts.
+
+    It ends by itself when the unit is not in that state any more, or under another process.
+    """
+
+    def __init__(self, loop: Loop, name: str, purpose: str) -> None:
+        self.loop, self.name, self.purpose = loop, name, purpose
+        status, spec = loop.fleet.status[name], loop.fleet.units[name]
+        self.key = (status.pid, status.since if purpose == "wait_for" else 0.0)
+        self.asked = getattr(spec, purpose)
+        self.probes = list(spec.wait_for) if purpose == "wait_for" else [self.asked]
+        self.began = self.said = self.tried = time.monotonic()
+        self.failures = 0
+        if purpose == "health":
+            loop.watch.later(self.began + spec.health_interval, self.attempt)
+        else:
+            self.attempt()
+
+    def current(self) -> bool:
+        """Tell whether the unit is still what it was."""
+        status = self.loop.fleet.status.get(self.name, Status())
+        key = (status.pid, status.since if self.purpose == "wait_for" else 0.0)
+        state = {"ready": STARTING, "health": OK, "wait_for": WAITING}[self.purpose]
+        same = getattr(self.loop.fleet.units.get(self.name), self.purpose, None) == self.asked
+        return same and status.state == state and key == self.key and not self.loop.fleet.ending
+
+    def attempt(self) -> bool:
+        """Try once."""
+        if self.current():
+            spec, self.tried = self.loop.fleet.units[self.name], time.monotonic()
+            Attempt(self.loop, self.probes[0], spec, spec.health_timeout if spec.kind == "daemon" else PROBE_TIMEOUT, self.ended)
+        return True  # what came of it may be there already
+
+    def ended(self, wrong: str) -> None:
+        """A try is over: report, or try again."""
+        if not self.current():
+            return
+        now, fleet = time.monotonic(), self.loop.fleet
+        spec = fleet.units[self.name]
+        if self.purpose == "health":
+            self.failures = self.failures + 1 if wrong else 0
+            if wrong:
+                self.loop.log.say("warning", self.name, f"unhealthy ({self.failures} of {spec.health_retries}): {wrong}")
+            if self.failures >= spec.health_retries:
+                fleet.feed(self.name, Event("unwell", why=f"unhealthy: {wrong}"), now)
+            else:
+                self.loop.watch.later(now + spec.health_interval, self.attempt)
+        elif not wrong:
+            self.probes.pop(0)
+            if self.purpose == "ready":
+                fleet.feed(self.name, Event("ready"), now)
+            elif not self.probes:
+                fleet.reach(self.name, now)
+            else:
+                self.loop.watch.later(now, self.attempt)
+        else:
+            if self.purpose == "wait_for" and now - self.said >= REMINDER:
+                self.said = now
+                waited = spell_duration(now - self.began)
+                self.loop.log.say("info", self.name, f"waiting for {self.probes[0].text} for {waited} now: {wrong}")
+            # 50 ms at first, and later 2 % of what it took so far: little is lost by looking a little late
+            delay = min(PROBE_MOST, max(PROBE_LEAST, (now - self.began) / 50))
+            self.loop.watch.later(max(now, self.tried + delay), self.attempt)
+        self.loop.log.say("debug", self.name, f"{self.purpose} {wrong or 'passed'}")
+
+
+def owner(pid: int) -> int:
+    """Return the user of a process, or of none."""
+    try:
+        return os.stat(f"/proc/{pid}").st_uid
+    except OSError:
+        return 0
+
+
+class Notices:
+    """What daemons tell by sd_notify(3), a socket for each that is `ready = notify`."""
+
+    def __init__(self, loop: Loop) -> None:
+        self.loop = loop
+        self.sockets: dict[str, tuple[Any, str]] = {}
+
+    def address(self, name: str) -> str:
+        """Return what a daemon finds in NOTIFY_SOCKET. LINUX: an abstract address needs no folder that can be written."""
+        import _socket
+
+        if name not in self.sockets:
+            sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_DGRAM | _socket.SOCK_NONBLOCK | _socket.SOCK_CLOEXEC)
+            sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_PASSCRED, 1)
+            address = f"@overlord/{os.urandom(8).hex()}/{name}"
+            sock.bind(b"\0" + address[1:].encode())
+            self.sockets[name] = (sock, address)
+            self.loop.watch.on(sock.fileno(), select.EPOLLIN, lambda: self.hear(name))
+        return self.sockets[name][1]
+
+    def hear(self, name: str) -> bool:
+        """Take in one message, if it comes from the unit: a process of its session, or whoever was one a moment ago."""
+        try:
+            data, controls, _, _ = self.sockets[name][0].recvmsg(4096, 4096)
+        except OSError:
+            return False
+        status, pid, uid = self.loop.fleet.status.get(name, Status()), 0, -1
+        for _, kind, value in controls:  # unix(7): SCM_RIGHTS, SCM_CREDENTIALS
+            numbers = [int.from_bytes(value[at : at + 4], sys.byteorder) for at in range(0, len(value) - 3, 4)]
+            if kind == 2:
+                pid, uid = numbers[:2]
+            for fd in numbers if kind == 1 else ():  # as for systemd's FDSTORE
+                os.close(fd)
+        try:
+            inside = pid > 0 and os.getsid(pid) == status.pid
+        except OSError:  # gone, as systemd-notify in a shell script is
+            inside = uid in (0, owner(status.pid))
+        if not inside or not status.pid:
+            return False
+        for line in decode(data).splitlines():
+            key, _, value = line.partition("=")
+            if key == "STATUS":
+                self.loop.fleet.notes[name] = clean(value)
+            elif key in ("RELOADING", "STOPPING") and value == "1":
+                self.loop.fleet.notes[name] = key.lower()
+            elif line == "READY=1":
+                if self.loop.fleet.notes.get(name) == "reloading":
+                    del self.loop.fleet.notes[name]
+                self.loop.fleet.feed(name, Event("ready"), time.monotonic())
+        return True
+
+
+class Clock:
+    """Runs scripts by their `schedule`. It looks at the wall clock once a minute at least, since that may be set."""
+
+    def __init__(self, loop: Loop) -> None:
+        self.loop, self.fleet = loop, loop.fleet
+        self.due: dict[str, tuple[Schedule, float]] = {}  # script -> its schedule, and when it is to run next
+        self.timer: list[Any] | None = None
+        self.seen = time.time()
+
+    def plan(self) -> None:
+        """Take over the schedules of the configuration."""
+        plans = {name: spec.schedule for name, spec in self.fleet.units.items() if spec.schedule}
+        for name in [name for name in self.due if plans.get(name) != self.due[name][0]]:
+            del self.due[name]
+            self.fleet.next_runs.pop(name, None)
+        for name, plan in plans.items():
+            if name not in self.due:
+                self.set(name, plan)
+        self.wind()
+
+    def set(self, name: str, plan: Schedule) -> None:
+        """Find out when a script is to run next: by the monotonic clock for `every`, else by the wall clock."""
+        if plan.every:
+            instant: float | None = time.monotonic() + plan.every
+            words = f"every {spell_duration(plan.every)}"
+        else:
+            instant = next_run(plan, time.time(), time.localtime, time.mktime)
+            words = time.strftime("%Y-%m-%d %H:%M", time.localtime(instant)) if instant else "never"
+        self.due[name] = (plan, instant or 1e18)
+        self.fleet.next_runs[name] = words
+
+    def wind(self) -> None:
+        """Set the timer for what comes first."""
+        self.loop.watch.cancel(self.timer)
+        now, wall = time.monotonic(), time.time()
+        waits = [instant - now if plan.every else min(60.0, instant - wall) for plan, instant in self.due.values()]
+        self.timer = self.loop.watch.later(now + max(0.0, min(waits)), self.strike) if waits else None
+
+    def strike(self) -> bool:
+        """Run what is due. What was missed, since the clock was set or the container paused, is left out."""
+        now, wall = time.monotonic(), time.time()
+        back, self.seen = wall < self.seen - 60, wall
+        for name, (plan, instant) in list(self.due.items()):
+            late = (now if plan.every else wall) - instant
+            if late >= 0:
+                if plan.every or late <= MISSED:
+                    self.fleet.run_by_clock(name, now)
+                else:
+                    self.loop.log.say("warning", name, f"its run of {self.fleet.next_runs[name]} was missed")
+            if late >= 0 or (back and not plan.every):
+                self.set(name, plan)
+        self.wind()
+        return True
+
+
 # ============================================================================================================= Loop
 # Wait, read, feed, perform. Die loudly before `Loop.run`; never after.
 
@@ -3517,6 +4384,7 @@ class Loop:
         self.arrived: dict[int, int] = {}  # signal -> how often
         self.actions: deque[Any] = deque()  # to be performed
         self.pids: dict[int, str] = {}  # living child -> its unit
+        self.helpers: dict[int, tuple[str, Callable[[int], None]]] = {}  # a command run for a unit -> who wants to know its end
         self.groups: dict[int, str] = {}  # group that outlives its leader -> its unit
         self.next_look = 0.0  # when to look at those again
         self.looked = time.monotonic()  # when it last looked at the clock
@@ -3526,6 +4394,7 @@ class Loop:
         for fd in (self.wake, wake):
             os.set_blocking(fd, False)
         self.watch.on(self.wake, select.EPOLLIN, self.awake)
+        self.notices, self.clock = Notices(self), Clock(self)
         self.oom, self.oom_seen = oom_kills()[0], -OOM_WINDOW  # killed for want of memory so far; when that was seen to grow
         for number in JOB_CONTROL - {SIGNALS["TSTP"]}:
             signal.signal(number, signal.SIG_IGN)  # a write from the background must not stop overlord
@@ -3559,6 +4428,7 @@ class Loop:
         """Start what is to be started, unless a signal that came meanwhile asks for shutdown."""
         self.hear(time.monotonic())
         if not self.fleet.ending:
+            self.clock.plan()
             self.fleet.boot(time.monotonic())
         self.perform()
 
@@ -3613,6 +4483,9 @@ class Loop:
         living: dict[int, set[int]] = {}
         for pid, code, stopped in self.kernel.reap(REAP_BATCH):
             count += 1
+            if not stopped and pid in self.helpers:
+                self.helpers.pop(pid)[1](code)
+                continue
             name = self.pids.get(pid)
             if stopped:
                 if name == MAIN:
@@ -3629,9 +4502,92 @@ class Loop:
             if left:
                 self.groups[pid] = name
             self.hear_out(name, left)
+            self.end_helpers(name)
             hint = "" if why or self.fleet.status[name].state == STOPPING else self.hint(name, code)
             self.fleet.feed(name, Event("exited", code, why=why, left=left, hint=hint), now)
         self.more = count == REAP_BATCH
+
+    def spawn_unit(self, spec: Spec) -> int:
+        """Make the process of a unit, with all by which it may say that it is ready. Raises StartError."""
+        kind, extra, pipe = spec.ready.kind if spec.ready else "", {}, (-1, -1)
+        stdio = self.output.wire(spec)
+
+        def said() -> bool:
+            if self.fleet.status[spec.name].pid == pid:
+                self.fleet.feed(spec.name, Event("ready"), time.monotonic())
+            return True
+
+        def hear() -> bool:
+            data = os.read(pipe[0], 4096)
+            if not data or b"\n" in data:
+                self.watch.off(pipe[0])
+                os.close(pipe[0])
+            return b"\n" in data and said()
+
+        tail = self.output.tails.get(spec.name)
+        if tail:
+            tail.seek = None
+        try:
+            if kind == "notify":
+                extra["NOTIFY_SOCKET"] = self.notices.address(spec.name)
+            if kind == "fd":
+                pipe = os.pipe()
+            pid = self.kernel.spawn(spec, stdio, extra, (spec.ready.port, pipe[1]) if kind == "fd" else (-1, -1))
+        except OSError as error:
+            raise StartError(f"ready: {error.strerror}", passing=True) from None
+        finally:
+            if pipe[1] >= 0:
+                os.close(pipe[1])
+        if kind == "fd":
+            self.watch.on(pipe[0], select.EPOLLIN, hear)
+        if kind == "log" and tail:
+            pattern = re.compile(spec.ready.path.encode(), re.MULTILINE)
+
+            def seek(lines: bytes) -> None:
+                if pattern.search(lines):
+                    tail.seek = None
+                    self.watch.later(0.0, said)
+
+            tail.seek = seek
+        return pid
+
+    def test(self, action: Test) -> None:
+        """Begin to ask whether a unit is ready, or well, or what it waits for is there."""
+        spec = self.fleet.units.get(action.unit)
+        if spec and (action.purpose != "ready" or spec.ready.kind not in ("notify", "fd", "log")):
+            Prober(self, action.unit, action.purpose)
+
+    def stop_by_command(self, action: StopCommand) -> None:
+        """Run a daemon's `stop_cmd`. Where it cannot be run, or fails, the stop signal is sent after all."""
+        name = action.unit
+        spec = self.fleet.units[name]
+
+        def signal_instead(why: str) -> None:
+            status = self.fleet.status.get(name)
+            if status and status.pid == action.pid and status.state == STOPPING:
+                self.log.say("warning", name, f"stop_cmd {why}, sending {spell_signal(spec.stop_signal)}")
+                self.kill(Kill(name, action.pid, spec.stop_signal, False))
+
+        def ended(code: int) -> None:
+            if code:
+                signal_instead(spell_end(code))
+
+        try:
+            self.help(spec._replace(cmd=spec.stop_cmd), {"MAINPID": str(action.pid)}, ended)
+        except StartError as error:
+            signal_instead(f"cannot be run: {error}")
+
+    def help(self, spec: Spec, extra: Mapping[str, str], ended: Callable[[int], None]) -> int:
+        """Run a command for a unit, as its user; return its pid. Raises StartError."""
+        stdio = (-1, -1) if spec.stdout == spec.stderr == "null" else self.output.wire(spec)
+        pid = self.kernel.spawn(spec, stdio, extra)
+        self.helpers[pid] = (spec.name, ended)
+        return pid
+
+    def end_helpers(self, name: str) -> None:
+        """The unit has ended: so do the commands that run for it."""
+        for pid in [pid for pid, (unit, _) in self.helpers.items() if unit == name]:
+            self.kernel.send(-pid if exists(-pid) else pid, SIGNALS["KILL"])
 
     def hear_out(self, name: str, left: bool = False) -> None:
         """Read what a unit wrote before it ended, so that it stands before what is said about its end."""
@@ -3681,6 +4637,8 @@ class Loop:
                 self.control.say(action)
             elif isinstance(action, Changed):
                 self.control.changed(action)
+            elif isinstance(action, Replan):
+                self.clock.plan()
             elif isinstance(action, Forget):
                 self.output.forget(action.unit)
             elif isinstance(action, Spawn):
@@ -3689,6 +4647,10 @@ class Loop:
                     return
             elif isinstance(action, Kill):
                 self.kill(action)
+            elif isinstance(action, Test):
+                self.test(action)
+            elif isinstance(action, StopCommand):
+                self.stop_by_command(action)
             elif isinstance(action, Sweep):
                 if action.signum == SIGNALS["KILL"]:
                     left = self.init.leftovers()
@@ -3706,7 +4668,7 @@ class Loop:
             return
         try:
             spec = self.fleet.units[name]
-            pid = self.kernel.spawn(spec, self.output.wire(spec) if name != MAIN else (1, 2))
+            pid = self.kernel.spawn(spec) if name == MAIN else self.spawn_unit(spec)
         except StartError as error:
             self.fleet.feed(name, Event("unspawned", error.passing, why=str(error)), now)
             return
@@ -3934,7 +4896,8 @@ def warn_of_image(config: Config, environment: Mapping[bytes, bytes]) -> Iterato
     asked = {dep for unit in config.units.values() for dep, _ in unit.deps}
     for name in config.order:
         unit = config.units[name]
-        own = {**environment, **{os.fsencode(key): os.fsencode(value) for key, value in unit.env}}
+        pairs = () if isinstance(unit.env, str) else unit.env
+        own = {**environment, **{os.fsencode(key): os.fsencode(value) for key, value in pairs}}
         first = FIRST_WORD.match(unit.cmd)
         if first and first[0] not in SHELL_WORDS and not find_program(first[0], unit.dir, own):
             yield f"{name}: cmd: {first[0]} is not there, or not executable"
@@ -3944,7 +4907,7 @@ def warn_of_image(config: Config, environment: Mapping[bytes, bytes]) -> Iterato
             yield f"{name}: {error}"
         if unit.dir and not os.path.isdir(unit.dir):
             yield f"{name}: dir {unit.dir}: no such folder"
-        if unit.kind == "script" and name not in asked:
+        if unit.kind == "script" and name not in asked and not unit.schedule:
             yield f"{name}: no unit depends on this script, so it never runs"
         below = max((chains[dep] for dep, _ in unit.deps), default=(0.0, ()))
         chains[name] = below[0] + (unit.stop_timeout if unit.kind == "daemon" else 0.0), (name, *below[1])

@@ -30,6 +30,14 @@ def specs() -> tuple[Spec, ...]:
         cmd = x
         warmup = 0
         max_age = 1h
+        [daemon:shy]
+        cmd = x
+        ready = file:/x
+        health = file:/x
+        [daemon:shy-and-slow]
+        cmd = x
+        ready = file:/x
+        warmup = 1s
         [daemon:once]
         cmd = x
         restart = never
@@ -50,7 +58,7 @@ def events(spec: Spec, status: Status) -> Iterator[Event]:
     yield from (Event("want"), Event("start"))
     yield from (Event("unspawned", why="script x failed", then=then) for then in ("", "stop"))
     yield from (Event("stop", why="x", then=then) for then in ("stop", "restart"))
-    yield Event("deadline")
+    yield from (Event("deadline"), Event("ready"), Event("unwell", why="unhealthy: x"))
     if status.state in (STARTING, RUNNING) and not status.pid:
         yield from (Event("spawned", 7), Event("unspawned", True, why="x"))
     if status.pid and not status.left:
@@ -65,6 +73,8 @@ def is_possible(status: Status, event: Event) -> bool:
     """Tell whether the Fleet may feed this event in this state."""
     if event.kind == "deadline":
         return status.deadline is not None
+    if event.kind == "unwell":
+        return bool(status.pid)  # a script has no health
     if event.kind == "unspawned":
         return status.state == WAITING or not status.pid
     if event.kind == "stop" and status.state == OK:
@@ -89,7 +99,8 @@ def edges() -> frozenset[tuple[str, str, str]]:
                 now = status.since if status.deadline is None else status.deadline
                 new, _ = overlord.step(spec, status, event, now, 0.0)
                 found.add((status.state, event.kind, new.state))
-                shape = (new.state, bool(new.pid), new.left, new.up, new.then, new.deadline is None, min(new.respawned, 4))
+                whole = (new.state, bool(new.pid), new.left, new.up, new.ready, new.then)
+                shape = (*whole, new.deadline is None, min(new.respawned, 4))
                 if shape not in seen:
                     seen.add(shape)
                     todo.append(new)

@@ -224,6 +224,21 @@ def test_refused(option: str, text: str) -> None:
 
 RTMIN = int(signal.SIGRTMIN)
 
+TCP = ("tcp", "db", 5432, "", "tcp:db:5432")
+PROBES = [
+    ("tcp:80", ("tcp", "localhost", 80, "", "tcp:80")),
+    ("tcp:db:5432", TCP),
+    ("tcp:10.0.0.1:65535", ("tcp", "10.0.0.1", 65535, "", "tcp:10.0.0.1:65535")),
+    ("tcp:[::1]:80", ("tcp", "::1", 80, "", "tcp:[::1]:80")),
+    ("unix:/run/a b.sock", ("unix", "", 0, "/run/a b.sock", "unix:/run/a b.sock")),
+    ("http://web", ("http", "web", 80, "/", "http://web")),
+    ("http://web:8080/up?x=1:2", ("http", "web", 8080, "/up?x=1:2", "http://web:8080/up?x=1:2")),
+    ("http://[fe80::1]:80/a/b", ("http", "fe80::1", 80, "/a/b", "http://[fe80::1]:80/a/b")),
+    ("file:/run/ready", ("file", "", 0, "/run/ready", "file:/run/ready")),
+    ("cmd:test \"$X\" = ${Y:-$$}", ("cmd", "", 0, 'test "$X" = ${Y:-$$}', 'cmd:test "$X" = ${Y:-$$}')),
+]
+PROBES = [(text, probe) for text, probe in PROBES if " " not in text or text[:4] == "cmd:"] + [("none", None)]
+
 VALUES = [
     # durations
     ("stop_timeout", "0", 0.0),
@@ -304,6 +319,30 @@ VALUES = [
     ("on_failure", "ignore", "ignore"),
     ("on_success", "shutdown", "shutdown"),
     ("deps", "none", ()),
+    # readiness and health
+    *[(option, text, probe) for option in ("ready", "health") for text, probe in PROBES],
+    ("ready", "notify", ("notify", "", 0, "", "notify")),
+    ("ready", "fd:3", ("fd", "", 3, "", "fd:3")),
+    ("ready_timeout", "90s", 90.0),
+    ("health_interval", "500ms", 0.5),
+    ("health_timeout", "1m", 60.0),
+    ("health_retries", "1", 1),
+    ("health_retries", "1000", 1000),
+    ("wait_for", "", ()),
+    *[("wait_for", text, (probe,)) for text, probe in PROBES if text != "none"],
+    ("wait_for", "tcp:db:5432 file:/x", (TCP, ("file", "", 0, "/x", "file:/x"))),
+    ("wait_for", "tcp:db:5432, unix:/x", (TCP, ("unix", "", 0, "/x", "unix:/x"))),
+    ("wait_for", "\n  cmd:test -e /x, y\n\n  tcp:db:5432\n", (("cmd", "", 0, "test -e /x, y", "cmd:test -e /x, y"), TCP)),
+    ("stop_cmd", "kill -TERM ${MAINPID} $$", "kill -TERM ${MAINPID} $$"),
+    ("count", "1", 1),
+    # what the environment and the limits are made of
+    ("env_file", "/etc/app.env", ("/etc/app.env",)),
+    ("env_file", "/etc/a -/run/b, c\n  -d", ("/etc/a", "-/run/b", "c", "-d")),
+    ("secrets", "TOKEN", ("TOKEN",)),
+    ("secrets", "TOKEN, db_password _X9", ("TOKEN", "db_password", "_X9")),
+    ("limits", "nofile=65536 core=0", (("nofile", 65536, 65536), ("core", 0, 0))),
+    ("limits", "nofile=1K:64K", (("nofile", 1024, 65536),)),
+    ("limits", "nofile=10:unlimited, core=unlimited", (("nofile", 10, -1), ("core", -1, -1))),
     # env
     ("env", "A=1", (("A", "1"),)),
     ("env", "A=", (("A", ""),)),
@@ -330,6 +369,8 @@ VALUES = [
 VALUES_OF_SCRIPTS = [
     ("timeout", "5m", 300.0),
     ("timeout", "none", None),
+    ("schedule", "every 10m", overlord.Schedule(every=600.0)),
+    ("schedule", "every 1.5 h", overlord.Schedule(every=5400.0)),
     ("respawns", "3/10s", (3, 10.0)),
     ("respawns", "0", (0, 0.0)),
     ("success", "0 3", (0, 3)),
@@ -393,8 +434,132 @@ def test_defaults() -> None:
         assert unit.on_success == "ignore" and unit.on_failure in (None, "shutdown")
     assert (web.respawns, web.restart, web.warmup, web.max_age) == (None, "always", 1.0, None)
     assert (web.forward, web.autostart) == (((1, 1),), True)
+    assert (web.ready, web.ready_timeout, web.health) == (None, 60.0, None)
+    assert (web.health_interval, web.health_timeout, web.health_retries) == (10.0, 3.0, 3)
+    assert (web.count, web.instance, web.stop_cmd, setup.schedule) == (1, 0, None, None)
+    for unit in (web, setup):
+        assert (unit.wait_for, unit.env_file, unit.secrets, unit.limits) == ((),) * 4
     assert (setup.respawns, setup.timeout) == ((0, 0.0), None)
     assert (web.name, web.kind, setup.name, setup.kind) == ("web", "daemon", "setup", "script")
+
+
+# --- readiness, schedules, instances ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("options", "warmup"), [
+    ("", 1.0), ("ready = tcp:80", 0.0), ("ready = none", 1.0), ("ready = tcp:80\nwarmup = 5s", 5.0), ("warmup = 0", 0.0),
+])  # fmt: skip
+@pytest.mark.parametrize("of_all", [False, True])
+def test_warmup_where_ready_is_given(options: str, warmup: float, of_all: bool) -> None:
+    """The default is 1 s, and 0 where `ready` says it better, be that in the section of all daemons."""
+    text = f"[daemon]\n{options}\n{WEB}" if of_all else f"{WEB}{options}\n"
+    assert read(text).units["web"].warmup == warmup
+
+
+@pytest.mark.parametrize("stdio", ["stdout = prefix", "stderr = prefix", "stdout = /log", "stderr = /log\nstdout = null"])
+def test_ready_by_a_line(stdio: str) -> None:
+    """A pattern needs captured output, of either kind, and `output` will do."""
+    for text in (f"{WEB}{stdio}\nready = log:^up: \\d+$\n", f"[overlord]\noutput = prefix\n{WEB}ready = log:^up: \\d+$\n"):
+        assert read(text).units["web"].ready[:4] == ("log", "", 0, "^up: \\d+$")
+
+
+@pytest.mark.parametrize(("text", "fields"), [
+    ("* * * * *", (range(60), range(24), range(1, 32), range(1, 13), range(7), False, True)),
+    ("*/5 0-6/2 * * *", (range(0, 60, 5), range(0, 7, 2), range(1, 32), range(1, 13), range(7), False, False)),
+    ("5/20 */12 1,15 jan,JUL-aug mon-FRI", ((5, 25, 45), (0, 12), (1, 15), (1, 7, 8), range(1, 6), True, True)),
+    ("0 0 * * 7", ((0,), (0,), range(1, 32), range(1, 13), (0,), False, False)),
+    ("0 0 * * 5-7", ((0,), (0,), range(1, 32), range(1, 13), (0, 5, 6), False, False)),
+    ("0 0 29 2 *", ((0,), (0,), (29,), (2,), range(7), False, False)),
+    ("0 0 30 2 mon", ((0,), (0,), (30,), (2,), (1,), True, False)),
+    ("@hourly", ((0,), range(24), range(1, 32), range(1, 13), range(7), False, True)),
+    ("@Daily", ((0,), (0,), range(1, 32), range(1, 13), range(7), False, False)),
+    ("@midnight", ((0,), (0,), range(1, 32), range(1, 13), range(7), False, False)),
+    ("@weekly", ((0,), (0,), range(1, 32), range(1, 13), (0,), False, False)),
+    ("@monthly", ((0,), (0,), (1,), range(1, 13), range(7), False, False)),
+    ("@yearly", ((0,), (0,), (1,), (1,), range(7), False, False)),
+    ("@annually", ((0,), (0,), (1,), (1,), range(7), False, False)),
+])  # fmt: skip
+def test_schedule(text: str, fields: tuple[Any, ...]) -> None:
+    """Each way to write the five fields of crontab(5), and their nicknames."""
+    found = value_of("schedule", text, "script")
+    assert tuple(found[:5]) == tuple(frozenset(field) for field in fields[:5])
+    assert (found.either, found.hourly, found.every) == (*fields[5:], None)
+
+
+def test_instances() -> None:
+    """Each has its number and its place in the order; a dependency on their name means all of them, as it was stated."""
+    text = "[daemon:db]\ncmd = x\ncount = 2\n[script:setup]\ncmd = x\ndeps = db\n"
+    text += "[daemon:none]\ncmd = x\ncount = 0\n"
+    config = read(f"{text}{WEB}count = ${{N:-2}}\ndeps = none, db:bounce, setup:always\n", environment={"N": "3"})
+    assert config.order == ["db-1", "db-2", "setup", "web-1", "web-2", "web-3"]
+    assert set(config.order) == set(config.units)
+    assert config.units["setup"].deps == (("db-1", "ok"), ("db-2", "ok"))
+    for number in (1, 2, 3):
+        unit = config.units[f"web-{number}"]
+        assert (unit.name, unit.instance, unit.count) == (f"web-{number}", number, 1)
+        assert unit.deps == (("db-1", "bounce"), ("db-2", "bounce"), ("setup", "always"))
+    assert config.units["setup"].instance == 0
+
+
+def test_no_instances_are_no_unit() -> None:
+    """0 switches a daemon off; what it depends on is looked at all the same."""
+    config = read(f"{WEB}count = 0\n[daemon:top]\ncmd = x\ndeps = web\n")
+    assert config.order == ["top"] and config.units["top"].deps == ()
+    (line,) = mistakes(f"{WEB}count = 0\ndeps = gone\n")
+    assert line.startswith("0.conf:4: [daemon:web] deps: there is no unit 'gone'")
+
+
+def test_one_instance_keeps_its_name() -> None:
+    """`count = 1` is as no count at all, and its name may look like that of an instance."""
+    one, two = read(f"{WEB}count = 1\n"), read(WEB)
+    assert one == two
+    assert read(f"{WEB}[daemon:web-1]\ncmd = x\ncount = 2\n").order == ["web", "web-1-1", "web-1-2"]
+
+
+@pytest.mark.parametrize("option", ["env_file = /e", "secrets = TOKEN"])
+def test_env_waits_for_what_it_may_see(option: str) -> None:
+    """With an env_file or secrets, what `env` says is known at the start only; its form is checked now."""
+    assert read(f"{WEB}env = A=${{TOKEN}}\n  B='x'\n{option}\n").units["web"].env == "A=${TOKEN}\nB='x'"
+    assert read(f"{WEB}{option}\n").units["web"].env == ()
+    (line,) = mistakes(f"{WEB}env = A='x\n{option}\n")
+    assert line.startswith("0.conf:3: [daemon:web] env: the value of A has a blank or a lone quote")
+
+
+# Forms that a look at the number or the prefix alone would let pass.
+@pytest.mark.parametrize(("option", "text"), [
+    *[(option, text) for option in ("ready", "health", "wait_for") for text in (
+        "tcp:", "tcp:0", "tcp:65536", "tcp:db", "tcp:db:", "tcp:db:x", "tcp::80", "tcp:db:80/x", "tcp:\u0663", "tcp:[::1]",
+        "unix:", "unix:run", "file:", "file:x", "http:", "http://", "http:///up", "http://:80/", "http://web:x/",
+        "http://web:0/", "http://web:70000/", "https://web/", "cmd:", "cmd", "TCP:80", "80", "/x", "yes")],
+    *[("ready", text) for text in ("notify:", "notify:x", "fd", "fd:", "fd:0", "fd:2", "fd:x", "fd:1000", "log:",
+        "log:(", "log:[")],
+    *[("health", text) for text in ("notify", "fd:3", "log:x")],
+    *[("wait_for", text) for text in ("notify", "fd:3", "log:x", "tcp:80 yes", "none")],
+    ("ready_timeout", "0"), ("health_interval", "0"), ("health_timeout", "0"), ("ready_timeout", "none"),
+    ("health_retries", "0"), ("health_retries", "1001"), ("health_retries", "1.5"),
+    ("count", "-1"), ("count", "1001"), ("count", "\u0663"), ("count", "two"), ("count", ""),
+    ("secrets", "A-B"), ("secrets", "9A"), ("secrets", "/run/secrets/a"), ("secrets", "A=1"), ("env_file", "-"),
+    ("limits", ""), ("limits", "nofile"), ("limits", "nofile="), ("limits", "nofiles=1"), ("limits", "nofile=x"),
+    ("limits", "nofile=-1"), ("limits", "nofile=2:1"), ("limits", "nofile=unlimited:5"), ("limits", "NOFILE=1"),
+    ("limits", "nofile = 5"), ("stop_cmd", ""),
+])  # fmt: skip
+def test_refused_newer(option: str, text: str) -> None:
+    """What is no value of an option is one mistake, on its line."""
+    (line,) = mistakes(f"{WEB}stdout = prefix\n{option} = {text}\n")
+    assert line.startswith(f"0.conf:4: [daemon:web] {option}: ")
+
+
+@pytest.mark.parametrize("text", [
+    "", "*", "* * * *", "* * * * * *", "60 * * * *", "* 24 * * *", "* * 0 * *", "* * 32 * *", "* * * 0 *", "* * * 13 *",
+    "* * * * 8", "*/0 * * * *", "*/00 * * * *", "*/x * * * *", "5-1 * * * *", "1,, * * * *", "1- * * * *", "-1 * * * *",
+    "* * * * fri-mon", "mon * * * *", "* * * janu *", "\u0663 * * * *", "0 0 30 2 *", "0 0 31 4,6,9,11 *", "@", "@reboot",
+    "@dayly", "every", "every 0", "every x", "every 10m 5", "10m", "hourly",
+])  # fmt: skip
+def test_schedule_refused(text: str) -> None:
+    """What is no schedule, or names a day that no year has, is one mistake, in words for a person."""
+    (line,) = mistakes(f"[script:setup]\ncmd = x\nschedule = {text}\n")
+    assert line.startswith("0.conf:3: [script:setup] schedule: ")
+    assert "arg" not in line
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ Tests wait for lines of a container's log, never for time. The clock is read onl
 
 import fcntl
 import itertools
+import json
 import os
 import re
 import shutil
@@ -470,6 +471,85 @@ def test_socket_of_a_killed_container_is_replaced(example, start, config):
     docker("start", container.id)
     assert overlord(container, "wait", "web").returncode == 0
     assert not container.found("warning")
+
+
+# Readiness and health, of real servers
+
+SERVERS = "overlord-test-servers"
+CHAIN = """\
+[overlord]
+output = prefix
+[daemon:postgres]
+cmd = /usr/lib/postgresql/15/bin/postgres -D /var/lib/postgresql/15/main -c config_file=/etc/postgresql/15/main/postgresql.conf
+uid = postgres
+stop_signal = INT
+ready = cmd:pg_isready -q
+[daemon:after-postgres]
+cmd = sleep 1000
+deps = postgres
+ready = unix:/var/run/postgresql/.s.PGSQL.5432
+[script:migrate]
+cmd = psql -qc 'create table visits (n int)'
+uid = postgres
+deps = after-postgres
+[daemon:redis]
+cmd = redis-server --save '' --port 6379
+uid = redis
+ready = tcp:6379
+health = cmd:redis-cli ping | grep -q PONG
+health_interval = 200ms
+health_timeout = 1s
+health_retries = 2
+[daemon:app]
+cmd = gunicorn -b 127.0.0.1:8000 app:app
+dir = /srv/wsgi
+uid = www-data
+deps = migrate, redis:bounce
+ready = http://127.0.0.1:8000/
+[daemon:nginx]
+cmd = nginx -c /srv/wsgi/nginx.conf -g 'daemon off;'
+deps = app
+ready = http://localhost:8080/
+"""
+
+
+@pytest.fixture(scope="session")
+def servers(example):
+    packages = "apt-get update && apt-get install -y --no-install-recommends postgresql gunicorn && rm -rf /var/lib/apt/lists/*"
+    app = 'def app(environ, start): start("200 OK", []); return [b"hello"]'
+    nginx = "events {} http { server { listen 8080; location / { proxy_pass http://127.0.0.1:8000; } } }"
+    files = f"mkdir /srv/wsgi && echo '{app}' >/srv/wsgi/app.py && echo '{nginx}' >/srv/wsgi/nginx.conf"
+    build(SERVERS, "-", stdin=f"FROM {example}\nRUN {packages}\nRUN {files}\n")
+    return SERVERS
+
+
+def test_chain_of_real_servers(servers, start, config):
+    """postgres, a migration, gunicorn, nginx, each probed: up in order, and little is lost between one and the next."""
+    container = start(*config(CHAIN), servers)
+    assert overlord(container, "wait", "nginx", "-t", "60").returncode == 0
+    stories = {unit["name"]: unit["events"] for unit in json.loads(overlord(container, "timeline", "-j").stdout)}
+    up = {name: next(event["at"] for event in story if event["what"] == "ok") for name, story in stories.items()}
+    begun = {
+        name: next(event["at"] for event in story if event["what"] in ("starting", "running")) for name, story in stories.items()
+    }
+    lost = [begun[name] - up[dep] for name, dep in (("migrate", "after-postgres"), ("app", "migrate"), ("nginx", "app"))]
+    print(f"up after {up['nginx']:.2f} s, between a link and the next {', '.join(f'{1000 * each:.1f} ms' for each in lost)}")
+    assert min(lost) >= 0
+    assert sum(lost) < up["nginx"] / 10
+    assert overlord(container, "health").returncode == 0
+    assert container.stop() < 9
+
+
+def test_a_server_that_hangs_is_restarted(servers, start, config):
+    """redis lives, and answers no more: `health` finds it, and the application bounces with it."""
+    container = start(*config(CHAIN), servers)
+    assert overlord(container, "wait", "nginx", "-t", "60").returncode == 0
+    container.execute("kill -STOP $(pidof redis-server)")
+    container.wait_for("overlord: redis: unhealthy: ")
+    container.wait_for("overlord: app: stopping .*redis was restarted")
+    container.wait_for("overlord: app: ok", times=2)
+    assert not container.found("overlord: nginx: stopping")
+    assert container.stop() < 9
 
 
 # In place of tini

@@ -1451,19 +1451,21 @@ def test_reload_of_the_same() -> None:
 
 SHAPING = {
     "cmd": "y", "dir": "/tmp", "uid": "nobody", "gid": "nogroup", "env": "A=1", "umask": "077", "nice": "5", "stdout": "prefix",
-    "stderr": "null",
+    "stderr": "null", "env_file": "/e", "secrets": "TOKEN", "limits": "core=0", "ready": "tcp:80",
 }  # fmt: skip
 IN_PLACE = {
     "stop_timeout": "1s", "stop_signal": "INT", "on_failure": "ignore", "on_success": "shutdown", "respawns": "5/60s",
     "restart": "on-failure", "success": "0 3", "backoff": "1s..2s", "warmup": "7s", "max_age": "1h", "forward": "USR1",
     "autostart": "false", "deps": "other", "log_max": "1K", "log_keep": "1",
+    "stop_cmd": "x", "ready_timeout": "5s", "health": "tcp:80",
+    "health_interval": "5s", "health_timeout": "1s", "health_retries": "9", "wait_for": "tcp:db:5432",
 }  # fmt: skip
 
 
 def test_every_option_is_one_or_the_other() -> None:
     """An option that is added has to be thought about here, too."""
     units = {option.name for option in overlord.OPTIONS if "d" in option.kinds}
-    assert set(SHAPING) | set(IN_PLACE) == units
+    assert set(SHAPING) | set(IN_PLACE) == units - {"count"}  # makes other units
     assert set(SHAPING) == overlord.SHAPING - {"kind"}
 
 
@@ -1963,7 +1965,9 @@ def test_reload_back_in_time() -> None:
     stage = Stage(first)
     slow(stage, "web")
     stage.reload(changed(prompt, "db") + prompt("web", deps="db", umask="077"))
-    assert starts_since(stage, lambda: stage.reload(first)) == ["web"]
+    news: dict[str, str] = {}
+    assert starts_since(stage, lambda: news.update(stage.reload(first))) == ["web"]
+    assert news == {"db": "changed: dir", "cache": "new", "web": "changed: deps, umask"}  # against what was asked for last
     assert [name for _, name, *_ in stage.kills] == ["web"]
     assert stage.states("db", "cache", "web") == [OK, OK, OK]
 
@@ -2043,6 +2047,20 @@ def test_reload_drops_a_bounce_in_a_wave() -> None:
     assert stage.state("c") == OK
 
 
+def test_reload_gives_new_chances() -> None:
+    """What has used up its `respawns` has them anew once it is another, and its back-off begins at the beginning."""
+    rest, options = prompt("other"), {"respawns": 1, "on_failure": "ignore", "backoff": "1h..1h"}
+    stage = Stage(rest + prompt("web", **options))
+    stage.exit("web", 1)
+    stage.exit("web", 1)
+    assert stage.state("web") == FAILED
+    stage.reload(rest + changed(prompt, "web", **options))
+    stage.exit("web", 1)
+    assert stage.state("web") == OK
+    stage.exit("web", 1)
+    assert stage.state("web") == FAILED
+
+
 def test_reload_to_what_fails() -> None:
     """Changed and failing is handled as any failing unit."""
     stage = Stage(prompt("a") + prompt("b") + prompt("c"))
@@ -2103,6 +2121,141 @@ def test_cost_of_a_reload(shape: str) -> None:
         assert set(stage.states()) == {OK}
         assert len(stage.starts) == 2 * count
     assert counts[1] <= 2.7 * counts[0], counts
+
+
+# --- readiness, waiting, schedules, instances -------------------------------------------------------------------------
+
+
+def test_dependents_wait_until_it_is_ready() -> None:
+    """Up to then nobody starts who needs it; its own restart has to be ready anew, and bounces follow then."""
+    stage = Stage(prompt("db", ready="tcp:80", health="tcp:80") + prompt("web", deps="db:bounce"), boot=False)
+    stage.silent = {"db"}
+    stage.boot()
+    assert stage.states("db", "web") == [STARTING, WAITING]
+    stage.tell("db")
+    assert stage.states("db", "web") == [OK, OK]
+    stage.tell("db", "unwell", "unhealthy: no answer")
+    assert stage.states("db", "web") == [STARTING, OK]
+    stage.tell("db")
+    assert stage.starts == ["db", "web", "db", "web"]
+    assert stage.tests == [("db", "ready"), ("db", "health")] * 2
+
+
+def test_pause_before_it_is_ready() -> None:
+    """The time in which nothing ran counts neither for `ready_timeout` nor for `warmup`."""
+    stage = Stage(prompt("web", warmup="5s", ready="notify", ready_timeout="60s"), boot=False)
+    stage.silent = {"web"}
+    stage.boot()
+    stage.advance(1.0)
+    stage.now += 100.0
+    stage.fleet.shift(100.0)
+    stage.advance(5.0)
+    stage.tell("web")
+    assert (stage.state("web"), stage.starts) == (OK, ["web"])
+
+
+def test_waits_for_what_lives_outside() -> None:
+    """After its dependencies, before each start, and for ever; that alone keeps overlord up."""
+    stage = Stage(prompt("db") + prompt("web", deps="db", wait_for="tcp:x:1"), boot=False)
+    stage.silent = {"web"}
+    stage.boot()
+    stage.advance(SETTLED)
+    assert (stage.states("db", "web"), stage.tests, stage.code) == ([OK, WAITING], [("web", "wait_for")], None)
+    stage.reach("web")
+    assert stage.state("web") == OK
+    stage.exit("web", 1)
+    assert stage.tests == [("web", "wait_for")] * 2
+    assert stage.state("web") == WAITING
+    alone = Stage(prompt("web", wait_for="tcp:x:1"), boot=False)
+    alone.silent = {"web"}
+    alone.boot()
+    assert (alone.state("web"), alone.code) == (WAITING, None)
+
+
+def test_reload_of_what_it_waits_for() -> None:
+    """A mistyped address is put right by a reload: the new one is probed from then on."""
+    stage = Stage(prompt("web", wait_for="tcp:x:1"), boot=False)
+    stage.silent = {"web"}
+    stage.boot()
+    stage.reload(prompt("web", wait_for="tcp:x:2"))
+    assert stage.state("web") == WAITING
+    assert stage.tests == [("web", "wait_for")] * 2
+    stage.reload(prompt("web"))
+    assert stage.state("web") == OK
+
+
+@pytest.mark.parametrize("how", ["by hand", "max_age"])
+def test_instances_take_turns(how: str) -> None:
+    """One after the other is restarted, each when the one before is OK; none twice."""
+    stage = Stage(prompt("web", count=3, warmup="1s", **({"max_age": "1m"} if how == "max_age" else {})))
+    names = ["web-1", "web-2", "web-3"]
+    stage.advance(2.0)
+    if how == "by hand":
+        stage.restart(*names)
+        assert stage.states(*names) == [STARTING, OK, OK]
+    stage.advance(10.0 if how == "by hand" else 70.0)
+    assert stage.states(*names) == [OK, OK, OK]
+    assert stage.starts == names * 2
+    begun = [stage.current[name].started for name in names]
+    assert begun[1] - begun[0] >= 1.0 and begun[2] - begun[1] >= 1.0
+
+
+@pytest.mark.parametrize("end", ["stopped", "failed"])
+def test_turn_of_one_that_is_gone(end: str) -> None:
+    """It keeps nobody from his turn."""
+    stage = Stage(prompt("web", count=3, warmup="1s", restart="never", on_failure="ignore"))
+    stage.advance(2.0)
+    stage.restart("web-1", "web-2", "web-3")
+    if end == "stopped":
+        stage.stop("web-2")
+    else:
+        stage.exit("web-2", 1)
+    stage.advance(10.0)
+    assert stage.states("web-1", "web-3") == [OK, OK]
+    assert [stage.starts.count(name) for name in ("web-1", "web-2", "web-3")] == [2, 1, 2]
+
+
+def test_run_by_the_clock() -> None:
+    """It changes no `ok`, its failure ends nothing, and a run that is still going is not doubled."""
+    stage = Stage(prompt("other") + script("job", "x", schedule="@hourly") + prompt("web", deps="job", autostart="false"))
+    stage.strike("job")
+    stage.strike("job")
+    assert stage.starts == ["other", "job"]
+    assert any("still going" in text for text in stage.text_of("job"))
+    stage.exit("job")
+    assert (stage.state("job"), stage.fleet.status["job"].oks) == (OK, 0)
+    stage.strike("job")
+    stage.exit("job", 3)
+    assert (stage.state("job"), stage.code) == (FAILED, None)
+    stage.start("web")
+    assert stage.states("job", "web") == [RUNNING, WAITING]
+    stage.exit("job")
+    assert stage.state("web") == OK
+    stage.strike("job")
+    stage.exit("job", 3)
+    stage.exit("web", 1)
+    assert stage.state("web") == OK
+
+
+def test_asked_for_while_it_runs_by_the_clock() -> None:
+    """Who needs it `ok` gets a run of his own after that."""
+    stage = Stage(prompt("other") + script("job", "x", schedule="@hourly") + prompt("web", deps="job", autostart="false"))
+    stage.strike("job")
+    stage.start("web")
+    stage.exit("job")
+    assert stage.states("job", "web") == [RUNNING, WAITING]
+    stage.exit("job")
+    assert stage.state("web") == OK
+
+
+def test_a_schedule_keeps_it_up() -> None:
+    """With nothing else to run, the next run is still to come."""
+    stage = Stage(script("job", "x", schedule="@hourly"))
+    stage.strike("job")
+    stage.exit("job", 1)
+    assert stage.code is None
+    stage.request()
+    assert stage.code == 0
 
 
 # --- worlds ----------------------------------------------------------------------------------------------------------

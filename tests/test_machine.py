@@ -30,6 +30,7 @@ from overlord import (
     Kill,
     Say,
     Spawn,
+    StopCommand,
 )
 from world import KILL, TERM, configure
 
@@ -120,8 +121,8 @@ def a_main_command() -> Unit:
 COMES = {
     IDLE: "want",
     WAITING: "start unspawned deadline stop",
-    STARTING: "spawned unspawned exited deadline stop",
-    OK: "want exited deadline stop",
+    STARTING: "spawned unspawned exited deadline stop ready",
+    OK: "want exited deadline stop unwell",
     RUNNING: "spawned unspawned exited deadline stop",
     STOPPING: "want exited emptied deadline stop",
     BACKOFF: "want deadline stop",
@@ -130,9 +131,12 @@ COMES = {
     FAILED: "want",
 }
 MEANS_NOTHING = {
-    **dict.fromkeys((IDLE, DONE, FAILED), "stop"),
-    STOPPED: "stop unspawned",  # its script failed and its stop came before that news
-    **dict.fromkeys((WAITING, STARTING, RUNNING), "want"),
+    **dict.fromkeys((IDLE, DONE, FAILED), "stop ready unwell"),
+    STOPPED: "stop unspawned ready unwell",  # its script failed and its stop came before that news
+    **dict.fromkeys((WAITING, RUNNING), "want ready unwell"),  # a daemon may say that it is ready at any time
+    STARTING: "want unwell",
+    OK: "ready",
+    **dict.fromkeys((STOPPING, BACKOFF), "ready unwell"),
 }
 
 
@@ -267,6 +271,205 @@ def test_asked_for_while_stopping() -> None:
     unit.stop()
     assert unit.send("want") == STOPPING
     assert unit.exit(0) == WAITING
+
+
+# --- readiness and health --------------------------------------------------------------------------------------------
+
+
+def probed(unit: Unit) -> list[str]:
+    """Return what the last event began to probe."""
+    return [action.purpose for action in unit.actions if isinstance(action, overlord.Test)]
+
+
+def test_ready() -> None:
+    """A daemon with `ready` is OK when it is ready, and need not warm up."""
+    unit = a_daemon(ready="tcp:80").up()
+    assert probed(unit) == ["ready"]
+    assert (unit.status.state, unit.wait, unit.status.oks) == (STARTING, 60.0, 0)
+    unit.now += 0.5
+    assert unit.send("ready") == OK
+    assert (unit.status.oks, unit.status.deadline, unit.status.up) == (1, None, True)
+    assert unit.said == ["info: ok (ready after 0.5 s)"]
+    assert probed(unit) == []
+
+
+@pytest.mark.parametrize("health", ["tcp:80", "none"])
+def test_health_is_asked_for_once_up(health: str) -> None:
+    """It is probed while it is OK, not before."""
+    for ready in ("none", "tcp:80"):
+        unit = a_daemon(ready=ready, health=health, warmup="1s").up()
+        assert "health" not in probed(unit)
+        unit.send("ready")
+        assert unit.due() == OK
+        assert probed(unit) == (["health"] if health != "none" else [])
+
+
+def test_ready_before_the_warmup_is_over() -> None:
+    """Both count: it is OK at the end of its warm-up, and not before."""
+    unit = a_daemon(ready="notify", warmup="3s").up()
+    unit.now += 1.0
+    assert unit.send("ready") == STARTING
+    assert (unit.status.ready, unit.wait, unit.actions) == (True, 2.0, [])
+    assert unit.due() == OK
+
+
+def test_ready_after_the_warmup() -> None:
+    """Both count: the warm-up over, it goes on up to `ready_timeout`, and is OK as soon as it is ready."""
+    unit = a_daemon(ready="notify", warmup="3s", ready_timeout="10s").up()
+    assert unit.due() == STARTING
+    assert (unit.wait, unit.actions) == (7.0, [])
+    unit.now += 1.0
+    assert unit.send("ready") == OK
+    assert unit.said == ["info: ok (ready after 4 s)"]
+
+
+def test_ready_at_the_end_of_the_warmup() -> None:
+    """At the very instant, whichever comes first: it is OK, once."""
+    for order in (("ready", "deadline"), ("deadline", "ready")):
+        unit = a_daemon(ready="notify", warmup="3s").up()
+        unit.now += 3.0
+        for kind in order:
+            if unit.status.state == STARTING:
+                unit.send(kind)
+        assert (unit.status.state, unit.status.oks) == (OK, 1)
+
+
+@pytest.mark.parametrize("warmup", ["0", "2s"])
+@pytest.mark.parametrize(("code", "known"), [(0, 1), (3, 3), (-15, -15)])
+def test_not_ready_in_time(warmup: str, code: int, known: int) -> None:
+    """It is stopped, and has failed: whatever its code, and even where that is a success."""
+    unit = a_daemon(ready="tcp:80", ready_timeout="5s", warmup=warmup, respawns=0, success="0 3 TERM").up()
+    if warmup != "0":
+        assert unit.due() == STARTING
+    assert unit.due() == STOPPING
+    assert unit.now == 1005.0
+    assert unit.kills == [(TERM, False)]
+    assert unit.said == ["info: stopping (SIGTERM): not ready within 5 s"]
+    assert unit.exit(code) == FAILED
+    assert unit.status.code == known
+    assert "not ready within 5 s" in unit.said[0]
+
+
+def test_ready_timeout_shorter_than_the_warmup() -> None:
+    """Who is not ready in time has failed then, and not when some longer warm-up is over."""
+    unit = a_daemon(ready="tcp:80", ready_timeout="5s", warmup="1h").up()
+    assert unit.wait == 5.0
+    assert unit.due() == STOPPING
+
+
+def test_not_ready_in_time_is_counted() -> None:
+    """It uses up `respawns`, and backs off."""
+    unit = a_daemon(ready="tcp:80", ready_timeout="5s", respawns=1, restart="on-failure").up()
+    unit.due()
+    assert unit.exit(0) == BACKOFF
+    assert unit.status.respawned == 1
+    unit.due()
+    unit.up().due()
+    assert unit.exit(0) == FAILED
+
+
+def test_ended_before_it_was_ready() -> None:
+    """A daemon that ends before it is ready has failed, and that is said."""
+    unit = a_daemon(ready="tcp:80", respawns=0).up()
+    assert unit.exit(0, after=2.0) == FAILED
+    assert unit.status.code == 1
+    assert unit.said == [
+        "error: failed: exited with code 0 after 2 s, before it was ready; a daemon has to stay in the foreground"
+    ]
+
+
+def test_stopped_while_not_ready() -> None:
+    """It is stopped like any other, has not failed by it, and to be ready then comes too late."""
+    for then, state in (("stop", STOPPED), ("restart", WAITING)):
+        unit = a_daemon(ready="tcp:80").up()
+        assert unit.stop(then=then) == STOPPING
+        assert unit.wait == 8.0
+        assert unit.send("ready") == STOPPING
+        assert unit.actions == []
+        assert unit.exit(1) == state
+        assert unit.status.oks == 0
+
+
+def test_ready_again() -> None:
+    """The next process has to be ready anew; one that says so twice is OK once."""
+    unit = a_daemon(ready="notify").up()
+    unit.send("ready")
+    before = unit.status
+    assert unit.send("ready") == OK
+    assert (unit.status, unit.actions) == (before, [])
+    unit.exit(1)
+    unit.due()
+    unit.up()
+    assert (unit.status.state, unit.status.ready) == (STARTING, False)
+    assert unit.send("ready") == OK
+    assert unit.status.oks == 2
+
+
+def test_ready_before_the_process_is_made() -> None:
+    """What the process before said too late is not for the next one."""
+    unit = a_daemon(ready="notify")
+    unit.send("want")
+    unit.send("start")
+    assert unit.send("ready") == STARTING
+    assert not unit.status.ready
+    unit.send("spawned", 11)
+    assert (unit.status.state, unit.status.ready) == (STARTING, False)
+
+
+def test_max_age_counts_from_the_start() -> None:
+    """However long it took to be ready."""
+    unit = a_daemon(ready="notify", max_age="1m").up()
+    unit.now += 20.0
+    unit.send("ready")
+    assert unit.wait == 40.0
+
+
+@pytest.mark.parametrize(("restart", "state"), [("always", BACKOFF), ("on-failure", BACKOFF), ("never", FAILED)])
+def test_unwell(restart: str, state: str) -> None:
+    """It is stopped; that is a failure, whatever its code, counted in `respawns`."""
+    unit = a_daemon(health="tcp:80", restart=restart).ok()
+    assert unit.send("unwell", why="unhealthy: no answer within 3 s") == STOPPING
+    assert unit.kills == [(TERM, False)]
+    assert unit.said == ["info: stopping (SIGTERM): unhealthy: no answer within 3 s"]
+    assert unit.exit(0) == state
+    assert unit.status.respawned == (state == BACKOFF)
+    assert "unhealthy: no answer within 3 s, exited with code 0" in unit.said[0]
+
+
+def test_unwell_and_stopped() -> None:
+    """A stop meanwhile is a stop: nothing has failed, and nothing is restarted."""
+    unit = a_daemon(health="tcp:80", respawns=0).ok()
+    unit.send("unwell", why="unhealthy")
+    unit.stop()
+    assert unit.exit(0) == STOPPED
+
+
+def test_hangs_and_is_unwell() -> None:
+    """What does not answer will hardly heed a signal: killed at the end of `stop_timeout`."""
+    unit = a_daemon(health="tcp:80", stop_timeout="2s").ok()
+    unit.send("unwell", why="unhealthy")
+    assert unit.wait == 2.0
+    unit.due()
+    assert unit.kills == [(KILL, True)]
+    assert unit.exit(-9) == BACKOFF
+
+
+def test_stop_command() -> None:
+    """It is run instead of the signal, once; SIGKILL still follows, and what is left gets the signal."""
+    unit = a_daemon(stop_cmd="bye", stop_timeout="3s").ok()
+    assert unit.stop() == STOPPING
+    assert [action for action in unit.actions if not isinstance(action, Say)] == [StopCommand("web", unit.pid)]
+    assert unit.said == ["info: stopping (stop_cmd): shutdown"]
+    unit.stop()
+    assert unit.actions == []
+    assert unit.exit(0, left=True) == STOPPING
+    assert unit.kills == [(TERM, True)]
+    unit.due()
+    assert unit.kills == [(KILL, True)]
+    unit = a_daemon(stop_cmd="bye", stop_timeout="3s").ok()
+    unit.stop()
+    unit.due()
+    assert unit.kills == [(KILL, True)]
 
 
 # --- ends and restarts -----------------------------------------------------------------------------------------------

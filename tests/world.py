@@ -25,7 +25,8 @@ from overlord import BACKOFF, DONE, FAILED, IDLE, MAIN, OK, RUNNING, STARTING, S
 KILL, TERM, CHLD = overlord.SIGNALS["KILL"], overlord.SIGNALS["TERM"], overlord.SIGNALS["CHLD"]
 EPSILON = 1e-6
 ENDED = (STOPPED, DONE, FAILED)
-TABLES = "blocked ran requests serving held tried by_hand coming leaving stories".split()  # of the fleet, by unit
+# Of the fleet, by unit.
+TABLES = "blocked ran requests serving held tried by_hand coming leaving stories reaching reached notes".split()
 # Ways that only a reload goes: a script that is about to start is changed.
 RELOADED = {(RUNNING, "stop", WAITING)}
 
@@ -72,6 +73,7 @@ class Process(Member):
         self.code: int | None = None
         self.spec: Any = None  # the definition that it was started under
         self.asked = False  # overlord has signalled it
+        self.said_ready = False
         self.workers = [Member(worker) for worker in temper.workers]
 
     def group_lives(self) -> bool:
@@ -114,6 +116,10 @@ class Stage:
         self.fleet = Watched(self.config, chance)
         self.tempers: dict[str, Temper] = {}
         self.no_fork: set[str] = set()  # units whose fork fails
+        self.silent: set[str] = set()  # units whose probes get no answer; those of all others pass at once
+        self.tests: list[tuple[str, str]] = []  # unit and purpose
+        self.stop_commands: list[str] = []
+        self.for_whom: str | None = None  # runs the script that something happens to
         self.processes: dict[int, Process] = {}  # not reaped, or with a living group
         self.orphans: list[Member] = []  # what has left its unit's group
         self.current: dict[str, Process] = {}  # unit -> its last process
@@ -149,9 +155,11 @@ class Stage:
         self.levels: dict[str, int] = {}
         self.command = command
         self.specs = dict(self.config.units)  # as the fleet had them when it was last looked at
+        self.stopped: set[str] = set()  # for a reload, when it was last looked at: all that comes back begins anew
         self.needs = {name: spec.deps for name, spec in self.config.units.items()}  # what is in force, all of it
         self.closure = self.find_closure() if watch else {}
         self.reloads = 0
+        self.meddled = False  # somebody did something by hand, or reloaded
         self.touched: set[str] = set()  # started by hand at some time: its end may be nobody's
         self.held_down: set[str] = set()  # stopped by hand, and not asked for since
         self.bound_late: set[tuple[str, str]] = set()  # dependencies that came while both ran
@@ -204,6 +212,24 @@ class Stage:
             worker.alive = False
         self.settle()
 
+    def tell(self, name: str, kind: str = "ready", why: str = "") -> None:
+        """A probe has passed, or a daemon has said so (`ready`), or is found to be `unwell`."""
+        self.feed(name, Event(kind, why=why))
+        self.perform()
+        self.settle()
+
+    def reach(self, name: str) -> None:
+        """What a unit waits for outside is there."""
+        self.fleet.reach(name, self.now)
+        self.perform()
+        self.settle()
+
+    def strike(self, name: str) -> None:
+        """It is time for a scheduled run."""
+        self.fleet.run_by_clock(name, self.now)
+        self.perform()
+        self.settle()
+
     def request(self, number: int = TERM) -> None:
         """Ask for shutdown by a signal."""
         self.arrived.append(number)
@@ -222,6 +248,7 @@ class Stage:
 
     def start(self, *names: str) -> list[str]:
         """A person starts units."""
+        self.meddled = True
         found = self.fleet.start(names, self.now)
         self.touched |= set(found)
         self.held_down -= set(found)
@@ -231,6 +258,7 @@ class Stage:
 
     def stop(self, *names: str) -> None:
         """A person stops units."""
+        self.meddled = True
         for name in names:
             if overlord.lives(self.fleet.status[name]) or self.state(name) in (WAITING, BACKOFF):
                 self.held_down.add(name)
@@ -240,6 +268,7 @@ class Stage:
 
     def restart(self, *names: str) -> None:
         """A person restarts units."""
+        self.meddled = True
         found, todo = set(), list(names)
         while todo:
             name = todo.pop()
@@ -255,6 +284,7 @@ class Stage:
         """Take over another configuration, as `Control.do_reload` does; return what happens to which unit."""
         before = dict(self.fleet.units)
         self.reloads += 1
+        self.meddled = True
         self.text, self.config = text, configure(text, self.command)
         for name, spec in self.config.units.items():
             old = before.get(name)
@@ -362,8 +392,14 @@ class Stage:
             elif isinstance(action, overlord.Forget):
                 check(not self.present[action.unit], f"{action.unit} is forgotten while its process lives")
                 self.note(f"{action.unit}: forgotten")
-            elif isinstance(action, overlord.Changed):
-                pass
+            elif isinstance(action, overlord.Test):
+                self.note(f"{action.unit}: test {action.purpose}")
+                self.tests.append((action.unit, action.purpose))
+                self.test(action.unit, action.purpose)
+            elif isinstance(action, overlord.StopCommand):
+                self.stop_by_command(action)
+            elif isinstance(action, (overlord.Changed, overlord.Replan)):
+                pass  # the Loop's affair
             else:
                 check(self.code is None, "a second Exit")
                 self.code, self.why, self.exited_at = action.code, action.why, self.now
@@ -405,6 +441,41 @@ class Stage:
             targets = [*([] if process.reaped else [process]), *(process.workers if action.group else ())]
             for target in targets:
                 self.signal(target, action.signum)
+
+    def test(self, name: str, purpose: str) -> None:
+        """Begin to probe, as `overlord.Prober` does."""
+        if name not in self.silent and purpose != "health":
+            self.probe(name, purpose, 0.0)
+
+    def probe(self, name: str, purpose: str, delay: float) -> None:
+        """Have a probe pass (or for `health`, fail once too often) later, unless it is nobody's affair by then."""
+
+        def key() -> Any:
+            status = self.fleet.status.get(name, overlord.Status())
+            return (status.state, status.pid, status.since if purpose == "wait_for" else 0.0)
+
+        def end() -> None:
+            if self.fleet.ending or key() != began or began[0] != state:
+                return
+            if purpose == "wait_for":
+                self.fleet.reach(name, self.now)
+            elif purpose == "ready":
+                self.feed(name, Event("ready"))
+            else:
+                self.feed(name, Event("unwell", why="unhealthy: no answer"))
+
+        began, state = key(), {"ready": STARTING, "health": OK, "wait_for": WAITING}[purpose]
+        self.at(delay, end)
+
+    def stop_by_command(self, action: overlord.StopCommand) -> None:
+        """The command of a unit asks its process to end."""
+        process = self.processes.get(action.pid)
+        check(not process or process.unit == action.unit, f"{action} is for another unit's process")
+        check(self.fleet.units[action.unit].stop_cmd, f"{action.unit} has no stop_cmd")
+        self.stop_commands.append(action.unit)
+        if process:
+            process.asked = True
+            self.signal(process, TERM)
 
     def sweep(self, signum: int) -> None:
         self.note(f"sweep {overlord.spell_signal(signum)}")
@@ -455,6 +526,15 @@ class Stage:
         """Check what must hold before an event is applied to a unit."""
         fleet = self.fleet
         self.clock += 1
+        self.for_whom = fleet.serving.get(name)
+        spec = fleet.units[name]
+        if event.kind == "ready" and old.state == STARTING and old.pid:
+            self.current[name].said_ready = True
+        if spec.instance and event.kind == "stop" and (event.why.startswith("max_age") or event.why == "restart by hand"):
+            team = [other for other in fleet.teams[name.rpartition("-")[0]] if other != name]
+            moving = [other for other in team if fleet.status[other].state in (WAITING, STARTING, STOPPING, BACKOFF)]
+            check(not moving, f"{name} is restarted ({event.why}) while {moving} are not up")
+        check(event.kind != "deadline" or old.state != OK or not spec.instance, f"{name}: max_age without its turn")
         if event.kind == "deadline":
             check(old.deadline is not None and old.deadline <= self.now, f"{name}: a stale timer fires in {old}")
         elif event.kind == "start":
@@ -479,8 +559,7 @@ class Stage:
             return status.state in (OK, IDLE, STOPPED, DONE, FAILED)
         if how == "always":  # a run of its own, begun after this start was
             # Where it was stopped and asked for again meanwhile, the run that its start before had asked for will do.
-            by_itself = name not in self.touched and not self.reloads
-            since = self.waiting_since[name] if by_itself else self.launched_at.get(name, 0)
+            since = self.launched_at.get(name, 0) if self.meddled else self.waiting_since[name]
             fresh = [began for began in self.runs.get(dep, ()) if began > since]
             if fresh:
                 self.runs[dep].remove(fresh[0])
@@ -488,8 +567,13 @@ class Stage:
         if spec.kind == "script":
             return dep in self.succeeded
         process = self.current.get(dep)
-        up = process and not process.reaped and process.started + process.spec.warmup <= self.now + EPSILON
+        up = process and not process.reaped and self.is_up(process)
         return bool(up) and status.state == OK
+
+    def is_up(self, process: Process) -> bool:
+        """Tell whether a process has lived through its warm-up, and has said that it is ready where it has to."""
+        ready = process.said_ready or not process.spec.ready
+        return bool(ready) and process.started + process.spec.warmup <= self.now + EPSILON
 
     def after(self, name: str, event: Event, old: overlord.Status, new: overlord.Status, ending: Any) -> None:
         """Check what must hold after an event was applied, and remember what happened."""
@@ -511,7 +595,10 @@ class Stage:
         if new.state == BACKOFF and old.state != BACKOFF:
             high = max(spec.backoff[1] * 1.1, overlord.FORK_DELAY if event.kind == "unspawned" else 0)
             check(self.now <= new.deadline <= self.now + high + EPSILON, f"{name}: a back-off out of bounds in {new}")
+        if event.kind == "unwell" and old.state == OK:
+            check(new.state == STOPPING and new.then == "fail", f"{name} is unwell, and {new}")
         if fleet.ending and not ending:
+            check(self.for_whom != overlord.BY_CLOCK, f"a scheduled run of {name} ends the container")
             self.begin_ending(self.code_of(name, event, new))
         if event.kind == "stop" and new.state == STOPPING and fleet.ending:
             left = max(0.0, fleet.ending.units_end - self.now)
@@ -527,9 +614,9 @@ class Stage:
                     known.pop(name, None)
                 for names in (self.succeeded, self.held_down, self.touched):
                     names.discard(name)
-            elif any(getattr(old, key) != getattr(units[name], key) for key in overlord.SHAPING):
+            elif name in self.stopped or any(getattr(old, key) != getattr(units[name], key) for key in overlord.SHAPING):
                 self.respawns.pop(name, None)
-        self.specs = dict(units)
+        self.specs, self.stopped = dict(units), set(leaving)
         self.needs = {name: self.needs[name] if name in leaving and name in self.needs else units[name].deps for name in units}
         self.closure = self.find_closure()
 
@@ -573,15 +660,18 @@ class Stage:
         elif new.state == OK and spec.kind == "script":
             process = self.current[name]
             check(process.reaped and process.code in spec.success, f"{name} is ok and was not: {new}")
+            if self.for_whom == overlord.BY_CLOCK:  # which changes no `ok`, and is for no start
+                check(fleet_oks(self.fleet, name) == old.oks, f"a scheduled run of {name} counts as ok")
+                return
             self.succeeded.add(name)
             self.runs.setdefault(name, []).append(self.run_began[name])
         elif new.state == OK:
             process = self.current[name]
-            warm = process.started + process.spec.warmup <= self.now + EPSILON
-            check(not process.reaped and warm, f"{name} is ok and was not: {new}")
+            check(not process.reaped and self.is_up(process), f"{name} is ok and was not: {new}")
             self.ok_at[name] = self.clock
         elif new.state == FAILED:
             maybe = bool(self.dependents_always(name)) or name in self.touched or self.reloads > 0
+            maybe = maybe or self.for_whom == overlord.BY_CLOCK
             self.failures.append((self.code_of(name, event, new), maybe))
 
     def dependents_always(self, name: str) -> list[str]:
@@ -638,6 +728,10 @@ class Stage:
         fleet, units = self.fleet, self.config.units
         check(not fleet.leaving, f"{list(fleet.leaving)} are still to be changed")
         check(fleet.units == units, "the definitions are not those of the last reload")
+        for queue in fleet.turns.values():
+            late = [name for name in queue if name in fleet.status and fleet.status[name].state == OK]
+            check(not late, f"it is never the turn of {late} to be restarted")
+        check(not fleet.reaching, f"{fleet.reaching} have not been told that what they wait for is there")
         for name, status in fleet.status.items():
             spec, state = units[name], status.state
             moving = state in (STARTING, STOPPING, BACKOFF) or (state == RUNNING and name != MAIN)
@@ -666,6 +760,11 @@ class Stage:
         return state == WAITING or (how == OK and state in (FAILED, STOPPED) and dep not in self.succeeded)
 
 
+def fleet_oks(fleet: overlord.Fleet, name: str) -> int:
+    """Return how often a unit got OK, as dependents see it."""
+    return int(fleet.status[name].oks)
+
+
 class World(Stage):
     """A stage on which everything happens by chance, out of one seed."""
 
@@ -689,7 +788,12 @@ class World(Stage):
         for _ in range(rng.choice((0, 0, 1, 3, 10))):
             deed = rng.choice((self.start, self.stop, self.stop, self.restart))
             self.at(self.moment(), lambda deed=deed: self.by_hand(deed))
-        for _ in range(rng.choice((0, 0, 1, 2, 6))):
+        for _ in range(rng.choice((0, 0, 2, 10))):
+            self.at(self.moment(), self.strike_one)
+        for _ in range(rng.choice((0, 0, 5))):
+            self.at(self.moment(), self.chatter)
+        self.mutations = rng.choice((0, 0, 1, 2, 6))
+        for _ in range(self.mutations):
             self.at(self.moment(), self.mutate)
 
     def moment(self) -> float:
@@ -703,6 +807,34 @@ class World(Stage):
             chosen = self.random.sample(names, self.random.randint(1, min(3, len(names))))
             self.note(f"by hand: {deed.__name__} {' '.join(chosen)}")
             deed(*chosen)
+
+    def strike_one(self) -> None:
+        """It is time for a scheduled run."""
+        names = [name for name in self.fleet.order if self.fleet.units[name].schedule]
+        if names:
+            name = self.random.choice(names)
+            self.note(f"by the clock: {name}")
+            self.strike(name)
+
+    def chatter(self) -> None:
+        """A daemon says that it is ready, whenever it likes: sd_notify(3) may come at any time."""
+        names = [name for name in self.fleet.order if self.fleet.units[name].ready]
+        if names:
+            self.tell(self.random.choice(names))
+
+    def test(self, name: str, purpose: str) -> None:
+        """Probe: sooner or later it passes, and before the world is calm perhaps never; health may be lost."""
+        rng = self.random
+        if purpose == "wait_for":
+            self.probe(name, purpose, rng.choice((0.0, rng.uniform(0, 5), rng.uniform(0, 30))))
+        elif self.calm:
+            if purpose == "ready":
+                self.probe(name, purpose, rng.uniform(0, 0.4))
+        elif rng.random() < 0.8 - 0.6 * self.nasty * (purpose == "health"):
+            if purpose == "ready":
+                self.probe(name, purpose, rng.choice((0.0, rng.uniform(0, 1), rng.uniform(0, 6))))
+        elif purpose == "health":
+            self.probe(name, purpose, rng.expovariate(1 / 5))
 
     def mutate(self) -> None:
         """Somebody changes the configuration, or goes back to one of before, and reloads."""
@@ -795,7 +927,7 @@ class World(Stage):
         if chance < 0.05:
             return base._replace(life=0.001, code=rng.choice((1, 126, 127)), why="cmd: not found", workers=())
         if spec.kind == "script":
-            if spec.timeout and chance < 0.2:
+            if spec.timeout and chance < 0.2 and not self.mutations:  # which may take the timeout away
                 return base
             return base._replace(life=rng.expovariate(1.0) + 0.001, code=spec.success[0] if chance < 0.7 else code)
         if chance < 0.1:
@@ -859,6 +991,16 @@ def random_options(rng: random.Random, kind: str, fatal: float, ages: float) -> 
         choices["restart"] = ("always", "on-failure", "never")
         choices["warmup"] = ("0", "100ms", "1s", "5s")
         choices["autostart"] = ("false", "true")
+        if rng.random() < 0.3:
+            choices["ready"] = ("tcp:80", "notify", "file:/x")
+            choices["ready_timeout"] = ("500ms", "3s", "60s")
+            choices["health"] = ("tcp:80",)
+            choices["stop_cmd"] = ("x",)
+            choices["count"] = ("0", "1", "2", "2", "3")
+    elif rng.random() < 0.3:
+        choices["schedule"] = ("every 10m", "@hourly")
+    if rng.random() < 0.2:
+        choices["wait_for"] = ("tcp:db:5432", "file:/x")
     options = {name: rng.choice(values) for name, values in choices.items() if rng.random() < 0.4}
     if rng.random() < ages and kind == "daemon":
         options["max_age"] = rng.choice(("20s", "30s~20s"))
