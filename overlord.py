@@ -2921,14 +2921,19 @@ def set_limits(limits: Iterable[tuple[str, int, int]]) -> None:
     except ImportError:
         words = [f"--{name}={soft if soft >= 0 else ''}:{hard if hard >= 0 else ''}" for name, soft, hard in limits]
         words = [re.sub(r"=:$", "=unlimited", word) for word in words]
+        heard, said = os.pipe()
         pid = os.fork() if words else 0
         if words and not pid:
             try:
+                os.dup2(said, 2)
                 execute(["prlimit", f"--pid={os.getppid()}", *words], {})
             finally:
                 os._exit(NOT_FOUND)
+        os.close(said)
         if words and os.waitpid(pid, 0)[1]:
-            raise StartError("limits: prlimit failed, or is not there, and this Python has no resource module") from None
+            why = decode(os.read(heard, 1000)).strip() or "this Python has no resource module, and there is no prlimit(1)"
+            raise StartError(f"limits: {why}") from None
+        os.close(heard)
 
 
 def is_number(text: str) -> bool:

@@ -338,11 +338,11 @@ def test_stop_cmd(overlord: Start, public: Path) -> None:
 @pytest.mark.parametrize("stop", ["exit 3", "/no/such/program", "kill -9 $$"])
 def test_a_stop_cmd_that_fails(overlord: Start, stop: str) -> None:
     """Then it gets its stop signal after all."""
-    work = "trap 'echo usr1 >> journal; exit 0' USR1; while :; do sleep .05; done"
+    work = "trap 'echo usr1 >> journal; exit 0' USR1; echo up >> journal; while :; do sleep .05; done"
     o = overlord(daemon("web", work, stop_cmd=stop, stop_signal="USR1"))
-    o.says("web", "ok")
+    o.journal.wait_for("up")
     assert o.stop() == 0
-    assert o.journal.lines() == ["usr1"]
+    assert o.journal.lines() == ["up", "usr1"]
     assert o.count("web: stop_cmd .*, sending SIGUSR1") == 1
 
 

@@ -260,6 +260,9 @@ def test_script_mended(contain: Contain) -> None:
 def test_broken_configuration(contain: Contain) -> None:
     """Every mistake of every file, each with its place, to the caller; exit 78; and nothing has changed."""
     c = contain(sleeper("web") + sleeper("gone"))
+    for name in ("web", "gone"):
+        c.overlord.says(name, "ok")
+    c.overlord.wait_for("everything is up")
     before, said = c.pids("web", "gone"), c.overlord.mark
     c.write(sleeper("web", nice=99, umask="abc") + sleeper("new", deps="nobody") + "[demon:x]\n", log_level="loud")
     c.add("more.conf", "[daemon:web]\ncnd = x\n[daemon:y]\n")
@@ -475,8 +478,8 @@ def test_log_max_of_those_who_still_write_it(contain: Contain) -> None:
         for number in range(3):
             writer.write(b"%099d\n" % number)
             eventually(lambda number=number: shared.read_text().endswith(f"{number}\n"), f"line {number}")
-    assert shared.stat().st_size == 302
-    assert c.overlord.starts("stays") == 1
+        assert shared.stat().st_size == 302
+        assert c.overlord.starts("stays") == 1
 
 
 # --- what is left behind, and what is lost ---------------------------------------------------------------------------
