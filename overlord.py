@@ -4251,7 +4251,7 @@ class Prober:
             else:
                 self.loop.watch.later(now, self.attempt)
         else:
-            if self.purpose == "wait_for" and now - self.said >= REMINDER:
+            if self.purpose == "wait_for" and now - self.said >= REMINDER / 2:
                 self.said = now
                 waited = spell_duration(now - self.began)
                 self.loop.log.say("info", self.name, f"waiting for {self.probes[0].text} for {waited} now: {wrong}")
@@ -4489,6 +4489,7 @@ class Loop:
         for pid, code, stopped in self.kernel.reap(REAP_BATCH):
             count += 1
             if not stopped and pid in self.helpers:
+                self.kernel.reason(pid)  # which nobody asks for, and the next process of that number must not have
                 self.helpers.pop(pid)[1](code)
                 continue
             name = self.pids.get(pid)
