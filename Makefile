@@ -9,9 +9,35 @@ run: ## the example, in Docker where an engine answers: make run PORT=8081
 	@PORT=$(PORT) exec tests/run.sh
 
 test: $(VENV)/ready ## all tests but those in Docker: make test ARGS='-k name'
-	$(PYTEST) -m 'not docker' -n auto $(ARGS)
+	$(PYTEST) -m 'not docker and not chaos' -n auto $(ARGS)
 
-check: lint docker ## what must hold before a change lands, beyond `make test`: lint, types, the tests in Docker
+check: lint proofs docker ## what must hold before a change lands, beyond `make test`: lint, types, proofs, the tests in Docker
+
+# The short forms of those proofs below that are none of the tests.
+proofs: $(VENV)/ready
+	$(VENV)/bin/python tests/sim.py --events 1000000
+	$(VENV)/bin/python tests/mutants.py --sample 150
+	$(PYTEST) -m chaos
+
+# The proofs in full.
+
+sim: $(VENV)/ready ## a million events in random worlds, with all that must hold looked at after each: make sim ARGS='--seed 7'
+	$(VENV)/bin/python tests/sim.py --events 1000000 $(ARGS)
+
+mutants: $(VENV)/ready ## the state machine, broken in every way, one at a time: who notices
+	$(VENV)/bin/python tests/mutants.py $(ARGS)
+
+chaos: $(VENV)/ready ## ten minutes of all that a container can do to PID 1 (as root)
+	$(VENV)/bin/python tests/chaos.py --minutes 10 $(ARGS)
+
+fuzz: $(VENV)/ready ## two minutes of random configurations, requests, answers and arguments
+	$(VENV)/bin/python tests/fuzz.py --seconds 120 $(ARGS)
+
+soak: $(VENV)/ready ## 100,000 restarts and 1,000,000 orphans in one process (as root)
+	$(VENV)/bin/python tests/soak.py --restarts 100000 --orphans 1000000 $(ARGS)
+
+coverage: $(VENV)/ready ## lines and branches of overlord.py that all tests together reach
+	$(VENV)/bin/python tests/cover.py -m 'not docker and not chaos' -n auto $(ARGS)
 
 lint: $(VENV)/ready
 	$(VENV)/bin/ruff check --config tests/ruff.toml .
@@ -19,10 +45,14 @@ lint: $(VENV)/ready
 
 # What Docker lacks here, the tests say themselves: each is then skipped with the reason, which CI counts as failed.
 docker: $(VENV)/ready
-	$(PYTEST) -m docker $(ARGS)
+	$(PYTEST) -m docker -n auto --dist loadfile $(ARGS)
 
-bench: ## costs: start, idle, restart, captured output; beside the bare interpreter, and those peers that are there
-	@for script in tests/bench/*.py; do $(PYTHON) "$$script" || exit; done
+# Peers that are missing are named and left out: those from Debian (gcc libc6-dev tini dumb-init catatonit s6 runit) as well
+# as those from PyPI, which the first two lines install.
+bench: ## costs, beside the bare interpreter and what one would pick instead, about half an hour (as root)
+	@$(PYTHON) -m venv $(VENV)/peers
+	-@$(VENV)/peers/bin/pip install --quiet --disable-pip-version-check -r tests/bench/requirements.txt
+	@for script in tests/bench/*.py; do $(PYTHON) "$$script" --peers-python $(VENV)/peers/bin/python $(ARGS) || exit; done
 
 $(VENV)/ready: tests/requirements.txt
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
@@ -38,4 +68,4 @@ clean: ## remove what the targets above left in this folder
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
 
-.PHONY: run test check lint docker bench clean help
+.PHONY: run test check lint proofs docker bench sim mutants chaos fuzz soak coverage clean help

@@ -11,7 +11,17 @@ from typing import Any, Callable, Generator, Iterator
 
 import pytest
 
-from harness import INTERPRETERS, OVERLORD, Overlord, Terminal, find_python, minimal_python, namespace, system_python
+from harness import (
+    INTERPRETERS,
+    OVERLORD,
+    Overlord,
+    Terminal,
+    compiled,
+    find_python,
+    minimal_python,
+    namespace,
+    system_python,
+)
 
 CI = os.environ.get("CI") == "true"
 
@@ -50,6 +60,8 @@ def resolve(name: str, factory: pytest.TempPathFactory) -> list[str]:
     """Return the command of one of INTERPRETERS, of another version, or of a path; skip where it is missing."""
     if name == "minimal":
         found = minimal_python(factory.mktemp("minimal"))
+    elif name == "compiled":
+        found = compiled(factory.mktemp("compiled"), system_python())
     elif name == "system":
         found = system_python()
     else:

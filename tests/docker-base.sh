@@ -9,8 +9,8 @@
 
 set -eu
 
-image=debian:bookworm-slim
-suite=bookworm
+suite=${1:-bookworm} # the Debian release
+image=debian:$suite-slim
 lacking=75 # EX_TEMPFAIL of sysexits.h: "not here, not now", which a test may turn into a skip
 
 say() { echo "docker-base: $*" >&2; }

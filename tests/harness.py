@@ -74,12 +74,12 @@ def program(name: str, *words: object) -> str:
 # --- interpreters ----------------------------------------------------------------------------------------------------
 
 # The interpreters that the core of the black-box tests runs on. "system" is the distribution's own python3, "minimal"
-# the same with nothing but the files of Debian's python3-minimal.
+# the same with nothing but the files of Debian's python3-minimal, "compiled" what `overlord.py compile` makes with it.
 #
 # No registry that a fresh machine reaches carries CPython itself beside the distribution's one, so the tests install
 # none: they use what is on PATH or in pyenv. One that is missing is a skip, and conftest.py makes each skip a failure
 # where CI=true: there, the machine is expected to have them all, and a run that left one out must not look green.
-INTERPRETERS = ("3.8", "3.11", "3.13", "system", "minimal")
+INTERPRETERS = ("3.8", "3.11", "3.13", "system", "minimal", "compiled")
 
 
 @functools.lru_cache(maxsize=None)
@@ -123,6 +123,28 @@ def minimal_python(folder: Path) -> str | None:
     copy.write_bytes(binary.read_bytes())
     copy.chmod(0o755)
     return str(copy)
+
+
+def compiled(folder: Path, python: str) -> str:
+    """Have overlord compile itself into `folder`; return the path of the program."""
+    program = folder / "overlord.compiled"
+    subprocess.run([python, str(OVERLORD), "compile", str(program)], check=True, timeout=PATIENCE)
+    return str(program)
+
+
+def invoke(python: Sequence[str]) -> list[str]:
+    """Return how overlord is run by an interpreter: by its name, unless it is a program of its own."""
+    return [*python] if "".join(python).endswith(".compiled") else [*python, str(OVERLORD)]
+
+
+def interpreter(python: Sequence[str]) -> str:
+    """Return the interpreter itself, also where `python` is a program made by it."""
+    return system_python() if python[0].endswith(".compiled") else python[0]
+
+
+def without(function: str, number: int = 0) -> list[str]:
+    """Return an interpreter in which a function of os fails."""
+    return [system_python(), "-I", "-S", str(PROGRAMS / "without.py"), function, str(number)]
 
 
 # --- waiting ---------------------------------------------------------------------------------------------------------
@@ -364,7 +386,7 @@ class Overlord(Namespace):
         text = ["[overlord]", *(f"{key} = {value}" for key, value in header.items()), defaults]
         self.config.write_text("\n".join(text) + config)
         named = ["-c", str(self.config)] if use_config else []
-        argv = [*prefix, *python, str(OVERLORD), *named, *command]
+        argv = [*prefix, *invoke(python), *named, *command]
         options = {"stdin": subprocess.DEVNULL, "env": {"PATH": PATH}, "cwd": folder, **options}
         options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
         super().__init__(argv if pid1 else ["sh", "-c", OTHER_INIT, "sh", *argv], **options)
@@ -489,9 +511,9 @@ class Overlord(Namespace):
     def client(self, *words: str, inside: bool = False) -> list[str]:
         """Return the command that runs a verb: from outside, naming the configuration; or `inside`, as `docker exec` does."""
         if not inside:
-            return [*self.python, str(OVERLORD), "-c", str(self.config), *words]
+            return [*invoke(self.python), "-c", str(self.config), *words]
         user = [] if os.geteuid() == 0 else ["--user", "--preserve-credentials"]
-        return ["nsenter", f"--target={self.pid}", *user, "--pid", "--mount", *self.python, str(OVERLORD), *words]
+        return ["nsenter", f"--target={self.pid}", *user, "--pid", "--mount", *invoke(self.python), *words]
 
     def ask(
         self, *words: str, code: int | None = 0, inside: bool = False, prefix: Sequence[str] = (), **options: Any

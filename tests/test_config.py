@@ -318,7 +318,8 @@ VALUES = [
     ("log_keep", "1000", 1000),
     ("on_failure", "ignore", "ignore"),
     ("on_success", "shutdown", "shutdown"),
-    ("deps", "none", ()),
+    *[(option, "none", ()) for option in ("deps", "env", "env_file", "secrets", "limits", "wait_for")],
+    *[(option, "none", None) for option in ("dir", "umask", "nice", "stop_cmd")],
     # readiness and health
     *[(option, text, probe) for option in ("ready", "health") for text, probe in PROBES],
     ("ready", "notify", ("notify", "", 0, "", "notify")),
@@ -369,6 +370,7 @@ VALUES = [
 VALUES_OF_SCRIPTS = [
     ("timeout", "5m", 300.0),
     ("timeout", "none", None),
+    ("schedule", "none", None),
     ("schedule", "every 10m", overlord.Schedule(every=600.0)),
     ("schedule", "every 1.5 h", overlord.Schedule(every=5400.0)),
     ("respawns", "3/10s", (3, 10.0)),
@@ -409,6 +411,32 @@ def test_value_of_scripts(option: str, text: str, value: object) -> None:
 def test_value_of_overlord(option: str, text: str, value: object) -> None:
     """The program's own options."""
     assert value_of(option, text, "overlord") == value
+
+
+@pytest.mark.parametrize("text", ["none", "${X:-none}", "${NONE}"])
+@pytest.mark.parametrize("option", ["deps", "env_file", "secrets", "limits", "wait_for", "ready", "health", "max_age", "dir"])
+def test_none_may_come_from_the_environment(option: str, text: str) -> None:
+    """What takes a default back is a value as any other."""
+    assert not value_of(option, text, environment={"NONE": "none"})
+
+
+def test_socket_none_may_come_from_the_environment() -> None:
+    """The same for the control socket."""
+    assert value_of("socket", "${X:-none}", "overlord") is None
+
+
+@pytest.mark.parametrize("option", ["ready", "health"])
+def test_command_of_several_lines_is_for_the_shell(option: str) -> None:
+    """A probe may be a short script."""
+    text = "cmd:if test -n \"$TOKEN\"; then\n    echo $$ ${TOKEN:-x}\n  fi"
+    assert value_of(option, text).path == 'if test -n "$TOKEN"; then\n  echo $$ ${TOKEN:-x}\nfi'
+
+
+def test_commands_among_probes_are_for_the_shell() -> None:
+    """In `wait_for`, each line for itself is expanded or left to the shell."""
+    text = "\n  tcp:${HOST}:1\n  cmd:test $$ -gt ${PID:-1}\n  tcp:${HOST}:2"
+    found = value_of("wait_for", text, environment={"HOST": "db"})
+    assert [probe.text for probe in found] == ["tcp:db:1", "cmd:test $$ -gt ${PID:-1}", "tcp:db:2"]
 
 
 def test_every_option_has_a_table() -> None:
@@ -534,7 +562,7 @@ def test_env_waits_for_what_it_may_see(option: str) -> None:
     *[("ready", text) for text in ("notify:", "notify:x", "fd", "fd:", "fd:0", "fd:2", "fd:x", "fd:1000", "log:",
         "log:(", "log:[")],
     *[("health", text) for text in ("notify", "fd:3", "log:x")],
-    *[("wait_for", text) for text in ("notify", "fd:3", "log:x", "tcp:80 yes", "none")],
+    *[("wait_for", text) for text in ("notify", "fd:3", "log:x", "tcp:80 yes")],
     ("ready_timeout", "0"), ("health_interval", "0"), ("health_timeout", "0"), ("ready_timeout", "none"),
     ("health_retries", "0"), ("health_retries", "1001"), ("health_retries", "1.5"),
     ("count", "-1"), ("count", "1001"), ("count", "\u0663"), ("count", "two"), ("count", ""),

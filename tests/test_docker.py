@@ -3,6 +3,7 @@
 Tests wait for lines of a container's log, never for time. The clock is read only where the time is what is promised.
 """
 
+import contextlib
 import fcntl
 import itertools
 import json
@@ -12,6 +13,7 @@ import shutil
 import signal
 import struct
 import subprocess
+import tempfile
 import termios
 import threading
 import time
@@ -58,10 +60,19 @@ def build(tag, *args, **options):
     return docker("build", "--network=host", "-t", tag, *args, env={"DOCKER_BUILDKIT": "0"}, **options)
 
 
+@contextlib.contextmanager
+def alone():
+    """Let no other process of this test run do the same: what it made is then there, and found."""
+    with open(os.path.join(tempfile.gettempdir(), "overlord-test.lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 @pytest.fixture(scope="session")
 def engine():
     """A Docker engine with the base image, or a skip that says what is missing."""
-    result = run("tests/docker-base.sh", check=False)
+    with alone():
+        result = run("tests/docker-base.sh", check=False)
     if result.returncode == 75:
         pytest.skip(result.stderr.strip().splitlines()[-1])
     assert result.returncode == 0, result.stderr
@@ -69,7 +80,8 @@ def engine():
 
 @pytest.fixture(scope="session")
 def example(engine):
-    build(EXAMPLE, "-f", "Dockerfile.example", ".")
+    with alone():
+        build(EXAMPLE, "-f", "Dockerfile.example", ".")
     return EXAMPLE
 
 
@@ -408,6 +420,7 @@ def test_healthcheck(example, start):
 
 def test_verbs_in_a_container(example, start):
     container = start(example)
+    container.wait_for("^overlord: ")  # from then on it answers
     assert overlord(container, "wait", "nginx", "-t", "60").stdout.endswith("nginx: ok\n")
     status = overlord(container, "status").stdout
     assert re.search(r"^redis +daemon +ok +\d+ ", status, re.MULTILINE), status
@@ -526,6 +539,7 @@ def servers(example):
 def test_chain_of_real_servers(servers, start, config):
     """postgres, a migration, gunicorn, nginx, each probed: up in order, and little is lost between one and the next."""
     container = start(*config(CHAIN), servers)
+    container.wait_for("^overlord: ")  # from then on it answers
     assert overlord(container, "wait", "nginx", "-t", "60").returncode == 0
     stories = {unit["name"]: unit["events"] for unit in json.loads(overlord(container, "timeline", "-j").stdout)}
     up = {name: next(event["at"] for event in story if event["what"] == "ok") for name, story in stories.items()}
@@ -543,6 +557,7 @@ def test_chain_of_real_servers(servers, start, config):
 def test_a_server_that_hangs_is_restarted(servers, start, config):
     """redis lives, and answers no more: `health` finds it, and the application bounces with it."""
     container = start(*config(CHAIN), servers)
+    container.wait_for("^overlord: ")  # from then on it answers
     assert overlord(container, "wait", "nginx", "-t", "60").returncode == 0
     container.execute("kill -STOP $(pidof redis-server)")
     container.wait_for("overlord: redis: unhealthy: ")

@@ -1394,6 +1394,19 @@ def test_script_by_hand_after_it_failed() -> None:
     assert stage.state("web") == OK
 
 
+def test_start_by_hand_after_a_script_below_failed() -> None:
+    """All that it needs is tried again, a script on which only another script waits too."""
+    quiet = {"on_failure": "ignore"}
+    stage = Stage(prompt("other") + prompt("web", deps="b") + setup("b", deps="a", **quiet) + setup("a", **quiet))
+    stage.exit("a", 1)
+    assert stage.states("a", "b", "web") == [FAILED, WAITING, WAITING]
+    stage.start("web")
+    for name in ("a", "b"):
+        assert stage.state(name) == RUNNING
+        stage.exit(name)
+    assert stage.state("web") == OK
+
+
 def test_restart_by_hand() -> None:
     """It is stopped and started, with what bounces with it; what is down is started."""
     stage = Stage(prompt("db") + prompt("web", deps="db:bounce") + prompt("mail", deps="db"))
@@ -2100,6 +2113,51 @@ def test_reload_leaves_nothing_behind() -> None:
         tables = {key: len(table) for key, table in vars(stage.fleet).items() if isinstance(table, (dict, set, list))}
         sizes.append(sum(tables.values()))
     assert max(sizes[10:]) <= max(sizes[:10]), tables
+
+
+def test_reload_makes_it_everybodys_affair_again() -> None:
+    """Started by hand, its end ended nothing; what a reload starts anew is the container's."""
+    text = prompt("other") + prompt("web", respawns=0)
+    for after, code in ((text, None), (prompt("other") + changed(prompt, "web", respawns=0), 7)):
+        stage = Stage(text)
+        stage.stop("web")
+        stage.start("web")
+        stage.reload(after)
+        stage.exit("web", 7)
+        stage.advance(SETTLED)
+        assert stage.code == code
+
+
+def test_reload_makes_a_daemon_of_a_script_that_is_asked_for() -> None:
+    """It waits, for somebody asked for it by hand: as a daemon it is asked for too, though nobody needs it."""
+    stage = Stage(prompt("db", warmup="1h") + setup("job", deps="db"))
+    stage.start("job")
+    stage.reload(prompt("db", warmup="1h") + prompt("job", deps="db", autostart="false"))
+    assert stage.state("job") == WAITING
+
+
+@pytest.mark.parametrize("stays", [True, False])
+def test_reload_removes_for_whom_a_script_runs(stays: bool) -> None:
+    """Then it runs for nobody: how it ends is nobody's affair."""
+    rest = prompt("other") + setup(on_failure="shutdown")
+    stage = Stage(rest + prompt("web", deps="setup:always"))
+    stage.reload(rest + (prompt("web", deps="setup:always") if stays else ""))
+    stage.exit("setup", 5)
+    stage.advance(SETTLED)
+    assert stage.code == (5 if stays else None)
+
+
+def test_shutdown_ends_a_reload() -> None:
+    """Who has asked for that is not kept waiting, and nothing new is taken over."""
+    stage = Stage(prompt("web") + prompt("db"))
+    slow(stage, "web")
+    stage.reload(changed(prompt, "web") + prompt("new"))
+    assert stage.fleet.pending
+    stage.request()
+    assert not stage.fleet.pending
+    stage.advance(SETTLED)
+    assert stage.code == 0
+    assert set(stage.fleet.units) == {"web", "db"}
 
 
 @pytest.mark.parametrize("shape", ["flat", "chain"])

@@ -50,7 +50,7 @@ def test_no_process_to_be_had(overlord: Start, public: Path) -> None:
 
 def test_no_descriptor_to_be_had(overlord: Start) -> None:
     """The same with EMFILE: supervision goes on, and the unit is started when there are descriptors again."""
-    o = overlord(daemon("web", "echo web >> journal; exec sleep infinity", backoff="20ms..50ms"))
+    o = overlord(daemon("web", "exec sleep infinity", backoff="20ms..50ms"))
     o.unit_is("web", "sleep")
     used = max(Process(o.pid).descriptors) + 1
     set_limit(o, f"nofile={used}")
@@ -159,3 +159,43 @@ def test_burst_during_supervision(overlord: Start) -> None:
     o.says("more", "ok")
     eventually(lambda: len(o.processes()) == 3, "nothing is left but overlord, web and more")
     assert o.stop() == 0
+
+
+def test_pause_in_the_middle_of_a_probe(overlord: Start, tmp_path: Path) -> None:
+    """What waits for an answer is moved too: a probe that was under way during a pause has not failed for it."""
+    # A server that takes the connection, and answers only when it is told to.
+    serve = (
+        "import os, socket, time; s = socket.create_server(('127.0.0.1', 0)); "
+        "print(s.getsockname()[1], file=open('port.new', 'w'), flush=True); os.rename('port.new', 'port'); c = s.accept()[0]; "
+        "print('asked', file=open('journal', 'a'), flush=True)\n"
+        "while not os.path.exists('go'): time.sleep(0.01)\n"
+        "c.sendall(b'HTTP/1.0 200 OK\\r\\n\\r\\n'); print('answered', file=open('journal', 'a'), flush=True); time.sleep(1000)"
+    )
+    server = subprocess.Popen([shutil.which("python3") or "python3", "-c", serve], cwd=tmp_path)
+    try:
+        port = eventually(lambda: (tmp_path / "port").exists() and (tmp_path / "port").read_text().strip(), "a port")
+        health = {"health": f"http://127.0.0.1:{port}/", "health_interval": "50ms", "health_timeout": "3s", "health_retries": 1}
+        o = overlord(daemon("web", "sleep infinity", **health))
+        o.journal.wait_for("asked")
+        os.kill(o.pid, signal.SIGSTOP)
+        time.sleep(6)  # longer than the timeout by more than a second
+        os.kill(o.pid, signal.SIGCONT)
+        time.sleep(0.5)  # it has looked at its timers
+        (o.folder / "go").touch()
+        o.journal.wait_for("answered")
+        assert o.count("unhealthy") == 0
+    finally:
+        server.kill()
+        server.wait()
+
+
+def test_modules_of_a_sitecustomize(overlord: Start, tmp_path: Path) -> None:
+    """A verb is not served by a module of the application that a site hook has imported already."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text("import re")
+    (tmp_path / "site" / "re.py").write_text("hello = 1")
+    o = overlord(daemon("web", "sleep infinity"), settings={"socket": tmp_path / "socket"})
+    o.wait_ok("web")
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(tmp_path / "site")}
+    for verb in ("check", "health", "status", "version"):
+        assert o.ask(verb, env=environment).stderr == ""

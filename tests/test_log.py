@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import overlord
 from conftest import Start
 from harness import daemon, script
 
@@ -160,7 +161,7 @@ def test_file(overlord: Start, tmp_path: Path) -> None:
     o = overlord(
         daemon(
             "web",
-            f"{BOTH}; test $(grep -c out {path}) = 3 && exit 3; exit 0",
+            f"{BOTH}; echo >> starts; test $(wc -l < starts) = 3 && exit 3; exit 0",
             backoff="0",
             restart="always",
             success="0",
@@ -189,3 +190,9 @@ def test_special_file_that_cannot_be_opened(overlord: Start) -> None:
     o = overlord(daemon("web", "true", respawns=0, stdout="/proc"))
     assert o.wait_exit() == 1
     o.says("web", ".*cannot start: stdout /proc: Is a directory")
+
+
+def test_control_characters_are_spelt_out() -> None:
+    """Those of C0 and C1, and bytes of C1 that are no UTF-8: on some terminals 0x9b is as good as ESC [."""
+    assert overlord.clean("a\x1b\x7f\x85\udc9bz\né") == r"a\x1b\x7f\x85\x9bz é"
+    assert overlord.clean("caf\udce9") == "caf\udce9"

@@ -24,6 +24,7 @@ from test_output import Numbers, Reader, seq
 ROUNDS = 200  # reloads, in the tests of what is left behind
 GROWTH = 4 << 20  # bytes by which overlord may grow in so many
 
+NEWS = r"^nothing differs$|^(\[overlord\] )?[^ ]+: (new|removed|changed)"
 HEADER = "[daemon]\nwarmup = 0\nbackoff = 0\n"
 ON_TERM = "trap 'echo bye; exit' TERM; echo hello; while :; do sleep infinity & wait; done"
 
@@ -64,7 +65,7 @@ class Container:
         self.write(config, **settings)
         done = self.ask("reload")
         assert (done.returncode, done.stderr) == (0, ""), (done, str(self.overlord))
-        return [line for line in done.stdout.splitlines() if re.search("^nothing differs$|^[^ ]+: (new|removed|changed)", line)]
+        return [line for line in done.stdout.splitlines() if re.search(NEWS, line)]
 
     def request(self, line: str = "reload") -> str:
         """Ask without the client, which is quicker; return the answer."""
@@ -229,7 +230,7 @@ def test_refused_in_a_shutdown(contain: Contain) -> None:
     c.overlord.wait_for("shutting down")
     c.write(sleeper("new"))
     done = c.ask("reload")
-    assert (done.returncode, c.overlord.starts("new")) == (64, 0)
+    assert (done.returncode, c.overlord.starts("new")) == (1, 0)
     assert "shutting down" in done.stderr
 
 
@@ -358,11 +359,11 @@ def test_output(contain: Contain) -> None:
     c.overlord.wait_for("^hello", lines=c.overlord.out)
     own = c.pids("own")
     text = daemon("web", ON_TERM) + daemon("own", ON_TERM, stdout="null", stderr="null")
-    assert c.reload(text, output="prefix") == ["web: changed: stdout, stderr"]
+    assert c.reload(text, output="prefix") == ["web: changed: stdout, stderr", "[overlord] output: changed"]
     c.overlord.wait_for(r"^web \| hello", lines=c.overlord.out)
     assert c.ask("logs", "web").stdout == "hello\n"
     mark = len(c.overlord.out)
-    assert c.reload(text, output="inherit") == ["web: changed: stdout, stderr"]
+    assert c.reload(text, output="inherit") == ["web: changed: stdout, stderr", "[overlord] output: changed"]
     c.overlord.wait_for("^hello", after=mark, lines=c.overlord.out)
     assert c.overlord.out == ["hello", "bye", "web | hello", "web | bye", "hello"]
     assert c.pids("own") == own
@@ -380,11 +381,28 @@ def test_output_to_a_file_and_back(contain: Contain) -> None:
     assert one.read_text() == two.read_text() == "hello\nbye\n"
 
 
+def test_nobody_waits_for_it(contain: Contain) -> None:
+    """What takes effect in place does so when all that changes has stopped, even if the client has gone by then."""
+    stubborn = daemon("web", "trap '' TERM; echo up >> journal; while :; do sleep infinity & wait; done", stop_timeout="500ms")
+    c = contain(stubborn)
+    c.overlord.journal.wait_for("up")
+    c.write(sleeper("web") + sleeper("quiet"), log_level="error")
+    assert c.ask("reload", "-t", "0.01").returncode == 1
+    eventually(lambda: c.states() == {"web": "ok", "quiet": "ok"}, f"it has taken effect\n{c.overlord}")
+    mark = c.overlord.mark
+    c.ask("restart", "web")
+    c.ask("signal", "KILL", "quiet")
+    eventually(lambda: c.states() == {"web": "ok", "quiet": "ok"}, f"both are up again\n{c.overlord}")
+    assert [line for line in c.overlord.log[mark:] if "started" in line] == []
+
+
 def test_socket_stays(contain: Contain) -> None:
     """Its path is the one option that needs a new overlord."""
     c = contain(sleeper("web"))
     c.write(sleeper("web", stop_timeout="1s"), socket=c.folder / "other.sock")
-    assert "web: changed in place: stop_timeout" in c.request()
+    news = c.request()
+    assert "web: changed in place: stop_timeout" in news
+    assert "[overlord] socket: kept until overlord starts anew" in news
     assert not (c.folder / "other.sock").exists()
     assert "web" in c.request("status")
 
@@ -401,7 +419,8 @@ def test_configdir(contain: Contain) -> None:
     assert sorted(c.reload(sleeper("web"))) == ["a: changed: nice", "web: changed in place: stop_timeout"]
     (c.folder / "conf.e").mkdir()
     (c.folder / "conf.e" / "b.conf").write_text(sleeper("b"))
-    assert sorted(c.reload(sleeper("web"), configdir=c.folder / "conf.e")) == ["a: removed", "b: new"]
+    news = sorted(c.reload(sleeper("web"), configdir=c.folder / "conf.e"))
+    assert news == ["[overlord] configdir: changed", "a: removed", "b: new"]
     assert c.states() == {"web": "ok", "b": "ok"}
     assert c.overlord.starts("web") == 1
 
@@ -439,6 +458,13 @@ def test_forward(contain: Contain) -> None:
     assert c.overlord.journal.lines() == ["up", "usr2"]
 
 
+def ends(path: Path, text: str) -> bool:
+    """Tell whether a log file, which is not there for a moment while it is rotated, ends so."""
+    with contextlib.suppress(FileNotFoundError):
+        return path.read_text().endswith(text)
+    return False
+
+
 def test_log_max(contain: Contain) -> None:
     """The log file of a daemon that runs is rotated as the new definition says, and no longer as the old."""
     c = contain(sleeper("other"))
@@ -456,12 +482,12 @@ def test_log_max(contain: Contain) -> None:
         assert c.reload(sleeper("other") + text(log_max=100, log_keep=2)) == ["web: changed in place: log_max, log_keep"]
         for number in range(1, 5):
             writer.write(b"%099d\n" % number)
-            eventually(lambda number=number: path.read_text().endswith(f"{number}\n"), f"line {number}")
+            eventually(lambda number=number: ends(path, f"{number}\n"), f"line {number}")
         assert [each.exists() for each in (path, Path(f"{path}.1"), Path(f"{path}.2"), Path(f"{path}.3"))] == [True] * 3 + [False]
         assert path.stat().st_size == 100
         c.reload(sleeper("other") + text(log_max=0))
         writer.write(b"y" * 99 + b"\n")
-        eventually(lambda: path.read_text().endswith("y\n"), "another line")
+        eventually(lambda: ends(path, "y\n"), "another line")
         assert path.stat().st_size == 200
 
 

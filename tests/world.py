@@ -2,20 +2,25 @@
 
 - `Stage` turns the crank of a real `overlord.Fleet` exactly as `overlord.Loop` does: what arrives is fed in the same
   order, and actions are performed in order, each answered before the next. A test directs it by hand.
-- `World` is a stage that plays by itself: configuration, processes, faults, what people do by hand, reloads and requests
-  all come from one seed.
+- `World` is a stage that plays by itself: configuration, processes, faults, reloads, what clients ask and clocks that are
+  set or stand still all come from one seed. Requests go through the real `overlord.Control` and schedules through the real
+  `overlord.Clock`, with `Client`, `Watch` and `Time` in place of the system.
 - `Watched` is the fleet of both. Around every single event it checks what must hold always; what it compares the fleet
   with is the stage's own knowledge of the processes, wherever that says as much.
 """
 
 from __future__ import annotations
 
-import configparser
+import calendar
+import functools
 import heapq
 import itertools
 import random
+import time
 from collections import Counter, deque, namedtuple
-from typing import Any, Callable, Iterable, Iterator, Sequence
+from types import SimpleNamespace
+from typing import Any, Callable, Iterable, Sequence
+from unittest import mock
 
 import overlord
 from diagram import edges
@@ -25,6 +30,8 @@ from overlord import BACKOFF, DONE, FAILED, IDLE, MAIN, OK, RUNNING, STARTING, S
 KILL, TERM, CHLD = overlord.SIGNALS["KILL"], overlord.SIGNALS["TERM"], overlord.SIGNALS["CHLD"]
 EPSILON = 1e-6
 ENDED = (STOPPED, DONE, FAILED)
+RESTING = (IDLE, *ENDED)
+BUSY = (STARTING, RUNNING, STOPPING, BACKOFF, STOPPED)  # states that keep overlord up
 # Of the fleet, by unit.
 TABLES = "blocked ran requests serving held tried by_hand coming leaving stories reaching reached notes".split()
 # Ways that only a reload goes: a script that is about to start is changed.
@@ -40,9 +47,8 @@ Worker = namedtuple("Worker", "life patience grip", defaults=(None, 0.0, 0.0))
 
 def configure(text: str = "", command: Iterable[str] = ()) -> overlord.Config:
     """Return the configuration that an INI text and perhaps a main command make, through the real Config room."""
-    draft = overlord.Draft({})
-    draft.read("overlord.conf", text.encode())
-    config = draft.finish()
+    parsed = parse(text)
+    config = overlord.Config(parsed.settings, dict(parsed.units), list(parsed.order))
     if command:
         daemons = [name for name in config.order if config.units[name].kind == "daemon"]
         config.units[MAIN] = overlord.main_spec(command, daemons)
@@ -50,10 +56,18 @@ def configure(text: str = "", command: Iterable[str] = ()) -> overlord.Config:
     return config
 
 
-def check(condition: Any, text: str) -> None:
-    """Fail with the text unless the condition holds."""
+@functools.lru_cache(maxsize=256)
+def parse(text: str) -> overlord.Config:
+    """Return the configuration of an INI text. COST: half of a world's time, and many go back to a text of before."""
+    draft = overlord.Draft({})
+    draft.read("overlord.conf", text.encode())
+    return draft.finish()
+
+
+def check(condition: Any, text: str, *values: Any) -> None:
+    """Fail with the text unless the condition holds. COST: where it is asked often, what fills the text comes apart from it."""
     if not condition:
-        raise AssertionError(text)
+        raise AssertionError(text.format(*values) if values else text)
 
 
 class Member:
@@ -69,7 +83,7 @@ class Process(Member):
     def __init__(self, unit: str, pid: int, now: float, temper: Temper) -> None:
         super().__init__(temper)
         self.unit, self.pid, self.started = unit, pid, now
-        self.reaped = False
+        self.reaped = self.killed = False
         self.code: int | None = None
         self.spec: Any = None  # the definition that it was started under
         self.asked = False  # overlord has signalled it
@@ -80,10 +94,120 @@ class Process(Member):
         return any(worker.alive for worker in self.workers)
 
 
+class Time:
+    """In place of overlord's `time`: the clock of a stage that only goes on, and one on the wall that may be set."""
+
+    localtime, mktime, strftime = time.gmtime, staticmethod(calendar.timegm), time.strftime
+
+    def __init__(self, stage: Stage) -> None:
+        self.stage, self.ahead = stage, 1.7e9
+
+    def monotonic(self) -> float:
+        return self.stage.now
+
+    def time(self) -> float:
+        return self.stage.now + self.ahead
+
+
+class Watch:
+    """In place of `overlord.Watch`: timers on the clock of a stage."""
+
+    def __init__(self) -> None:
+        self.timers: list[list[Any]] = []
+        self.serial = itertools.count()
+
+    def on(self, fd: int, events: int, call: Callable[[], Any]) -> None:
+        pass
+
+    def off(self, fd: int) -> None:
+        pass
+
+    def later(self, instant: float, call: Callable[[], Any]) -> list[Any]:
+        timer = [instant, next(self.serial), call]
+        heapq.heappush(self.timers, timer)
+        return timer
+
+    def cancel(self, timer: list[Any] | None) -> None:
+        if timer:
+            timer[2] = None
+
+    def strike(self, now: float) -> None:
+        """Make the calls that are due."""
+        while self.timers and (self.timers[0][0] <= now or not self.timers[0][2]):
+            call = heapq.heappop(self.timers)[2]
+            if call:
+                call()
+
+
+class Client:
+    """One who asks, in place of a socket: it has sent its words, and takes the answer. `told` knows when that is whole."""
+
+    def __init__(self, words: Sequence[str], since: int, reloads: int, told: Callable[[Client], None]) -> None:
+        self.words, self.since, self.reloads, self.told = words, since, reloads, told
+        self.before: dict[str, str] = {}  # the states when it asked
+        self.answer = ""
+        self.code: int | None = None
+        self.gone = False  # it has hung up
+
+    def fileno(self) -> int:
+        return id(self)
+
+    def recvmsg(self, size: int, room: int, flags: int) -> tuple[bytes, list[Any], int, None]:
+        return (" ".join(self.words) + "\n").encode(), [], 0, None
+
+    def send(self, data: bytes, flags: int) -> int:
+        check(self.code is None, f"{self.words} is answered twice")
+        self.answer += data.decode()
+        last = self.answer.splitlines()[-1]
+        if last.startswith("="):
+            self.code = int(last[1:])
+            self.told(self)
+        return len(data)
+
+    def shutdown(self, how: int) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
 class Watched(overlord.Fleet):
     """A fleet that has its stage check each event before and after it is applied."""
 
     stage: Stage | None = None
+
+    def start(self, names: Iterable[str], now: float, going: Iterable[str] = ()) -> list[str]:
+        if self.stage:
+            self.stage.asked_to_start(names)
+        return super().start(names, now, going)
+
+    def stop(self, names: Iterable[str], now: float) -> None:
+        if self.stage:
+            self.stage.asked_to_stop(names)
+        super().stop(names, now)
+
+    def restart(self, names: Iterable[str], now: float) -> None:
+        if self.stage:
+            self.stage.asked_to_start(names)
+        super().restart(names, now)
+
+    def reload(self, config: overlord.Config, now: float) -> dict[str, str]:
+        if self.stage:
+            self.stage.asked_to_reload(config)
+        news = super().reload(config, now)
+        if self.stage:
+            self.stage.catch_up()
+        return news
+
+    def run_by_clock(self, name: str, now: float) -> None:
+        if self.stage:
+            self.stage.struck(name)
+        super().run_by_clock(name, now)
+
+    def ask_shutdown(self, why: str, now: float, signum: int | None = None, code: int | None = None) -> None:
+        if self.stage:
+            self.stage.asked_to_end(code)
+        super().ask_shutdown(why, now, signum, code)
 
     def apply(self, name: str, event: Event, now: float) -> None:
         if not self.stage:
@@ -129,7 +253,14 @@ class Stage:
         self.agenda: list[tuple[float, int, Callable[[], None]]] = []
         self.serial = itertools.count(100)
         self.arrived: deque[int] = deque()
+        self.actions: deque[Any] = deque()  # to be performed
+        self.control: Any = None
+        self.clockwork: Any = None
+        self.watch = Watch()
+        self.log = SimpleNamespace(say=lambda *words: None)
         self.code: int | None = None
+        self.asked_code: int | None = None
+        self.checked: Any = None  # how it stood when the tables were checked last
         self.why = ""
         self.starts: list[str] = []
         self.kills: list[tuple[float, str, int, bool]] = []
@@ -248,55 +379,76 @@ class Stage:
 
     def start(self, *names: str) -> list[str]:
         """A person starts units."""
-        self.meddled = True
         found = self.fleet.start(names, self.now)
-        self.touched |= set(found)
-        self.held_down -= set(found)
         self.perform()
         self.settle()
         return found
 
     def stop(self, *names: str) -> None:
         """A person stops units."""
-        self.meddled = True
-        for name in names:
-            if overlord.lives(self.fleet.status[name]) or self.state(name) in (WAITING, BACKOFF):
-                self.held_down.add(name)
         self.fleet.stop(names, self.now)
         self.perform()
         self.settle()
 
     def restart(self, *names: str) -> None:
         """A person restarts units."""
-        self.meddled = True
-        found, todo = set(), list(names)
-        while todo:
-            name = todo.pop()
-            todo += [dep for dep, _ in self.fleet.units[name].deps if dep not in found]
-            found.add(name)
-        self.touched |= found
-        self.held_down -= found
         self.fleet.restart(names, self.now)
         self.perform()
         self.settle()
 
     def reload(self, text: str) -> dict[str, str]:
         """Take over another configuration, as `Control.do_reload` does; return what happens to which unit."""
-        before = dict(self.fleet.units)
+        self.text, self.config = text, configure(text, self.command)
+        news = self.fleet.reload(self.config, self.now)
+        self.perform()
+        self.settle()
+        return news
+
+    # What the fleet is asked for, by a test or through `overlord.Control`, is noted on its way in.
+
+    def asked_to_start(self, names: Iterable[str]) -> None:
+        """Somebody starts units, and so all that they need."""
+        found, todo = set(), list(names)
+        while todo:
+            name = todo.pop()
+            todo += [dep for dep, _ in self.fleet.units[name].deps if dep not in found]
+            found.add(name)
+        self.meddled = True
+        self.touched |= found
+        self.held_down -= found
+
+    def asked_to_stop(self, names: Iterable[str]) -> None:
+        """Somebody stops units."""
+        self.meddled = True
+        for name in names:
+            if overlord.lives(self.fleet.status[name]) or self.state(name) in (WAITING, BACKOFF):
+                self.held_down.add(name)
+
+    def asked_to_reload(self, config: overlord.Config) -> None:
+        """Somebody changes the configuration."""
         self.reloads += 1
         self.meddled = True
-        self.text, self.config = text, configure(text, self.command)
-        for name, spec in self.config.units.items():
-            old = before.get(name)
+        for name, spec in config.units.items():
+            old = self.fleet.units.get(name)
             if old and old.deps != spec.deps:
                 self.bound_late |= {(name, dep) for dep, _ in spec.deps}
             if old and old.respawns != spec.respawns:
                 self.respawns.pop(name, None)
-        news = self.fleet.reload(self.config, self.now)
-        self.catch_up()
-        self.perform()
-        self.settle()
-        return news
+        self.config = config
+
+    def asked_to_end(self, code: int | None) -> None:
+        """Somebody wants it all to end."""
+        self.requested += 1
+        self.note(f"request {self.requested}" + ("" if code is None else f" with code {code}"))
+        self.asked_code = code if self.asked_code is None else self.asked_code
+        if self.fleet.ending:
+            self.again.append(self.now)
+        else:
+            self.begin_ending(None)
+            self.by_request = True
+
+    def struck(self, name: str) -> None:
+        """The clock says that it is time for a scheduled run."""
 
     def at(self, delay: float, action: Callable[[], None]) -> None:
         """Have something happen later."""
@@ -304,7 +456,7 @@ class Stage:
 
     def next_instant(self) -> float | None:
         """Return when something is due."""
-        instants = [self.agenda[0][0]] if self.agenda else []
+        instants = [queue[0][0] for queue in (self.agenda, self.watch.timers) if queue]
         deadline = self.fleet.next_deadline()
         instants += [] if deadline is None else [deadline]
         if self.groups or self.fleet.sweeping:
@@ -327,15 +479,9 @@ class Stage:
         """One turn of the Loop: signals, deaths, groups, timers, actions."""
         while self.agenda and self.agenda[0][0] <= self.now:
             heapq.heappop(self.agenda)[2]()
+        self.watch.strike(self.now)
         while self.arrived:
             number = self.arrived.popleft()
-            self.requested += 1
-            self.note(f"request {self.requested}")
-            if not self.fleet.ending:
-                self.begin_ending(None)
-                self.by_request = True
-            else:
-                self.again.append(self.now)
             self.fleet.ask_shutdown(f"{overlord.spell_signal(number)} received", self.now, number)
         dead, self.dead = self.dead, []
         for process in dead:
@@ -345,11 +491,20 @@ class Stage:
                 del self.groups[pid]
                 self.forget(process)
                 self.feed(process.unit, Event("emptied"))
-        self.fleet.expire(self.now)
+        self.expire()
         self.perform()
         if self.fleet.sweeping and self.code is None and self.alone():
             self.fleet.swept()
             self.perform()
+        self.check_schedules()
+
+    def expire(self) -> None:
+        """Let what is due come. Whatever the fleet had itself woken for, something must come of it: no busy loop."""
+        due, events = self.fleet.next_deadline(), self.clock
+        self.fleet.expire(self.now)
+        left = self.fleet.next_deadline()
+        idle = due is not None and due <= self.now and due == left and events == self.clock
+        check(not idle, "it is woken, and nothing comes of it")
 
     def feed(self, name: str, event: Event) -> None:
         self.fleet.feed(name, event, self.now)
@@ -377,33 +532,53 @@ class Stage:
         """Perform actions in order, each with what follows from it."""
         if self.fleet.ending and not self.ended_at:  # it ran dry, which is no unit's event
             self.begin_ending(None)
-        actions = deque(self.fleet.take())
+        actions = self.actions = deque()
+        self.take()
         while actions:
             action = actions.popleft()
-            if isinstance(action, overlord.Say):
-                self.said.append((action.level, action.unit, action.text))
-                self.note(f"{action.unit}: {action.text}")
-            elif isinstance(action, overlord.Spawn):
+            if isinstance(action, overlord.Spawn):
                 self.spawn(action.unit)
             elif isinstance(action, overlord.Kill):
                 self.kill(action)
             elif isinstance(action, overlord.Sweep):
                 self.sweep(action.signum)
             elif isinstance(action, overlord.Forget):
-                check(not self.present[action.unit], f"{action.unit} is forgotten while its process lives")
+                back = action.unit in self.fleet.units  # by a reload after that
+                check(back or not self.present[action.unit], f"{action.unit} is forgotten while its process lives")
                 self.note(f"{action.unit}: forgotten")
+                if self.control and not back:
+                    self.control.forget(action.unit)
             elif isinstance(action, overlord.Test):
                 self.note(f"{action.unit}: test {action.purpose}")
                 self.tests.append((action.unit, action.purpose))
                 self.test(action.unit, action.purpose)
             elif isinstance(action, overlord.StopCommand):
                 self.stop_by_command(action)
-            elif isinstance(action, (overlord.Changed, overlord.Replan)):
-                pass  # the Loop's affair
+            elif isinstance(action, overlord.Replan):
+                if self.clockwork:
+                    self.clockwork.plan()
             else:
                 check(self.code is None, "a second Exit")
                 self.code, self.why, self.exited_at = action.code, action.why, self.now
-            actions.extend(self.fleet.take())
+                if self.control:
+                    self.control.close()
+            self.take()
+        if self.control:
+            self.control.look(self.now)
+
+    def take(self) -> None:
+        """As Loop.take: what is to be said is said at once, all else is queued."""
+        for action in self.fleet.take():
+            if isinstance(action, overlord.Say):
+                self.said.append((action.level, action.unit, action.text))
+                self.note(f"{action.unit}: {action.text}")
+                if self.control:
+                    self.control.say(action)
+            elif isinstance(action, overlord.Changed):
+                if self.control:
+                    self.control.changed(action)
+            else:
+                self.actions.append(action)
 
     def spawn(self, name: str) -> None:
         """As Loop.spawn."""
@@ -438,6 +613,7 @@ class Stage:
         self.kills.append((self.now, action.unit, action.signum, action.group))
         if process:
             process.asked = True
+            process.killed = process.killed or (action.signum == KILL and action.group)
             targets = [*([] if process.reaped else [process]), *(process.workers if action.group else ())]
             for target in targets:
                 self.signal(target, action.signum)
@@ -471,9 +647,9 @@ class Stage:
         """The command of a unit asks its process to end."""
         process = self.processes.get(action.pid)
         check(not process or process.unit == action.unit, f"{action} is for another unit's process")
-        check(self.fleet.units[action.unit].stop_cmd, f"{action.unit} has no stop_cmd")
         self.stop_commands.append(action.unit)
         if process:
+            check(self.fleet.units[action.unit].stop_cmd, f"{action.unit} has no stop_cmd")
             process.asked = True
             self.signal(process, TERM)
 
@@ -533,24 +709,24 @@ class Stage:
         if spec.instance and event.kind == "stop" and (event.why.startswith("max_age") or event.why == "restart by hand"):
             team = [other for other in fleet.teams[name.rpartition("-")[0]] if other != name]
             moving = [other for other in team if fleet.status[other].state in (WAITING, STARTING, STOPPING, BACKOFF)]
-            check(not moving, f"{name} is restarted ({event.why}) while {moving} are not up")
-        check(event.kind != "deadline" or old.state != OK or not spec.instance, f"{name}: max_age without its turn")
+            check(not moving, "{} is restarted ({}) while {} are not up", name, event.why, moving)
+        check(event.kind != "deadline" or old.state != OK or not spec.instance, "{}: max_age without its turn", name)
         if event.kind == "deadline":
-            check(old.deadline is not None and old.deadline <= self.now, f"{name}: a stale timer fires in {old}")
+            check(old.deadline is not None and old.deadline <= self.now, "{}: a stale timer fires in {}", name, old)
         elif event.kind == "start":
-            check(not fleet.ending, f"{name} starts although the shutdown has begun")
-            check(not self.present[name], f"{name} starts while its process before lives")
-            check(fleet.units[name] == self.config.units.get(name), f"{name} starts under a definition that is gone")
+            check(not fleet.ending, "{} starts although the shutdown has begun", name)
+            check(not self.present[name], "{} starts while its process before lives", name)
+            check(fleet.units[name] == self.config.units.get(name), "{} starts under a definition that is gone", name)
             for dep, how in self.config.units[name].deps:
-                check(self.is_met(name, dep, how), f"{name} starts and {dep}:{how} is not there, {fleet.status[dep]}")
-                check(dep not in fleet.leaving, f"{name} starts before {dep}, which it needs, has been changed")
+                check(self.is_met(name, dep, how), "{} starts and {}:{} is not there, {}", name, dep, how, fleet.status[dep])
+                check(dep not in fleet.leaving, "{} starts before {}, which it needs, has been changed", name, dep)
         elif event.kind == "stop" and event.why == "reload":
             above = self.closure[name].intersection(fleet.leaving)
             alive = [p.unit for p in self.processes.values() if p.unit in above]
-            check(not alive or not old.pid or old.state == STOPPING, f"{name} is stopped before {alive}, which need it")
+            check(not alive or not old.pid or old.state == STOPPING, "{} is stopped before {}, which need it", name, alive)
         elif event.kind == "stop" and fleet.ending:
             alive = [p.unit for p in self.processes.values() if p.unit in self.closure[name] and (p.alive or not p.reaped)]
-            check(not alive or not old.pid or old.state == STOPPING, f"{name} is stopped before {alive}, which need it")
+            check(not alive or not old.pid or old.state == STOPPING, "{} is stopped before {}, which need it", name, alive)
 
     def is_met(self, name: str, dep: str, how: str) -> bool:
         """Tell from what happened to the processes whether a dependency is there."""
@@ -581,29 +757,28 @@ class Stage:
         self.note(f"{name}: {old.state} --{event.kind}--> {new.state} ({new.why})")
         edge = (old.state, event.kind, new.state)
         self.seen[edge] += 1
-        check(old.state == new.state or edge in edges() or edge in RELOADED, f"{name}: no way goes from {edge}")
-        check(fleet.busy == sum(map(overlord.busy, fleet.status.values())), "the count of busy units is wrong")
+        check(old.state == new.state or edge in edges() or edge in RELOADED, "{}: no way goes from {}", name, edge)
         owning = new.state in (STARTING, RUNNING, OK, STOPPING) and not (new.state == OK and spec.kind == "script")
-        check(owning or not new.pid, f"{name}: a pid in {new}")
-        check(new.pid or new.state not in (OK, STOPPING) or not owning, f"{name}: no pid in {new}")
-        check(new.deadline is None or new.state not in (IDLE, *ENDED), f"{name}: a deadline in {new}")
-        check(not new.left or new.state == STOPPING, f"{name}: left in {new}")
+        check(owning or not new.pid, "{}: a pid in {}", name, new)
+        check(new.pid or new.state not in (OK, STOPPING) or not owning, "{}: no pid in {}", name, new)
+        check(new.deadline is None or new.state not in (IDLE, *ENDED), "{}: a deadline in {}", name, new)
+        check(not new.left or new.state == STOPPING, "{}: left in {}", name, new)
         if old.state != new.state:
             self.remember(name, spec, event, old, new)
         if event.kind in ("exited", "emptied") and new.state == BACKOFF:
             self.count_respawn(name, spec)
         if new.state == BACKOFF and old.state != BACKOFF:
             high = max(spec.backoff[1] * 1.1, overlord.FORK_DELAY if event.kind == "unspawned" else 0)
-            check(self.now <= new.deadline <= self.now + high + EPSILON, f"{name}: a back-off out of bounds in {new}")
+            check(self.now <= new.deadline <= self.now + high + EPSILON, "{}: a back-off out of bounds in {}", name, new)
         if event.kind == "unwell" and old.state == OK:
-            check(new.state == STOPPING and new.then == "fail", f"{name} is unwell, and {new}")
+            check(new.state == STOPPING and new.then == "fail", "{} is unwell, and {}", name, new)
         if fleet.ending and not ending:
-            check(self.for_whom != overlord.BY_CLOCK, f"a scheduled run of {name} ends the container")
+            check(self.for_whom != overlord.BY_CLOCK, "a scheduled run of {} ends the container", name)
             self.begin_ending(self.code_of(name, event, new))
         if event.kind == "stop" and new.state == STOPPING and fleet.ending:
             left = max(0.0, fleet.ending.units_end - self.now)
             share = left / max(1, self.levels[name])
-            check(new.deadline is None or new.deadline <= self.now + share + EPSILON, f"{name} has more than its share: {new}")
+            check(new.deadline is None or new.deadline <= self.now + share + EPSILON, "{} has more than its share: {}", name, new)
 
     def catch_up(self) -> None:
         """Note which units are others by now: a reload removed them, changed their kind, or gave them new dependencies."""
@@ -626,30 +801,119 @@ class Stage:
         COST: this is most of a world's time, so no text is made unless something is wrong.
         """
         fleet = self.fleet
-        units, status = fleet.units, fleet.status
+        stand = (self.clock, self.reloads, self.requested, fleet.ending)
+        if stand == self.checked and not fleet.ending:  # nothing has happened since
+            return
+        self.checked = stand
+        units, status, serving, ending = fleet.units, fleet.status, fleet.serving, fleet.ending
         check(units.keys() == status.keys() == set(fleet.order), "units, their states and their order differ")
         check(len(fleet.order) == len(units), "a unit stands twice in the order")
+        check(ending or (fleet.pending or fleet).units == self.config.units, "the units are not those that were asked for")
         for table in TABLES:
             if getattr(fleet, table) and not units.keys() >= set(getattr(fleet, table)):
                 raise AssertionError(f"{table} holds {set(getattr(fleet, table)) - set(units)}, which are no units")
         timers, count, met = set(fleet.timers), 0, set()
         for name in fleet.order:
             spec, each = units[name], status[name]
+            state, deadline = each.state, each.deadline
             met.add(name)
             for dep, _ in spec.deps:
                 if dep not in met:
                     raise AssertionError(f"{name} depends on {dep}, which is no more, or stands behind it in the order")
-            if each.deadline is not None and (each.deadline, name) not in timers:
+            if deadline is not None and (deadline, name) not in timers:
                 raise AssertionError(f"{name} has no timer for {each}")
-            if name in fleet.blocked and (each.state != WAITING or fleet.blocked[name] >= len(spec.deps)):
+            if name in fleet.blocked and (state != WAITING or fleet.blocked[name] >= len(spec.deps)):
                 raise AssertionError(f"{name} is blocked at {fleet.blocked[name]} in {each}")
-            at_work = each.state in (WAITING, RUNNING, BACKOFF) and spec.kind == "script"
-            if not fleet.ending and at_work and name not in fleet.serving:
-                raise AssertionError(f"{name} runs for nobody: {each}")
-            if not fleet.ending and name in fleet.serving and not at_work and (spec.kind, each.state) != ("script", STOPPING):
+            if spec.kind == "script":
+                at_work = state in (WAITING, RUNNING, BACKOFF)
+                if not ending and at_work and name not in serving:
+                    raise AssertionError(f"{name} runs for nobody: {each}")
+                if not ending and name in serving and not at_work and state != STOPPING:
+                    raise AssertionError(f"{name} is said to run: {each}")
+            elif not ending and name in serving:
                 raise AssertionError(f"the {spec.kind} {name} is said to run: {each}")
-            count += overlord.busy(each)
+            if each.pid:
+                process = self.processes.get(each.pid)
+                if not process or process.unit != name or each.left != process.reaped:
+                    raise AssertionError(f"{name} has no such process: {each}")
+            elif self.present[name]:
+                raise AssertionError(f"{name} has forgotten its process: {each}")
+            if state == WAITING:
+                if not ending and not fleet.pending:
+                    self.check_way(name, spec, each)
+            elif state not in RESTING:
+                self.check_clock(name, spec, each)
+            count += state in BUSY or each.pid > 0
         check(fleet.busy == count, "the count of busy units is wrong")
+        if not ending:
+            for script_name, queue in fleet.requests.items():
+                if queue and script_name not in serving:
+                    raise AssertionError(f"{list(queue)} want {script_name} to run, and it does not")
+        elif fleet.deadline is None and self.code is None:
+            check(self.in_flight(overlord.Exit, ""), "a shutdown without a deadline")
+        for name, before in fleet.unpassed.items():
+            if before != sum(dependent in fleet.unpassed for dependent in fleet.dependents.get(name, ())):
+                raise AssertionError(f"{before} units are said to be stopped before {name}: {fleet.unpassed}")
+
+    def check_clock(self, name: str, spec: Any, each: overlord.Status) -> None:
+        """Check that a unit in a state that is to pass has something that ends it, and one that may stay has no timer."""
+        state, timed = each.state, each.deadline is not None
+        if state in (STARTING, RUNNING) and not each.pid:
+            check(self.in_flight(overlord.Spawn, name), "{} is to start, and nobody does it: {}", name, each)
+        elif state == OK:
+            check(not timed or spec.max_age, "{} needs no timer in {}", name, each)
+        elif state == RUNNING:
+            check(timed == bool(spec.timeout), "{} has to end by its timeout, or has none: {}", name, each)
+        elif state == STOPPING and not timed:
+            process = self.processes[each.pid]
+            check(process.killed or self.in_flight(overlord.Kill, name), "{} may never end: {}", name, each)
+        else:
+            check(timed, "{} may never leave {}", name, each)
+
+    def in_flight(self, kind: Any, name: str) -> bool:
+        """Tell whether such an action is still to be performed."""
+        actions = itertools.chain(self.fleet.actions, self.actions)
+        return any(isinstance(action, kind) and getattr(action, "unit", "") == name for action in actions)
+
+    def check_way(self, name: str, spec: Any, each: overlord.Status) -> None:
+        """Check that a waiting unit has a way on, or waits for somebody of whom it can be told that he is gone for good."""
+        fleet = self.fleet
+        at = fleet.blocked.get(name)
+        check(each.why, "{} does not say what it waits for", name)
+        if at is None:
+            if name in fleet.reaching:
+                return
+            check(name in fleet.held and not fleet.clear(name), "{} waits for nothing: {}", name, each)
+            return
+        dep, how = spec.deps[at]
+        other = fleet.status[dep]
+        check(not fleet.met(name, dep, how), "{} waits for {}:{}, which is there", name, dep, how)
+        if fleet.units[dep].kind != "script":
+            asked = other.state != IDLE
+        elif how == "always":
+            asked = fleet.serving.get(dep) == name or name in fleet.requests.get(dep, ())
+        else:
+            asked = "" in fleet.requests.get(dep, ()) or fleet.serving.get(dep) == ""
+            asked = asked or dep in fleet.tried or other.state in ENDED
+        check(asked, "{} waits for {}:{}, and nobody has asked for that", name, dep, how)
+        seen = {name}
+        while at is not None:
+            check(dep not in seen, "{} waits for itself, by {}", name, dep)
+            seen.add(dep)
+            at = fleet.blocked.get(dep) if fleet.status[dep].state == WAITING else None
+            dep = fleet.units[dep].deps[at][0] if at is not None else dep
+        end = fleet.status[dep].state
+        check(end == WAITING or fleet.stuck(name) == (dep if end in ENDED else ""), "{} waits for {}, and says other", name, dep)
+
+    def check_schedules(self) -> None:
+        """Check that the clock looks at the wall at least once a minute, and never without need."""
+        if self.clockwork and not self.fleet.pending:
+            plans = {name for name, spec in self.fleet.units.items() if spec.schedule}
+            check(plans == set(self.clockwork.due), f"{set(self.clockwork.due)} are run by the clock, not {plans}")
+            timer = self.clockwork.timer
+            check(bool(plans) == bool(timer and timer[2]), "a schedule without a timer, or a timer without a schedule")
+            by_wall = any(not plan.every for plan, _ in self.clockwork.due.values())
+            check(not by_wall or timer[0] <= self.now + 60 + EPSILON, "it does not look at the wall clock for over a minute")
 
     def remember(self, name: str, spec: Any, event: Event, old: overlord.Status, new: overlord.Status) -> None:
         """Note what later checks need."""
@@ -698,7 +962,7 @@ class Stage:
         self.cause, self.ended_at = cause, self.now
         for name in self.fleet.order:
             below = max((self.levels[dep] for dep, _ in self.fleet.units[name].deps), default=0)
-            self.levels[name] = below + overlord.lives(self.fleet.status[name])
+            self.levels[name] = below + (self.fleet.status[name].pid > 0)
 
     def check_exit(self, slack: float = 0.2) -> None:
         """Check the end: its code by the precedence of the specification, and that it came in time."""
@@ -711,7 +975,9 @@ class Stage:
         reaping = (1 + len(self.again)) * overlord.SWEEP_TIMEOUT / 2
         check(took <= total + reaping + slack, f"the shutdown took {took:.2f} s, not {total}")
         main = self.current.get(MAIN)
-        if main and main.reaped:
+        if self.asked_code is not None:
+            wanted = {self.asked_code}
+        elif main and main.reaped:
             wanted = {main.code if main.code >= 0 else 128 - main.code}
         elif self.cause is not None:
             wanted = {self.cause}
@@ -757,12 +1023,16 @@ class Stage:
         state = self.fleet.status[dep].state
         if self.config.units[dep].kind == "daemon":
             return state == WAITING or (how != "up" and state in ENDED)
-        return state == WAITING or (how == OK and state in (FAILED, STOPPED) and dep not in self.succeeded)
+        # OK and not succeeded: its run for those who need it failed, and one by the clock, which does not count, did not
+        return state == WAITING or (how == OK and state in (OK, FAILED, STOPPED) and dep not in self.succeeded)
 
 
 def fleet_oks(fleet: overlord.Fleet, name: str) -> int:
     """Return how often a unit got OK, as dependents see it."""
     return int(fleet.status[name].oks)
+
+
+VERBS = "start start stop stop stop restart restart restart wait status health timeline events signal no".split()
 
 
 class World(Stage):
@@ -772,49 +1042,136 @@ class World(Stage):
         self.seed = seed
         self.random = rng = random.Random(seed)
         main = command if command is not None else ["main"] if rng.random() < 0.3 else []
-        self.calm_at = 1000.0 + rng.choice((0, 1, 5, 20, 60))
+        self.lasting = rng.random() < 0.4  # nothing ends it soon
+        self.span = rng.choice((100, 300, 900)) if self.lasting else rng.choice((0, 1, 5, 20, 60))
+        self.calm_at = 1000.0 + self.span
         self.rest_at = self.calm_at + 600.0
         self.fork_trouble = rng.choice((0.0, 0.0, 0.05, 0.3))
         self.lateness = rng.choice((0.0, 0.1, 0.5))
         self.pausing = rng.choice((0.0, 0.0, 0.01))
         self.nasty = rng.random()
-        self.busiest = 0
-        super().__init__(text if text is not None else random_text(rng), *main, chance=lambda: self.random.random(), boot=False)
-        if rng.random() < 0.5:
-            self.at(rng.choice((0.0, rng.uniform(0, 5), rng.uniform(0, 60))), lambda: self.arrived.append(TERM))
-            if rng.random() < 0.3:
-                self.at(rng.uniform(0, 60), lambda: self.arrived.append(TERM))
+        self.looked = 1000.0
+        self.fed_at, self.fed = 0.0, 0
+        self.runs_by_clock: dict[str, float] = {}
+        text = random_text(rng, self.lasting) if text is None else text
+        super().__init__(text, *main, chance=lambda: self.random.random(), boot=False)
+        self.time = Time(self)
         self.texts = [self.text]
-        for _ in range(rng.choice((0, 0, 1, 3, 10))):
-            deed = rng.choice((self.start, self.stop, self.stop, self.restart))
-            self.at(self.moment(), lambda deed=deed: self.by_hand(deed))
-        for _ in range(rng.choice((0, 0, 2, 10))):
-            self.at(self.moment(), self.strike_one)
-        for _ in range(rng.choice((0, 0, 5))):
-            self.at(self.moment(), self.chatter)
-        self.mutations = rng.choice((0, 0, 1, 2, 6))
-        for _ in range(self.mutations):
-            self.at(self.moment(), self.mutate)
+        self.read = self.text  # what a reload finds; nothing is for a mistake
+        self.clients: list[Client] = []
+        many = 1 + self.span // 60
+        self.mutations = rng.choice((0, 0, 1, 2, 6)) * (1 + self.span // 200)
+        self.plan(self.ask, rng.choice((0, 0, 2, 10)) * many)
+        self.plan(self.chatter, rng.choice((0, 0, 5)) * many)
+        self.plan(self.set_clock, rng.choice((0, 0, 3)) * many)
+        self.plan(self.mutate, self.mutations)
+        if rng.random() < 0.5 and not self.lasting:
+            self.at(rng.choice((0.0, rng.uniform(0, 5), rng.uniform(0, 60))), self.ask_to_end)
+            if rng.random() < 0.3:
+                self.at(rng.uniform(0, 60), self.ask_to_end)
+        self.at(self.rest_at - 100.0 - self.now, self.stop_clock)
 
-    def moment(self) -> float:
-        """Return when somebody does something: any time, and often soon after something else."""
-        return self.random.choice((0.0, self.random.uniform(0, 3), 1.0, self.random.uniform(0, 80)))
+    def plan(self, deed: Callable[[], None], count: int) -> None:
+        """Have somebody do something a few times: at any moment, and often soon after something else."""
+        for _ in range(count):
+            span = self.random.choice((0, 3, 3, self.span + 20, self.span + 20))
+            self.at(self.random.uniform(0, span), deed)
 
-    def by_hand(self, deed: Callable[..., Any]) -> None:
-        """Somebody starts, stops or restarts some units."""
+    def ask_to_end(self) -> None:
+        """Somebody wants it all to end: by a signal, or by hand."""
+        if self.random.random() < 0.7:
+            self.arrived.append(TERM)
+        else:
+            self.request_by_hand("shutdown", *self.random.choice(([], ["0"], ["7"], ["256"])))
+
+    def ask(self) -> None:
+        """A client asks for something, sensible or not."""
+        rng = self.random
         names = [name for name in self.fleet.order if name != MAIN]
-        if names and not self.fleet.ending:
-            chosen = self.random.sample(names, self.random.randint(1, min(3, len(names))))
-            self.note(f"by hand: {deed.__name__} {' '.join(chosen)}")
-            deed(*chosen)
+        chosen = rng.sample(names, min(len(names), rng.randint(1, 3))) or ["*"]
+        if rng.random() < 0.05:
+            chosen = [rng.choice(("*", "d*", "nobody"))]
+        verb = rng.choice(VERBS)
+        if verb in ("health", "no"):
+            chosen = []
+        elif verb == "signal":
+            chosen = [rng.choice(("KILL", "TERM", "HUP", "NONE")), *chosen]
+        elif verb in ("start", "stop", "restart", "wait") and rng.random() < 0.2:
+            chosen += ["-t", str(rng.randint(0, 20))]
+        client = self.request_by_hand(verb, *chosen)
+        if rng.random() < 0.1:
+            self.at(rng.uniform(0, 5), lambda: self.hang_up(client))
 
-    def strike_one(self) -> None:
-        """It is time for a scheduled run."""
-        names = [name for name in self.fleet.order if self.fleet.units[name].schedule]
-        if names:
-            name = self.random.choice(names)
-            self.note(f"by the clock: {name}")
-            self.strike(name)
+    def request_by_hand(self, *words: str) -> Client:
+        """Send a request, and have it heard."""
+        self.note(f"by hand: {' '.join(words)}")
+        client = Client(words, self.clock, self.reloads, self.answered)
+        client.before = {name: status.state for name, status in self.fleet.status.items()}
+        self.clients.append(client)
+        if self.code is None:
+            request = overlord.Request(self.control, client)
+            self.control.requests.append(request)
+            request.hear()
+        return client
+
+    def hang_up(self, client: Client) -> None:
+        """A client goes without having heard the end of its answer."""
+        client.gone = True
+        for request in self.control.requests:
+            if request.sock is client:
+                request.close()
+                return
+
+    def answered(self, client: Client) -> None:
+        """Check that an answer is an honest one."""
+        verb, code = client.words[0], client.code
+        self.note(f"answer to {' '.join(client.words)}: {client.answer[-200:]!r}")
+        known = [name for name in client.words[1:] if name in self.fleet.units]
+        check(code in (0, 1, 3, 64, 78), f"{client.words} is answered by {code}")
+        if code == 0 and verb == "stop":
+            alive = [name for name in known if self.present[name]]
+            check(not alive, f"{alive} are said to be stopped")
+        if code == 0 and verb in ("start", "restart", "wait"):
+            for name in known:
+                up = client.before.get(name) == OK and verb != "restart"
+                up = up or self.fleet.units[name].kind != "daemon" or self.ok_at.get(name, 0) > client.since
+                check(up, f"{name} is said to be up")
+        if code == 0 and verb == "reload" and self.reloads == client.reloads + 1:
+            check(self.fleet.units == self.config.units or self.fleet.ending, "it is said to be reloaded")
+
+    def check_answers(self) -> None:
+        """Check, at rest, that everybody has got an answer who can get one."""
+        for client in self.clients:
+            verb, *names = client.words
+            if client.code is not None or client.gone or verb == "events":
+                continue
+            states = {self.state(name) if name in self.fleet.status else FAILED for name in names}
+            undecided = verb == "wait" and ("*" in "".join(names) or not (states <= {OK} or states.intersection(ENDED)))
+            check(undecided, f"{client.words} gets no answer")
+
+    def set_clock(self) -> None:
+        """Somebody sets the clock on the wall."""
+        self.time.ahead += self.random.choice((30, -30, 59, 300, -300, 3600, -3600, 86400, 3599 - self.time.time() % 3600))
+        self.note(f"the clock on the wall is set to {self.time.time():.0f}")
+
+    def stop_clock(self) -> None:
+        """No scheduled run comes any more, so that everything comes to a rest."""
+        self.watch.cancel(self.clockwork.timer)
+        self.clockwork = None
+
+    def struck(self, name: str) -> None:
+        """Check that it is time for a scheduled run."""
+        plan, wall = self.fleet.units[name].schedule, self.time.time()
+        self.note(f"by the clock: {name}")
+        if plan.every:
+            since = self.now - self.runs_by_clock.get(name, 0.0)
+            check(since >= plan.every - EPSILON, f"{name} is run again after {since:.3f} s, and not each {plan.every:g} s")
+        else:
+            minutes = [wall // 60 * 60 - late for late in (0, 60, 120)]
+            found = [self.time.localtime(minute) for minute in minutes if minute >= wall - overlord.MISSED]
+            fits = any(each[4] in plan.minutes and each[3] in plan.hours for each in found)
+            check(fits, f"{name} is run at {wall}, which is not in its schedule")
+        self.runs_by_clock[name] = self.now
 
     def chatter(self) -> None:
         """A daemon says that it is ready, whenever it likes: sd_notify(3) may come at any time."""
@@ -837,13 +1194,34 @@ class World(Stage):
             self.probe(name, purpose, rng.expovariate(1 / 5))
 
     def mutate(self) -> None:
-        """Somebody changes the configuration, or goes back to one of before, and reloads."""
-        if not self.fleet.ending:
-            back = self.random.random() < 0.2
-            text = self.random.choice(self.texts) if back else mutate_text(self.random, self.random.choice(self.texts[-2:]))
+        """Somebody changes the configuration, or goes back to one of before, or makes a mistake; and reloads."""
+        rng = self.random
+        back = rng.random() < 0.2
+        text = rng.choice(self.texts) if back else mutate_text(rng, rng.choice(self.texts[-2:]))
+        self.note(f"reload:\n{text}")
+        units, self.read = self.config.units, "" if rng.random() < 0.1 else text
+        ending = self.fleet.ending
+        client = self.request_by_hand("reload")
+        if ending or not self.read:
+            check(client.code in ((1, 64) if ending else (78,)), f"{self.read!r} is reloaded with {client.answer}")
+            check(self.config.units is units, "what cannot be is taken over")
+        else:
             self.texts.append(text)
-            self.note(f"reload:\n{text}")
-            self.note(f"reloaded: {self.reload(text)}")
+
+    def reread(self) -> overlord.Config:
+        """Read the configuration anew."""
+        if not self.read:
+            raise overlord.Mistakes(["overlord.conf:1: a mistake"])
+        return configure(self.read, self.command)
+
+    def send(self, pid: int, signum: int) -> str:
+        """Signal a process, as `overlord.Kernel` does for whoever asks by hand."""
+        process = self.processes.get(pid)
+        if not process or not process.alive:
+            return "No such process"
+        if signum in (KILL, TERM):
+            self.signal(process, signum)
+        return ""
 
     def settle(self) -> None:
         """The world turns by itself."""
@@ -851,30 +1229,36 @@ class World(Stage):
     def play(self) -> World:
         """Play to the end. Raises AssertionError with the seed, the configuration and the last events."""
         try:
-            self.play_on()
+            with mock.patch.object(overlord, "time", self.time):
+                self.play_on()
         except Exception as error:
             tail = "\n".join(self.trace)
             raise AssertionError(f"{error!r}\nin World({self.seed}) of\n{self.texts[0]}\n{tail}") from error
         return self
 
     def play_on(self) -> None:
-        fed = self.clock
+        output = SimpleNamespace(watch=self.watch, log=self.log, tails={}, reload=lambda config: None)
+        self.control = overlord.Control(output, self.fleet, SimpleNamespace(send=self.send), self.reread)
+        self.clockwork = overlord.Clock(self)
+        self.clockwork.plan()
         self.fleet.boot(self.now)
         self.perform()
         asked = False
         for _ in range(200_000):
-            self.busiest = max(self.busiest, self.clock - fed)
-            check(self.clock - fed < 200 * len(self.config.order) + 200, "too much happens at one instant")
-            fed = self.clock
+            if self.now > self.fed_at:
+                self.fed_at, self.fed = self.now, self.clock
+            check(self.clock - self.fed < 200 * len(self.fleet.order) + 200, "too much happens at one instant")
             if self.code is not None:
                 break
             if self.now >= self.rest_at and not asked:
                 asked = True
-                if not self.fleet.ending and not any(spec.max_age for spec in self.config.units.values()):
-                    self.check_rest()
+                if not self.fleet.ending:
+                    self.check_answers()
+                    if not any(spec.max_age for spec in self.config.units.values()):
+                        self.check_rest()
                 self.arrived.append(TERM)
                 if self.random.random() < 0.2:
-                    self.at(self.random.uniform(0, 3), lambda: self.arrived.append(TERM))
+                    self.at(self.random.uniform(0, 3), self.ask_to_end)
                 self.turn()
                 continue
             self.wait()
@@ -884,23 +1268,27 @@ class World(Stage):
         self.check_exit(0.2 if self.lateness else EPSILON)
 
     def wait(self) -> None:
-        """Let time pass up to what comes next, or a bit longer, or stand still as in `docker pause`."""
+        """Let time pass up to what comes next, or a bit longer, or stand still (`docker pause`): Watch.wait and Loop.paused."""
         rng, before = self.random, self.now
         if self.arrived or self.dead:
             return
-        instant = self.next_instant()
+        instant, deadline = self.next_instant(), self.fleet.next_deadline()
         instant = self.rest_at if instant is None or (before < self.rest_at < instant) else instant
         self.now = max(before, instant)
         if rng.random() < self.lateness:
             self.now += rng.uniform(0, 0.03)
-        elif rng.random() < self.pausing and self.fleet.next_deadline() is not None:
+        elif rng.random() < self.pausing:
             gap = rng.uniform(1.1, 100.0)
             self.agenda = [(at + gap, serial, action) for at, serial, action in self.agenda]
             self.now += gap
             self.rest_at += gap
             self.ended_at += gap if self.fleet.ending else 0.0
-            self.fleet.shift(gap)
+            if deadline is not None and self.now - deadline > overlord.PAUSED and not self.fleet.ending:
+                self.fleet.shift(self.now - self.looked)
+            elif self.fleet.ending and rng.random() < 0.5:  # as when the shell behind it continues it
+                self.fleet.shift(gap)
             self.note(f"paused for {gap:.3f} s")
+        self.looked = self.now
 
     @property
     def calm(self) -> bool:
@@ -947,12 +1335,12 @@ class World(Stage):
         return rng.choice((0.0, 0.0, rng.expovariate(20), rng.expovariate(20), rng.uniform(0, 12), None))
 
 
-def random_text(rng: random.Random) -> str:
-    """Return a configuration by chance: any graph, any option that shapes a unit's life."""
+def random_text(rng: random.Random, lasting: bool = False) -> str:
+    """Return a configuration by chance: any graph, any option that shapes a unit's life; or one that no failure ends."""
     count = rng.choice((1, 2, 3, 4, 5, 6, 8, 12))
     density = rng.choice((0.1, 0.3, 0.6)) if count < 6 else rng.choice((0.1, 0.25))
     bounces, scripts = rng.random(), rng.choice((0.0, 0.2, 0.4))
-    fatal = rng.choice((0.0, 0.1, 0.5))
+    fatal = 0.0 if lasting else rng.choice((0.0, 0.1, 0.5))
     ages = rng.choice((0.0, 0.0, 0.0, 0.3))
     kinds: dict[str, str] = {}
     sections = []
@@ -998,7 +1386,7 @@ def random_options(rng: random.Random, kind: str, fatal: float, ages: float) -> 
             choices["stop_cmd"] = ("x",)
             choices["count"] = ("0", "1", "2", "2", "3")
     elif rng.random() < 0.3:
-        choices["schedule"] = ("every 10m", "@hourly")
+        choices["schedule"] = ("every 10m", "every 30s", "@hourly", "* * * * *", "*/5 * * * *")
     if rng.random() < 0.2:
         choices["wait_for"] = ("tcp:db:5432", "file:/x")
     options = {name: rng.choice(values) for name, values in choices.items() if rng.random() < 0.4}
@@ -1020,18 +1408,18 @@ MUTATIONS = "add add remove cmd cmd cmd cmd options options deps deps deps rever
 
 def mutate_text(rng: random.Random, text: str) -> str:
     """Return a configuration that differs from another by chance: any graph, any kind, any option may be another."""
-    parser = configparser.RawConfigParser(interpolation=None)
-    parser.read_string(text)
-    general = dict(parser.items("overlord"))
     kinds: dict[str, str] = {}
     options: dict[str, dict[str, str]] = {}
     deps: dict[str, dict[str, str]] = {}
-    for section in parser.sections():
-        kind, _, name = section.partition(":")
+    for section in text[1:].split("\n["):
+        kind, _, name = section.partition("]")[0].partition(":")
+        own = dict(line.split(" = ", 1) for line in section.splitlines()[1:])
         if name:
-            kinds[name], options[name] = kind, dict(parser.items(section))
-            words = options[name].pop("deps", "").split(", ")
+            words = own.pop("deps", "").split(", ")
+            kinds[name], options[name] = kind, own
             deps[name] = {word.partition(":")[0]: word.partition(":")[2] for word in words if word}
+        else:
+            general = own
 
     def reaches(top: str, name: str) -> bool:
         return top == name or any(reaches(dep, name) for dep in deps[top])
@@ -1088,8 +1476,3 @@ def mutate_text(rng: random.Random, text: str) -> str:
     rng.shuffle(sections)
     return "[overlord]\n" + "".join(f"{key} = {value}\n" for key, value in general.items()) + "".join(sections)
 
-
-def play_many(seeds: Iterable[int]) -> Iterator[World]:
-    """Play a world for each seed."""
-    for seed in seeds:
-        yield World(seed).play()

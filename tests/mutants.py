@@ -1,0 +1,341 @@
+"""Break the Machine in every way, one at a time, and see whether the tests notice: `make mutants`.
+
+python tests/mutants.py [--jobs 2] [--sample N] [--seed N] [--list]
+
+The mutants are made from the syntax tree of what stands between `TABLE` and the events: each cell of the table is taken
+away, and given to another function of the table; and in each function that the table leads to, each statement is left
+out, each condition turned round, each part of one dropped, each comparison, constant, state, operator and changed field
+altered, each action not done. What a line says is left alone: only whether it is said.
+
+pytest collects the tests once. Then each mutant has a process of its own, in which the broken function or table takes the
+place of the real one in the imported module; it plays the tests of SUITE and then WORLDS worlds, up to the first that fails.
+A mutant that hangs is caught too. `test_every_cell` holds a copy of the table's shape, so it votes last, and what it alone
+noticed is told: nearly all of that is an event that cannot come and is not refused any more.
+
+At least LEAST of them must be caught. The others stand in EQUIVALENT with the reason: one that does not is an error, and so
+is one that stands there and is caught, or is no mutant any more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import copy
+import functools
+import io
+import itertools
+import os
+import random
+import re
+import select
+import signal
+import sys
+import time
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any, Iterator
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.append(str(ROOT))
+
+import diagram  # noqa: E402
+import overlord  # noqa: E402
+from world import World  # noqa: E402
+
+SUITE = ["test_machine.py", "test_cells.py", "test_fleet.py"]
+# Of test_fleet.py, what takes long and would tell no more: the Machine has no part in it.
+DESELECT = "not (cost or long_chain or pile_up or worlds or wave_of_any_speed or options_is_one or diagram_in)"
+COPY = "test_every_cell"
+IDLE_TALK = "impossible -> None"  # what never comes shows in no behaviour: here the copy votes first
+WORLDS = 20
+PATIENCE = 20.0  # s of processor time, after which a mutant hangs
+LEAST = 0.95
+
+# Mutants that no test can notice, by what they do and why that is the same.
+KIND = "`halt` does not look at the kind of the event that led to it"
+NEVER = "with no `respawns` at all nothing is counted"
+EQUIVALENT: dict[str, str] = {
+    "conclude:3: `0.0` out of `status.delay or 0.0`": "what takes its place counts as 0 too",
+    "conclude:3: 1.0 for 0.0": "both are less than STEADY",
+    "conclude:17: `spec.warmup` out of `early and spec.warmup`": "with no warm-up, what is ready is up",
+    "conclude:19: `status.then != 'fail'` out of `early and status.then != 'fail' and (not (status.why or status.code or "
+    "status.hint))`": "such a failure has a `why`, for which the next part asks",
+    "conclude:19: 'x' for 'fail'": "the same",
+    "conclude:24: without then='' in `enter(gone, OK, now, oks=status.oks + 1, then='', why=end)`": "of the wishes only `fail` "
+    "can be left there, and that is no success",
+    "despair:2: 'x' for 'stop'": KIND,
+    "expire:2: 'x' for 'stop'": KIND,
+    "retire:3: 'x' for 'stop'": KIND,
+    "ripen:8: 'x' for 'stop'": KIND,
+    "end_run:4: 1.0 for 0.0": NEVER,
+    "end_run:4: 1 for 0": NEVER,
+    "enlist:5: without then='' in `enter(status, WAITING, now, deadline=reminder, then='', why=event.why)`": "where there is no "
+    "process, there is no wish: test_nothing_is_carried_over",
+    "withdraw:5: without then='' in `enter(status, STOPPED, now, then='', why=event.why)`": "the same, but in a shutdown, after "
+    "which nobody asks",
+    "launch:3: without left=False in `enter(status, state, now, up=False, left=False, why='')`": "what waits has no group left",
+    "fall:8: without why=event.why in `enter(status, STOPPING, now, left=True, deadline=now + spec.stop_timeout, "
+    "why=event.why)`": "`end` has set it before",
+    "greet:2: `status.ready` out of `not status.pid or status.ready`": "to be ready a second time changes nothing: the deadline "
+    "is that of the warm-up already",
+}
+
+SOURCE = Path(overlord.__file__).read_text()
+TREE = ast.parse(SOURCE)
+TABLE = next(node for node in TREE.body if isinstance(node, ast.AnnAssign) and getattr(node.target, "id", "") == "TABLE")
+FUNCTIONS = {node.name: node for node in TREE.body if isinstance(node, ast.FunctionDef)}
+COMPARED = {
+    ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
+    ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In,
+}  # fmt: skip
+COUNTED = {ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult}
+OTHER = {"min": "max", "max": "min"}
+
+
+def reachable() -> list[str]:
+    """Return the functions that the table leads to, by way of other ones of the Machine."""
+    machine = [name for name, node in FUNCTIONS.items() if FUNCTIONS["step"].lineno <= node.lineno < TABLE.lineno]
+    found = ["step", *sorted({node.id for node in ast.walk(TABLE) if isinstance(node, ast.Name) and node.id in machine})]
+    for name in found:
+        calls = {node.id for node in ast.walk(FUNCTIONS[name]) if isinstance(node, ast.Name) and node.id in machine}
+        found += sorted(calls.difference(found))
+    return found
+
+
+def cells() -> Iterator[tuple[str, ast.AST]]:
+    """Yield the table with one cell changed: taken away, refused, or given to another function."""
+    assert isinstance(TABLE.value, ast.Dict)
+    names = sorted({node.id for node in ast.walk(TABLE.value) if isinstance(node, ast.Name)}.intersection(FUNCTIONS))
+    for row, state in enumerate(overlord.STATES):
+        for column, event in enumerate(overlord.EVENTS):
+            cell = TABLE.value.values[row].elts[column]  # type: ignore[attr-defined]
+            old = getattr(cell, "id", "None")
+            # one neighbour of many: which other function it is hardly matters, as long as it does something else
+            near = names[(names.index(old) + 1) % len(names)] if old in names else ""
+            for new in dict.fromkeys(["None", "impossible", *([near] if old not in ("None", "impossible") else [])]):
+                if new != old:
+                    tree = copy.deepcopy(TABLE)
+                    tree.value.values[row].elts[column] = ast.parse(new, mode="eval").body  # type: ignore[union-attr,attr-defined]
+                    yield f"TABLE {state}/{event}: {old} -> {new}", tree
+
+
+def changes(node: ast.AST) -> Iterator[tuple[str, str, int | None, Any]]:
+    """Yield what can be broken in a node: in words, the field, the index in it if that is a list, and the new value."""
+    for field in ("body", "orelse"):
+        statements = getattr(node, field, None)
+        for index, each in enumerate(statements if isinstance(statements, list) else ()):
+            text = isinstance(each, ast.Expr) and isinstance(each.value, ast.Constant)
+            if not text and not isinstance(each, (ast.Return, ast.Raise, ast.Pass)):
+                yield f"without `{ast.unparse(each).splitlines()[0]}`", field, index, ast.Pass()
+    if isinstance(node, (ast.If, ast.IfExp)):
+        yield f"not ({ast.unparse(node.test)})", "test", None, ast.UnaryOp(ast.Not(), node.test)
+    if isinstance(node, ast.BoolOp):
+        for index, each in enumerate(node.values):
+            neutral = ast.Constant(isinstance(node.op, ast.And))
+            yield f"`{ast.unparse(each)}` out of `{ast.unparse(node)}`", "values", index, neutral
+    if isinstance(node, ast.Compare) and type(node.ops[0]) in COMPARED:
+        yield f"other way: `{ast.unparse(node)}`", "ops", 0, COMPARED[type(node.ops[0])]()
+    if isinstance(node, (ast.BinOp, ast.AugAssign)) and type(node.op) in COUNTED and not isinstance(node.op, ast.Add):
+        yield f"other way: `{ast.unparse(node)}`", "op", None, COUNTED[type(node.op)]()
+    elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+        if isinstance(node.left, ast.Name) and node.left.id == "said":
+            yield f"left part of `{ast.unparse(node)}`", "left", None, ast.List([], ast.Load())
+        elif not isinstance(node.left, (ast.JoinedStr, ast.List)):
+            yield f"other way: `{ast.unparse(node)}`", "op", None, ast.Sub()
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
+        yield f"other way: `{ast.unparse(node)}`", "op", None, ast.UAdd()
+    if isinstance(node, ast.Call):
+        if isinstance(node.func, ast.Name) and node.func.id in OTHER:
+            yield f"other way: `{ast.unparse(node)}`", "func", None, ast.Name(OTHER[node.func.id], ast.Load())
+        name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+        for index, each in enumerate(node.keywords if name in ("enter", "_replace", "Event", "Status") else ()):
+            yield f"without {ast.unparse(each)} in `{ast.unparse(node)}`", "keywords", index, None
+    if isinstance(node, ast.List):
+        for index, each in enumerate(node.elts):
+            yield f"without `{ast.unparse(each)}`", "elts", index, None
+    if isinstance(node, ast.Name) and node.id in ("STARTING", "OK", "RUNNING", "STOPPED", "WAITING", "STOPPING", "DONE",
+                                                  "FAILED", "BACKOFF", "IDLE"):  # fmt: skip
+        states = [state.upper() for state in overlord.STATES]
+        yield f"another state than {node.id}", "id", None, states[(states.index(node.id) + 1) % len(states)]
+
+
+def constants(tree: ast.AST) -> Iterator[tuple[str, ast.Constant, Any]]:
+    """Yield the constants that mean something, each with another value; not what is only said, nor the docstring."""
+    spoken = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in ast.walk(node)}
+    spoken |= {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    said = [node for node in ast.walk(tree) if isinstance(node, (ast.Assign, ast.AugAssign, ast.Return))]
+    for node in said:  # `end`, `text`, `why`, `detail`: words
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AugAssign) else []
+        if any(getattr(target, "id", "") in ("end", "text", "why", "detail", "again") for target in targets):
+            spoken |= {id(part) for part in ast.walk(node.value) if isinstance(part, ast.Constant)}  # type: ignore[arg-type]
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Constant) or id(node) in spoken:
+            continue
+        if isinstance(node.value, bool):
+            yield f"{not node.value} for {node.value}", node, not node.value
+        elif isinstance(node.value, (int, float)):
+            yield f"{node.value + 1} for {node.value}", node, node.value + 1
+        elif isinstance(node.value, str) and " " not in node.value:
+            yield f"'x' for {node.value!r}", node, node.value + "x"
+
+
+def function_mutants(name: str) -> Iterator[tuple[str, ast.AST]]:
+    """Yield a function with one thing in its body broken, in every way."""
+    whole = FUNCTIONS[name]
+    meant = set(map(id, itertools.chain([whole], *map(ast.walk, whole.body))))  # not the types of its arguments
+    for at, node in enumerate(ast.walk(whole)):
+        if id(node) not in meant:
+            continue
+        for text, field, index, value in changes(node):
+            tree = copy.deepcopy(whole)
+            target = next(itertools.islice(ast.walk(tree), at, None))
+            if index is None:
+                setattr(target, field, value)
+            elif value is None:
+                del getattr(target, field)[index]
+            else:
+                getattr(target, field)[index] = value
+            yield f"{name}:{getattr(node, 'lineno', whole.lineno) - whole.lineno}: {text}", tree
+    for text, node, value in constants(whole):
+        if id(node) in meant:
+            old, node.value = node.value, value
+            tree = copy.deepcopy(whole)
+            node.value = old
+            yield f"{name}:{node.lineno - whole.lineno}: {text}", tree
+
+
+def mutants() -> dict[str, ast.AST]:
+    """Return all of them by name; two of one name are told apart by a number."""
+    found: dict[str, ast.AST] = {}
+    for name, tree in [*cells(), *(each for function in reachable() for each in function_mutants(function))]:
+        if ast.unparse(tree) == ast.unparse(FUNCTIONS.get(name.partition(":")[0], TABLE)):
+            continue
+        number = 1 + sum(other == name or other.startswith(f"{name} #") for other in found)
+        found[name if number == 1 else f"{name} #{number}"] = tree
+    return found
+
+
+def put_in(tree: ast.AST) -> None:
+    """Put a mutant in the place of what it was made from."""
+    module = ast.fix_missing_locations(ast.Module(body=[tree], type_ignores=[]))  # type: ignore[list-item]
+    flags = overlord.annotations.compiler_flag if hasattr(overlord, "annotations") else 0
+    exec(compile(module, "mutant", "exec", flags=flags), vars(overlord))
+    if not isinstance(tree, ast.AnnAssign):  # the table holds the function itself
+        exec(compile(ast.Module(body=[TABLE], type_ignores=[]), "mutant", "exec", flags=flags), vars(overlord))
+    diagram.edges.cache_clear()
+
+
+class Judge:
+    """A pytest plugin that runs what was collected once for each mutant, in a process of its own."""
+
+    def __init__(self, chosen: dict[str, ast.AST], options: argparse.Namespace) -> None:
+        self.chosen, self.jobs, self.list = chosen, options.jobs, options.list
+        self.caught: dict[str, str] = {}  # mutant -> by what; "" for nothing
+        self.broken = ""
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        """In place of running the tests once."""
+        tests, copied = [], []
+        for item in session.items:
+            assert isinstance(item, pytest.Function)
+            values = item.callspec.params if hasattr(item, "callspec") else {}
+            assert set(item.fixturenames) == set(values), f"{item.name} wants more than its parameters"
+            kind = copied if item.originalname == COPY else tests
+            kind.append((item.name if kind is tests else COPY, functools.partial(item.obj, **values)))
+        slow = [test for test in tests if hasattr(test[1].func, "hypothesis")]
+        worlds = [(f"World({seed})", World(seed).play) for seed in range(WORLDS)]
+        self.trials = [*(test for test in tests if test not in slow), *worlds, *slow, *copied]
+        self.shortcut = [*copied, *self.trials]
+        self.broken = self.wait({self.begin("", None): "nothing"})
+        running: dict[int, str] = {}
+        todo = [] if self.broken else list(self.chosen)
+        while todo or running:
+            while todo and len(running) < self.jobs:
+                name = todo.pop(0)
+                running[self.begin(name, self.chosen[name])] = name
+            self.wait(running)
+        return True
+
+    def begin(self, name: str, tree: ast.AST | None) -> int:
+        """Start a process for a mutant, or for the program as it is; return the descriptor that tells the verdict."""
+        reading, writing = os.pipe()
+        if os.fork() == 0:
+            os.close(reading)
+            signal.setitimer(signal.ITIMER_VIRTUAL, PATIENCE)  # SIGVTALRM ends it
+            try:
+                verdict = self.try_out(tree, self.shortcut if IDLE_TALK in name else self.trials)
+            except BaseException as error:
+                verdict = f"{type(error).__name__}: {error}"
+            os.write(writing, (verdict or "-").encode()[:200])
+            os._exit(0)
+        os.close(writing)
+        return reading
+
+    def try_out(self, tree: ast.AST | None, trials: list[tuple[str, Any]]) -> str:
+        """Return which test or world notices a mutant, if any."""
+        if tree is not None:
+            put_in(tree)
+        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            for name, run in trials:
+                try:
+                    run()
+                except (Exception, pytest.fail.Exception):
+                    return name
+        return ""
+
+    def wait(self, running: dict[int, str]) -> str:
+        """Wait for one verdict; note and return it."""
+        reading = select.select(list(running), [], [])[0][0]
+        verdict = os.read(reading, 4096).decode("utf-8", "replace") or "it hangs, or dies"
+        os.close(reading)
+        os.wait()
+        name = running.pop(reading)
+        self.caught[name] = "" if verdict == "-" else verdict
+        if self.list and name != "nothing":
+            print(f"{self.caught[name] or 'SURVIVED':60} {name}", file=sys.__stdout__, flush=True)
+        return self.caught[name]
+
+
+def main() -> int:
+    """Try them all, and print the score."""
+    parser = argparse.ArgumentParser(description="Break the Machine in every way, and see whether the tests notice.")
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--sample", type=int, default=0, help="only so many, by chance")
+    parser.add_argument("--seed", type=int, default=0, help="of that chance")
+    parser.add_argument("--only", default="", help="only those whose name this regular expression finds")
+    parser.add_argument("--list", action="store_true", help="say what notices each")
+    options = parser.parse_args()
+    chosen = {name: tree for name, tree in mutants().items() if re.search(options.only, name)}
+    strangers = [name for name in EQUIVALENT if name not in chosen and not options.only]
+    if options.sample and options.sample < len(chosen):
+        chosen = {name: chosen[name] for name in random.Random(options.seed).sample(list(chosen), options.sample)}
+    began, judge = time.monotonic(), Judge(chosen, options)
+    here = str(ROOT / "tests")
+    files = [f"{here}/{name}" for name in SUITE if os.path.exists(f"{here}/{name}")]
+    words = ["-q", "-k", DESELECT, "-c", f"{here}/pytest.ini", "-o", "addopts="]
+    with redirect_stdout(io.StringIO()) as said:
+        code = pytest.main([*words, *files], plugins=[judge])
+    if judge.broken or code not in (0, 5):
+        print(f"{said.getvalue()}\nthe program fails as it is: {judge.broken or code}")
+        return 1
+    caught = {name: by for name, by in judge.caught.items() if name != "nothing"}
+    survivors = [name for name, by in caught.items() if not by]
+    unknown = [name for name in survivors if name not in EQUIVALENT]
+    wrong = [f"{name}, caught by {caught[name]}" for name in EQUIVALENT if caught.get(name)]
+    for text, names in (("survived", unknown), ("said to be equivalent, and is not", wrong), ("no such mutant", strangers)):
+        for name in names:
+            print(f"{text}: {name}")
+    score = 1 - len(survivors) / max(1, len(caught))
+    copied = sum(by == COPY for by in caught.values())
+    print(
+        f"{len(caught)} mutants, {len(caught) - len(survivors)} caught ({score:.1%}; {copied} of them by {COPY} alone), "
+        f"{len(survivors) - len(unknown)} known to be equivalent, {len(unknown)} missed; {time.monotonic() - began:.0f} s"
+    )
+    return 0 if score >= LEAST and not unknown and not wrong and not strangers else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

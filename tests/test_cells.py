@@ -1,0 +1,246 @@
+"""The Machine, cell by cell: what a mutant of the table or of a function in it would change and no other test would see."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+import overlord
+from overlord import BACKOFF, DONE, FAILED, OK, RUNNING, STARTING, STOPPED, STOPPING, WAITING, Event, Say
+from test_machine import Unit, a_daemon, a_main_command, a_script
+
+
+def levels(unit: Unit) -> list[tuple[str, bool]]:
+    """Return the levels of what the last event said, and whether it is the last word on the unit."""
+    return [(action.level, action.final) for action in unit.actions if isinstance(action, Say)]
+
+
+def test_levels_of_a_daemon() -> None:
+    """What goes well is information, what is mended a warning, what is lost an error with a post-mortem."""
+    unit = a_daemon(warmup=1, respawns=1)
+    unit.up()
+    assert levels(unit) == [("info", False)]
+    unit.due()
+    assert levels(unit) == [("info", False)]
+    unit.exit(1)
+    assert levels(unit) == [("warning", False)]
+    unit.due()
+    unit.ok()
+    unit.exit(1)
+    assert unit.status.state == FAILED
+    assert levels(unit) == [("error", True)]
+
+
+def test_levels_of_ends() -> None:
+    """One that ends well has no post-mortem, nor has the main command."""
+    unit = a_daemon(warmup=0, restart="never").ok()
+    unit.exit(0)
+    assert (unit.status.state, levels(unit)) == (DONE, [("info", False)])
+    unit = a_script().up()
+    unit.exit(0)
+    assert (unit.status.state, levels(unit)) == (OK, [("info", False)])
+    unit = a_main_command().up()
+    unit.exit(3)
+    assert (unit.status.state, levels(unit)) == (FAILED, [("info", False)])
+    unit = a_main_command()
+    unit.send("want")
+    unit.send("start")
+    unit.send("unspawned", False, why="cmd: not found")
+    assert (unit.status.state, levels(unit)) == (FAILED, [("error", False)])
+
+
+def test_levels_of_stops() -> None:
+    """A stop that was asked for is information; what has to be killed, or leaves processes behind, is a warning."""
+    unit = a_daemon(warmup=0).ok()
+    unit.stop()
+    assert levels(unit) == [("info", False)]
+    unit.due()
+    assert levels(unit) == [("warning", False)]
+    unit.exit(-9)
+    assert (unit.status.state, levels(unit)) == (STOPPED, [("info", False)])
+    unit = a_daemon(warmup=0).ok()
+    unit.exit(1, left=True)
+    assert levels(unit) == [("warning", False)]
+
+
+def test_stop_by_hand_without_a_process_is_said() -> None:
+    """Any other stop of what does not run goes without a word."""
+    for why, count in (("by hand", 1), ("shutdown", 0)):
+        unit = a_daemon()
+        unit.send("want")
+        unit.stop(why=why)
+        assert (unit.status.state, unit.status.why) == (STOPPED, why)
+        assert levels(unit) == [("info", False)] * count
+
+
+def settled(unit: Unit) -> tuple[Any, ...]:
+    """Return what a state without a process must not carry over from the life before."""
+    status = unit.status
+    return status.pid, status.left, status.then, status.deadline
+
+
+@pytest.mark.parametrize("way", ["stopped", "restarted", "done", "failed", "unwell", "withdrawn", "succeeded"])
+def test_nothing_is_carried_over(way: str) -> None:
+    """Where there is no process, there is no pid, no group, no wish and no timer of one."""
+    unit = a_script() if way == "succeeded" else a_daemon(warmup=0, restart="never")
+    if way == "withdrawn":
+        unit.send("want")
+        unit.stop()
+    else:
+        unit.ok()
+        if way in ("stopped", "restarted"):
+            unit.stop(then="stop" if way == "stopped" else "restart")
+        if way == "unwell":
+            unit.send("unwell", why="no answer")
+        unit.exit({"failed": 1}.get(way, 0))
+    states = {"restarted": WAITING, "done": DONE, "failed": FAILED, "unwell": FAILED, "succeeded": OK}
+    assert unit.status.state == states.get(way, STOPPED)
+    assert settled(unit) == (0, False, "", None)
+
+
+def test_since_is_the_entry_of_a_state() -> None:
+    """Each change of state notes its instant, and nothing else does."""
+    unit = a_daemon(warmup=2, restart="never")
+    for kind, state in (("want", WAITING), ("start", STARTING)):
+        unit.now += 1.0
+        unit.send(kind)
+        assert (unit.status.state, unit.status.since) == (state, unit.now)
+    begun = unit.now
+    unit.now += 0.5
+    unit.send("spawned", 11)
+    assert (unit.status.since, unit.status.started) == (begun, unit.now)
+    unit.due()
+    assert (unit.status.state, unit.status.since) == (OK, unit.now)
+    for act, state in ((unit.stop, STOPPING), (unit.exit, STOPPED)):
+        unit.now += 1.0
+        act()
+        assert (unit.status.state, unit.status.since) == (state, unit.now)
+
+
+def test_wishes_are_forgotten_on_the_way_up() -> None:
+    """A unit that is asked for again has no reason and no wish of its last life, and tells whom it is for."""
+    unit = a_script(timeout="1s")
+    unit.up()
+    unit.due()
+    unit.exit(-15)
+    assert unit.status.state == FAILED
+    unit.send("want", why="by hand")
+    assert (unit.status.then, unit.status.why) == ("", "by hand")
+    unit.send("start")
+    assert (unit.status.state, unit.status.why, unit.status.up) == (RUNNING, "", False)
+
+
+def test_fork_that_fails_is_no_respawn() -> None:
+    """It waits FORK_DELAY at least, and is no fault of the unit: its respawns stay as they are."""
+    unit = a_daemon(respawns=0, backoff=0)
+    unit.send("want")
+    unit.send("start")
+    unit.send("unspawned", True, why="fork: no")
+    assert (unit.status.state, unit.status.respawned) == (BACKOFF, 0)
+    assert unit.wait == pytest.approx(overlord.FORK_DELAY)
+    assert unit.status.why == "cannot start: fork: no"
+    assert unit.status.code == 1
+
+
+def test_step_says_what_cannot_be() -> None:
+    """By name, event and state; and what means nothing leaves the very same status."""
+    unit = a_daemon()
+    with pytest.raises(overlord.Impossible, match=r"web: emptied in state idle"):
+        unit.send("emptied")
+    before = unit.status
+    assert overlord.step(unit.spec, before, Event("stop", then="stop"), 1.0, 0.0) == (before, [])
+
+
+def test_starts_are_counted() -> None:
+    """Each process is one, whatever ended the one before."""
+    unit = a_daemon(warmup=0, backoff=0)
+    for count in (1, 2, 3):
+        unit.up()
+        assert unit.status.starts == count
+        unit.exit(1)
+        unit.due()
+
+
+FOREGROUND = "; a daemon has to stay in the foreground"
+
+
+@pytest.mark.parametrize(
+    "code, why, hint, told",
+    [
+        (0, "", "", "exited with code 0 after 0 s, before its warmup of 1 s was over" + FOREGROUND),
+        (0, "", "it forked", "exited with code 0 after 0 s, before its warmup of 1 s was over: it forked"),
+        (1, "", "", "exited with code 1 after 0 s, before its warmup of 1 s was over"),
+        (0, "dir: no such directory", "", "cannot start: dir: no such directory"),
+    ],
+)
+def test_reason_of_an_early_end(code: int, why: str, hint: str, told: str) -> None:
+    """What is known of it is told, and what is likely only where nothing is known."""
+    unit = a_daemon(restart="never").up()
+    unit.send("exited", code, why=why, hint=hint)
+    assert unit.status.why == told
+    assert unit.said == [f"error: failed: {told}"]
+
+
+def test_success_has_no_hint() -> None:
+    """What an exit code often means is not told where it is what was wanted."""
+    unit = a_script(success="0 137").up()
+    unit.send("exited", 137, hint="out of memory")
+    assert unit.status.state == OK
+    assert "memory" not in unit.status.why
+
+
+def test_reason_of_an_end() -> None:
+    """`status` tells how a script or the main command ended."""
+    unit = a_script().up()
+    unit.exit(0, after=2)
+    assert unit.status.why == "exited with code 0 after 2 s"
+    unit = a_main_command().up()
+    unit.exit(3, after=2)
+    assert unit.status.why == "exited with code 3 after 2 s"
+
+
+def test_reason_of_a_stop() -> None:
+    """Why overlord itself stops a daemon is said, and told again when it is gone."""
+    unit = a_daemon(warmup=0, max_age="1m").ok()
+    unit.due()
+    assert unit.said == ["info: stopping (SIGTERM): max_age reached after 1 min"]
+    unit = a_daemon(ready="file:/x", ready_timeout="5s", restart="never").up()
+    unit.due()
+    assert unit.said == ["info: stopping (SIGTERM): not ready within 5 s"]
+    unit.exit(-15)
+    assert unit.status.why == "not ready within 5 s, killed by SIGTERM after 5 s"
+
+
+def test_up_is_said_of_each_process() -> None:
+    """That the one before was up does not make an early end of the next any better."""
+    unit = a_daemon(restart="on-failure", backoff=0).ok()
+    unit.exit(1)
+    unit.due()
+    unit.up()
+    unit.exit(0)
+    assert unit.status.state == BACKOFF
+    assert "before its warmup" in unit.status.why
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_only_the_group_is_left(stopped: bool) -> None:
+    """It is known that the process itself is gone: no signal is relayed to it."""
+    unit = a_daemon(warmup=0).ok()
+    if stopped:
+        unit.stop()
+    assert not unit.status.left
+    unit.exit(1, left=True)
+    assert (unit.status.state, unit.status.left, unit.status.pid) == (STOPPING, True, unit.pid)
+
+
+def test_edge_of_a_window() -> None:
+    """A restart that is exactly as long ago as the window is none of it any more."""
+    unit = a_daemon(warmup=0, backoff=0, respawns="1/10s").ok()
+    for after in (0.0, 10.0):
+        unit.exit(1, after=after)
+        assert unit.status.state == BACKOFF
+        unit.due()
+        unit.up()
+    unit.exit(1, after=9.5)
+    assert unit.status.state == FAILED

@@ -1,0 +1,152 @@
+"""`overlord.py compile FILE`: the same program as compiled code, which needs no parsing at each start.
+
+The core of the black-box tests runs on it too: it is one of harness.INTERPRETERS.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from conftest import Start
+from harness import OVERLORD, PATIENCE, compiled, daemon, system_python
+
+
+def run(*argv: object, **options: object) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end."""
+    words = [str(word) for word in argv]
+    return subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE, check=False, **options)  # type: ignore
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """A copy of the program, as it lies in an image."""
+    copy = tmp_path / "overlord.py"
+    copy.write_bytes(OVERLORD.read_bytes())
+    copy.chmod(0o755)
+    return copy
+
+
+def test_in_place(source: Path) -> None:
+    """It may take the place of the file that was copied, which is then as executable as before."""
+    done = run(system_python(), source, "compile", source)
+    told = f"overlord: {source}: compiled for {system_python()}; to be run by its name alone, without python3 before it\n"
+    assert (done.returncode, done.stdout, done.stderr) == (0, told, "")
+    assert source.stat().st_mode & 0o777 == 0o755
+    assert os.listdir(source.parent) == ["overlord.py"]
+    done = run(source, "version")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.fullmatch(r"overlord [\d.]+\n", done.stdout)
+
+
+def test_first_line(source: Path) -> None:
+    """Its first line names the interpreter itself, no link that may lead to another version, and fits a kernel before 5.1."""
+    first = Path(compiled(source.parent, system_python())).read_bytes().split(b"\n")[0]
+    assert len(first) < 127
+    interpreter = first.split()[0][2:].decode()
+    assert os.path.realpath(interpreter) == interpreter
+    assert interpreter == os.path.realpath(system_python())
+
+
+def test_runs_without_the_source(source: Path) -> None:
+    """It holds all that it needs."""
+    program = compiled(source.parent, system_python())
+    source.unlink()
+    done = run(program, "help")
+    assert done.returncode == 0
+    assert "overlord.py [-c FILE]" in done.stdout
+
+
+def test_isolated_from_the_first_line(source: Path) -> None:
+    """What the application sets for its Python does not reach it, and it need not execute itself again for that."""
+    program = compiled(source.parent, system_python())
+    (source.parent / "re.py").write_text("raise SystemExit(42)")
+    shown = "tr '\\0' '\\n' < /proc/$PPID/cmdline"
+    done = run(program, "sh", "-c", shown, env={"PATH": os.environ["PATH"], "PYTHONPATH": str(source.parent)})
+    assert done.returncode == 0, done.stderr
+    assert str(program) in done.stdout.splitlines()
+    assert "/proc/self/fd" not in done.stdout
+
+
+@pytest.mark.parametrize("words", [(), ("one", "two")], ids=str)
+def test_it_wants_one_file(words: tuple[str, ...]) -> None:
+    """Nothing is overwritten that was not named."""
+    done = run(system_python(), OVERLORD, "compile", *words)
+    assert done.returncode == 64
+    assert "compile needs the FILE to write" in done.stderr
+
+
+def test_it_cannot_write(tmp_path: Path) -> None:
+    """What keeps it from being written is said, with the path."""
+    done = run(system_python(), OVERLORD, "compile", tmp_path / "none" / "overlord")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"overlord: compile: {tmp_path}/none/overlord: No such file or directory\n"
+
+
+def test_it_cannot_take_the_place_of_a_folder(tmp_path: Path) -> None:
+    """Nor is anything left behind then."""
+    (tmp_path / "folder").mkdir()
+    done = run(system_python(), OVERLORD, "compile", tmp_path / "folder")
+    assert done.returncode == 1
+    assert "folder: is no regular file" in done.stderr
+    assert os.listdir(tmp_path) == ["folder"]
+
+
+def test_it_cannot_take_the_place_of_a_device(tmp_path: Path) -> None:
+    """Not even root can overwrite /dev/null by a slip."""
+    os.mkfifo(tmp_path / "fifo")
+    done = run(system_python(), OVERLORD, "compile", tmp_path / "fifo")
+    assert done.returncode == 1
+    assert (tmp_path / "fifo").is_fifo()
+
+
+def test_interpreter_with_a_blank(source: Path, tmp_path: Path) -> None:
+    """The kernel would look for what stands before the blank."""
+    folder = tmp_path / "p y"
+    folder.mkdir()
+    shutil.copy(os.path.realpath(system_python()), folder / "python3")
+    done = run(folder / "python3", source, "compile", source.parent / "program")
+    assert done.returncode == 1
+    assert "or has a blank" in done.stderr
+
+
+def test_it_is_compiled_already(source: Path) -> None:
+    """The source is gone from it, so that it cannot do it again; that is said."""
+    program = compiled(source.parent, system_python())
+    before = Path(program).read_bytes()
+    done = run(program, "compile", program)
+    assert done.returncode == 64
+    assert "compiled already" in done.stderr
+    assert Path(program).read_bytes() == before
+
+
+def test_long_path_of_the_interpreter(source: Path) -> None:
+    """A first line that an old kernel would cut off is refused."""
+    folder = source.parent / ("x" * 60) / "bin"
+    folder.mkdir(parents=True)
+    (folder / "python3").write_bytes(Path(os.path.realpath(system_python())).read_bytes())
+    (folder / "python3").chmod(0o755)
+    home = {"PATH": os.environ["PATH"], "PYTHONHOME": "/usr"}
+    done = run(folder / "python3", source, "compile", source.parent / "program", env=home)
+    assert done.returncode == 1
+    assert "the path of this Python is too long for that line, or has a blank" in done.stderr
+    assert not (source.parent / "program").exists()
+
+
+def test_traceback_of_an_internal_error_has_a_place(overlord: Start, tmp_path: Path) -> None:
+    """It still knows its lines: an internal error is logged with its place."""
+    text = re.sub(r"(    def look_at_groups\(self, now: float\) -> None:\n)", r"\1        1 / 0\n", OVERLORD.read_text())
+    assert text != OVERLORD.read_text()
+    broken = tmp_path / "broken.py"
+    broken.write_text(text)
+    program = str(tmp_path / "broken.compiled")
+    assert run(system_python(), broken, "compile", program).returncode == 0
+    line = text[: text.index("1 / 0")].count("\n") + 1
+    o = overlord(daemon("web", "sleep 1000"), python=[program])
+    o.kill_unit("web")
+    o.wait_for(rf"internal error, going on: ZeroDivisionError: .* \(look_at_groups, line {line}\)")

@@ -1,0 +1,95 @@
+"""The short form of fuzz.py, what it has found so far, and what it cannot see from inside."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import fuzz
+from conftest import Start
+from fuzz import SPLIT, TARGETS, guarded
+from harness import OVERLORD, PATH, PATIENCE, daemon
+from test_control import exchange
+
+EXAMPLES = {"configuration": 150, "reload": 50}
+WEB = b" web\tdaemon\twaiting\t1\t%s\t\t0\t\t0\t%s\t\t\n=0\n"
+# What was found at some time: the target, and the bytes.
+FOUND = [
+    ("words", b"log:" + b"(" * 5000),
+    ("words", b"log:x{99999999999999999999}"),
+    ("configuration", b"[daemon:web]\ncmd = x\nstdout = prefix\nready = log:x{99999999999999999999}\n"),
+    ("variables", b"A=1\0\n"),
+    ("server", b"health" + SPLIT + b"=99999999999999999999\n"),
+    ("server", b"health" + SPLIT + b"=999\n"),
+    ("server", b"health" + SPLIT + b"=x\n"),
+    ("server", b"health" + SPLIT + b"\xff\n=0\n"),
+    ("server", b"status" + SPLIT + b" web\n=0\n"),
+    ("server", b"timeline" + SPLIT + b" web\n=0\n"),
+    ("server", b"why web" + SPLIT + WEB % (b"nan", b"") + SPLIT + b"=0\n"),
+    ("server", b"why web" + SPLIT + WEB % (b"1", b"web") + SPLIT + b"=0\n"),
+]
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_fuzz(name: str) -> None:
+    """Some hundred cases of each target, always the same ones."""
+    fuzz.fuzz(name, number=1, examples=EXAMPLES.get(name, 200))
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_seeds(name: str) -> None:
+    """What the cases are made from: every bad configuration, every example, every verb."""
+    for data in TARGETS[name].seeds:
+        guarded(name)(data)
+
+
+@pytest.mark.parametrize(("name", "data"), FOUND)
+def test_found_before(name: str, data: bytes) -> None:
+    """What was found at some time is not there any more."""
+    guarded(name)(data)
+
+
+def test_client_with_a_socket_that_is_not_set(tmp_path: Path) -> None:
+    """The verbs look into a configuration that need not be free of mistakes, even where it says the socket."""
+    (tmp_path / "a.conf").write_text("[overlord]\nsocket = ${NOT_SET}\n")
+    with fuzz.client_of([]) as shown:
+        code = fuzz.overlord.main(["-c", str(tmp_path / "a.conf"), "status"])
+    fuzz.check_client(code, shown, fuzz.CODES)
+
+
+def test_notices_of_a_long_name(overlord: Start) -> None:
+    """The address of a socket is short, the name of a unit need not be."""
+    name = "n" * 120
+    o = overlord(daemon(name, "exec sleep infinity", ready="notify"))
+    o.says(name, "started")
+    assert o.stop() == 0
+
+
+@pytest.mark.parametrize("warnings", [None, "error"])
+def test_no_warning_of_python(warnings: str | None, tmp_path: Path) -> None:
+    """A regular expression that Python has its doubts about is the user's affair, and no line of another form on stderr."""
+    (tmp_path / "a.conf").write_text(
+        f"[overlord]\nconfigdir = {tmp_path}/d\n" + daemon("a", "true", stdout="prefix", ready="log:[[a]")
+    )
+    environment = {"PATH": PATH, **({"PYTHONWARNINGS": warnings} if warnings else {})}
+    done = subprocess.run(
+        ["/usr/bin/env", "python3", str(OVERLORD), "-c", str(tmp_path / "a.conf"), "check"],
+        env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert all(line.startswith("overlord: ") for line in done.stderr.splitlines()), done.stderr
+
+
+def test_no_warning_of_python_at_pid1(overlord: Start, tmp_path: Path) -> None:
+    """Neither by the configuration nor by a glob that somebody asks with."""
+    o = overlord(
+        daemon("a", "echo ready; exec sleep infinity", stdout="prefix", ready="log:[[r]eady"), settings={"socket": tmp_path / "s"}
+    )
+    o.wait_for("^overlord: a: started")
+    for pattern in ("[[a]", "[a--b]", "[a&&b]", "[a||b]", "[a~~b]"):
+        exchange(o, f"status {pattern}\n".encode())
+    assert o.stop() == 0
+    odd = [line for line in o.log if not line.startswith(("overlord: ", "a | "))]
+    assert not odd, odd
