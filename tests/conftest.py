@@ -14,6 +14,7 @@ import pytest
 from harness import (
     INTERPRETERS,
     OVERLORD,
+    PATIENCE,
     Overlord,
     Terminal,
     compiled,
@@ -51,7 +52,7 @@ def pytest_make_collect_report() -> Generator[None, Any, None]:
 def isolation() -> None:
     """Skip where the machine lets nobody make a PID namespace: the tests would have to signal real processes."""
     try:
-        subprocess.run(namespace("true"), check=True, capture_output=True, timeout=30)
+        subprocess.run(namespace("true"), check=True, capture_output=True, timeout=PATIENCE)
     except (OSError, subprocess.SubprocessError) as error:
         pytest.skip(f"no PID namespace can be made here: {error}")
 

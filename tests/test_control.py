@@ -955,7 +955,7 @@ MISTAKES = (
 def test_mistakes(fleet: Start) -> None:
     """A mistake in the words is 64, says what is wrong, with a hint where there is one, and does nothing."""
     o = fleet(daemon("web", SLEEP) + daemon("db", SLEEP))
-    o.says("db", "ok")
+    o.wait_for("everything is up")
     mark = o.mark
     wrong = []
     for words, text in MISTAKES:

@@ -22,14 +22,13 @@ import urllib.request
 
 import pytest
 
-from harness import ROOT, Terminal
+from harness import PATIENCE, ROOT, Stopwatch, Terminal
 
 pytestmark = pytest.mark.docker
 
 EXAMPLE = "overlord-test"  # Dockerfile.example as it is
 BARE = "overlord-test-bare"  # the same without its configuration: overlord.py in place of tini
 NUMBERS = itertools.count(1)
-PATIENCE = 60  # seconds until a thing that should happen counts as one that never will
 
 
 def run(*command, check=True, stdin=None, env=None):
@@ -41,7 +40,7 @@ def run(*command, check=True, stdin=None, env=None):
         capture_output=True,
         env={**os.environ, **(env or {})},
         cwd=ROOT,
-        timeout=15 * PATIENCE,
+        timeout=900,
         check=False,
         encoding="utf-8",
         errors="replace",
@@ -143,11 +142,10 @@ class Container:
 
     def stop(self):
         """`docker stop`; return the seconds that it took, when the log is complete."""
-        since = time.monotonic()
-        docker("stop", self.id)
-        took = time.monotonic() - since
+        with Stopwatch() as watch:
+            docker("stop", self.id)
         self.join()
-        return took
+        return watch.seconds
 
     def join(self):
         """Wait for the end of the container and of its log; return its exit code."""
@@ -355,9 +353,9 @@ cmd = echo $$ >> /tmp/starts; exec sleep 1000
             until = f"until [ $(wc -l </tmp/starts) = {starts} ]; do sleep 0.05; done"
             docker("exec", name, "sh", "-c", f"{until}; kill -9 $(tail -n 1 /tmp/starts)")
         docker("exec", name, "sh", "-c", "until [ -e /tmp/done ]; do sleep 0.05; done")
-        since = time.monotonic()
-        docker("stop", name)
-        assert time.monotonic() - since < 9
+        with Stopwatch() as watch:
+            docker("stop", name)
+        assert watch.seconds < 9
         written = docker("logs", name).stdout
     finally:
         stopped.kill()

@@ -150,12 +150,12 @@ def test_main_command_alone_is_signalled(overlord: Start) -> None:
 @pytest.mark.parametrize("kind", ("main command", "daemon"))
 def test_pipelines_of_a_shell_end_with_it(overlord: Start, kind: str) -> None:
     """A shell with two pipelines, one of them in the background: a stop leaves none of the four, where no kernel helps."""
-    cmd = "yes out | tail & yes error | tail"
+    cmd = "sleep 1234 | tail & sleep 4321 | tail"
     words = ("sh", "-c", cmd) if kind == "main command" else ()
     o = overlord("" if words else daemon("web", cmd), *words, pid1=False)
 
     def running() -> int:
-        return len(o.running("yes", "out")) + len(o.running("yes", "error")) + len(o.running("tail"))
+        return sum(len(o.running(*line)) for line in (("sleep", "1234"), ("sleep", "4321"), ("tail",)))
 
     eventually(lambda: running() == 4, "both pipelines")
     assert o.stop() == (143 if words else 0)

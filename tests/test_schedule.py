@@ -18,7 +18,7 @@ from croniter import CroniterBadDateError, croniter
 
 import overlord as program
 from conftest import Start
-from harness import Overlord, daemon, eventually, script
+from harness import PATIENCE, Overlord, daemon, eventually, script
 
 BEGIN = calendar.timegm((2020, 1, 1, 0, 0, 0))
 TEN_YEARS = 3653 * 86400
@@ -381,7 +381,7 @@ def test_a_mistake_is_located(overlord: Start, tmp_path: Path) -> None:
 def test_by_the_wall_clock(overlord: Start) -> None:
     """A cron line runs when its minute comes: the one test that waits for that."""
     o = overlord(script("minute", "date +%s >> journal", schedule="* * * * *"))
-    o.wait_for("minute: started", timeout=90)
+    o.wait_for("minute: started", timeout=PATIENCE + 60)
     o.says("minute", "ok")
     assert int(o.journal.lines()[0]) % 60 < 30
     assert o.stop() == 0
