@@ -257,12 +257,13 @@ class Process:
 
     @property
     def descriptors(self) -> dict[int, tuple[str, str]]:
-        """What each open descriptor leads to, and its flags."""
+        """What each open descriptor leads to, and its flags; one that is closed meanwhile is left out."""
         found = {}
         for entry in (self.folder / "fd").iterdir():
-            info = (self.folder / "fdinfo" / entry.name).read_text()
-            flags = next(line.split()[1] for line in info.splitlines() if line.startswith("flags"))
-            found[int(entry.name)] = (os.readlink(entry), flags)
+            with contextlib.suppress(FileNotFoundError):
+                info = (self.folder / "fdinfo" / entry.name).read_text()
+                flags = next(line.split()[1] for line in info.splitlines() if line.startswith("flags"))
+                found[int(entry.name)] = (os.readlink(entry), flags)
         return found
 
     def signals(self, field: str) -> set[int]:

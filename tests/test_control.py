@@ -1485,6 +1485,7 @@ def test_no_descriptor_for_a_client(fleet: Start) -> None:
     o = fleet(daemon("web", SLEEP))
     o.says("web", "ok")
     exchange(o, b"version\n")
+    settled(o)
     used = max(Process(o.pid).descriptors) + 1
     subprocess.run(["prlimit", "--pid", str(o.pid), f"--nofile={used}:"], check=True)
     with dial(o) as sock:
