@@ -44,7 +44,7 @@ from typing import Callable, Iterator, NoReturn, TypeVar
 from harness import OVERLORD, PATH, PROGRAMS, ROOT, Process, Stopwatch, children, namespace, program, system_python
 
 UNITS = 50
-PATIENCE = 90.0  # s until what should happen counts as what never will
+PATIENCE = 300.0  # s until what should happen counts as what never will
 MEMORY = 256 << 20  # bytes for all in the container
 DISK = "512k"  # of the file system of the log files
 ORPHANS = 2000  # in one burst

@@ -377,6 +377,64 @@ class Namespace:
 # --- overlord --------------------------------------------------------------------------------------------------------
 
 
+class Lines:
+    """The lines that come out of a pipe. A thread reads them, and so does whoever asks: what has been written by then is there.
+
+    (An answer that comes another way, by a socket or an exit code, may be seen before a thread has had its turn.)
+    """
+
+    def __init__(self, stream: IO[bytes] | None, changed: threading.Condition) -> None:
+        self._found: list[str] = []
+        self._rest = bytearray()
+        self._changed = changed
+        self._fd = -1 if stream is None else stream.fileno()
+        poll = select.poll()
+        self._reader = threading.Thread(target=self._read, args=(poll,), daemon=True)
+        if stream is not None:
+            os.set_blocking(self._fd, False)
+            poll.register(self._fd, select.POLLIN)
+            self._reader.start()
+
+    def __call__(self) -> list[str]:
+        """Return the lines so far."""
+        self._take()
+        return self._found
+
+    def _take(self) -> None:
+        """Take what is there by now."""
+        with self._changed, contextlib.suppress(BlockingIOError):
+            for _ in range(16):  # a pipe holds less, but a flood has no end
+                data = os.read(self._fd, 65536) if self._fd >= 0 else b""
+                self._rest += data or b"\n" * bool(self._rest)
+                if b"\n" in data or not data:
+                    *lines, self._rest = self._rest.split(b"\n")
+                    self._found += [line.decode(errors="backslashreplace") for line in lines]
+                    self._changed.notify_all()
+                if not data:
+                    self._fd = -1
+                    break
+
+    def _read(self, poll: select.poll) -> None:
+        while not self.over:
+            poll.poll()
+            self._take()
+
+    @property
+    def over(self) -> bool:
+        """Whether no more can come."""
+        return self._fd < 0
+
+    def wait(self, timeout: float) -> None:
+        """Wait until no more can come."""
+        if self._reader.ident:
+            self._reader.join(timeout)
+
+    def close(self) -> None:
+        """Read no more."""
+        with self._changed:
+            self._fd = -1
+
+
 class Overlord(Namespace):
     """One overlord.py, running the configuration `config` as PID 1 of a namespace, or below another init there.
 
@@ -401,10 +459,6 @@ class Overlord(Namespace):
         self.folder = folder
         self.journal = Journal(folder / "journal")
         self.config = folder / "overlord.conf"
-        self.log: list[str] = []
-        self.out: list[str] = []
-        self._changed = threading.Condition()
-        self._readers: list[threading.Thread] = []
         self._pid1 = pid1
         self.python = list(python)
         (folder / "conf.d").mkdir(exist_ok=True)
@@ -416,10 +470,8 @@ class Overlord(Namespace):
         options = {"stdin": subprocess.DEVNULL, "env": {"PATH": PATH}, "cwd": folder, **options}
         options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
         super().__init__(argv if pid1 else ["sh", "-c", OTHER_INIT, "sh", *argv], **options)
-        for stream, lines in ((self.popen.stderr, self.log), (self.popen.stdout, self.out)):
-            if stream is not None:
-                self._readers.append(threading.Thread(target=self._read, args=(stream, lines), daemon=True))
-                self._readers[-1].start()
+        self._changed = threading.Condition()
+        self._log, self._out = (Lines(stream, self._changed) for stream in (self.popen.stderr, self.popen.stdout))
         self.pid = self.init if pid1 else eventually(self._find, "overlord below the other init")
 
     def _find(self) -> int:
@@ -428,13 +480,8 @@ class Overlord(Namespace):
         mine = [pid for pid, line in lines.items() if str(self.config) in line and OTHER_INIT not in line]
         return mine[0] if mine else int(self.popen.poll() is not None)
 
-    def _read(self, stream: IO[bytes], lines: list[str]) -> None:
-        for line in stream:
-            with self._changed:
-                lines.append(line.decode(errors="backslashreplace").rstrip("\n"))
-                self._changed.notify_all()
-        with self._changed:
-            self._changed.notify_all()
+    log = property(lambda self: self._log())
+    out = property(lambda self: self._out())
 
     def __str__(self) -> str:
         return "\n".join(
@@ -468,7 +515,7 @@ class Overlord(Namespace):
                     if match:
                         return match
                 after = max(after, len(lines))
-                ended = not any(reader.is_alive() for reader in self._readers)
+                ended = self._log.over and self._out.over
                 if ended or not self._changed.wait(min(1.0, deadline - time.monotonic())):
                     if ended and len(lines) == after:
                         self.fail(f"overlord ended before {pattern!r}")
@@ -559,8 +606,8 @@ class Overlord(Namespace):
                 code = self.popen.wait(timeout)
             except subprocess.TimeoutExpired:
                 self.fail(f"overlord still runs after {timeout:g} s; processes: {self.processes()}")
-            for reader in self._readers:
-                reader.join(timeout)
+            self._log.wait(timeout)
+            self._out.wait(timeout)
             return code
         told = Journal(self.folder / "exit_code")
         return int(eventually(told.lines, f"the other init sees overlord end\n{self}", timeout)[0])
@@ -573,8 +620,9 @@ class Overlord(Namespace):
     def close(self) -> None:
         """End what still runs, and show the log; pytest prints it where the test failed."""
         self.destroy()
-        for reader in self._readers:
-            reader.join(PATIENCE)
+        for lines in (self._log, self._out):
+            lines.wait(PATIENCE)
+            lines.close()
         for stream in (self.popen.stdin, self.popen.stdout, self.popen.stderr):
             if stream is not None:
                 stream.close()

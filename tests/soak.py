@@ -39,7 +39,7 @@ ROOM = 512 << 10  # bytes
 WAVER = 1.5
 BURST = 500  # orphans at once
 FLAPPERS = 4
-STALL = 120.0  # s in which a round of restarts or orphans has to go on
+STALL = 300.0  # s in which a round of restarts or orphans has to go on
 
 Sample = namedtuple("Sample", "restarts orphans memory pss descriptors zombies per_restart per_orphan seconds")
 
