@@ -610,7 +610,9 @@ class Overlord(Namespace):
             self._out.wait(timeout)
             return code
         told = Journal(self.folder / "exit_code")
-        return int(eventually(told.lines, f"the other init sees overlord end\n{self}", timeout)[0])
+        code = eventually(told.lines, f"the other init sees overlord end\n{self}", timeout)[0]
+        eventually(lambda: Process(self.init).cmdline[:1] == ["sleep"], "the other init stays, and names overlord no more")
+        return int(code)
 
     def stop(self) -> int:
         """Ask for shutdown as `docker stop` does, and return the exit code."""
