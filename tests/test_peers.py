@@ -182,7 +182,7 @@ def test_job_control_signals_stop_nobody(overlord: Start, pid1: bool) -> None:
         o.send(sig)
         o.kill_unit("web")
         o.says("web", "ok", after=mark)
-    assert [p.state for p in o.processes() if p.state in "Tt"] == []
+    assert [p for p in o.processes() if p.alive and p.state in "Tt"] == []
     assert o.stop() == 143
 
 
@@ -199,7 +199,7 @@ def test_ctrl_z_below_tini(overlord: Start, terminal: Terminal, command: tuple[s
     web = int(terminal.expect(r"web: started \(pid (\d+)\)")[1])
     terminal.expect("web: ok")
     eventually(lambda: o.running(*command), "all run")
-    process = next(process for process in o.processes() if process.ppid == 1 and str(o.config) in process.cmdline)
+    process = next(process for process in o.processes() if str(o.config) in process.cmdline and process.ppid == 1)
     after = terminal.type("\x1a")
     terminal.expect(r"\^Z", after)
     o.kill(web)
@@ -255,7 +255,7 @@ def test_terminal_that_hangs_up_leaves_a_fleet_alone(overlord: Start, output: st
     terminal.expect("web: ok")
     terminal.close()
     o.journal.wait_for("web HUP")
-    web = next(p for p in o.processes() if p.ppid == 1 and "trap" in str(p))
+    web = next(p for p in o.processes() if "trap" in str(p) and p.ppid == 1)
     o.kill(web.pid)
     o.journal.wait_for("web", 2)
     is_idle(o)
