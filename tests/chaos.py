@@ -24,6 +24,7 @@ from __future__ import annotations
 import argparse
 import collections
 import contextlib
+import functools
 import os
 import random
 import re
@@ -41,7 +42,7 @@ import time
 from pathlib import Path
 from typing import Callable, Iterator, NoReturn, TypeVar
 
-from harness import OVERLORD, PATH, PROGRAMS, ROOT, Process, Stopwatch, children, namespace, program, system_python
+from harness import OVERLORD, PATH, PROGRAMS, ROOT, Process, Stopwatch, children, namespace, program, storm, system_python
 
 UNITS = 50
 PATIENCE = 300.0  # s until what should happen counts as what never will
@@ -417,30 +418,22 @@ class Chaos:
 
     @contextlib.contextmanager
     def meanwhile(self, *blows: Callable[[random.Random], None]) -> Iterator[None]:
-        """Strike all blows again and again, each from a thread of its own."""
-        over = threading.Event()
+        """Strike all blows again and again, each with a chance of its own."""
 
         def strike(blow: Callable[[random.Random], None], chance: random.Random) -> None:
+            time.sleep(chance.uniform(0.01, 0.06))
             try:
-                while not over.wait(chance.uniform(0.01, 0.06)):
-                    blow(chance)
+                blow(chance)
             except Exception as error:
                 self.faults.append(error)
 
-        chances = [random.Random(self.chance.random()) for _ in blows]
-        threads = [threading.Thread(target=strike, args=pair, daemon=True) for pair in zip(blows, chances)]
-        for thread in threads:
-            thread.start()
+        pairs = [(blow, random.Random(self.chance.random())) for blow in blows]
         try:
-            yield
+            with storm(*(functools.partial(strike, *pair) for pair in pairs), pause=0):
+                yield
         finally:
-            over.set()
-            for thread in threads:
-                thread.join(PATIENCE)
             if self.faults:  # which may be why the body waited in vain
                 raise self.faults[0]
-            if any(thread.is_alive() for thread in threads):
-                raise Broken("a blow does not end")
 
     def kill(self, chance: random.Random) -> None:
         """Kill one process, or now and then many."""

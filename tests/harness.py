@@ -739,3 +739,4 @@ def storm(*blows: Callable[[], None], pause: float = 0.001) -> Iterator[None]:
         over.set()
         for thread in threads:
             thread.join(PATIENCE)
+        assert not any(thread.is_alive() for thread in threads), "a blow does not end"
