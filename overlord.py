@@ -1,10 +1,6 @@
 #!/usr/bin/env python3
 """overlord: init (PID 1) and process supervisor for Docker images, in one file, with the standard library alone.
 
-    COPY overlord.py /sbin/
-    COPY overlord.conf /etc/overlord.conf
-    ENTRYPOINT ["/sbin/overlord.py"]
-
 The rooms of this file, each using only names that stand above it:
 
     INI text -> Graph -> Config -> Machine -> Fleet -> [actions] -> Kernel -> system calls
@@ -136,10 +132,11 @@ def settle_in() -> None:
             os.close(fd)
 
 
+COMPILED = sys.argv[:1] == ["-c"]  # see `compile_into`
+
 if __name__ == "__main__":
-    if sys.argv[0] == "-c":  # from `compile`: isolated already, and free of garbage
+    if COMPILED:  # isolated already, and free of garbage
         del sys.argv[0]
-        globals().pop("f").close()  # what the line before the code has read it from
         if sys.getfilesystemencoding() != "utf-8":  # a locale of before
             settle_in()
     elif "overlord" in sys._xoptions:
@@ -181,15 +178,20 @@ warnings.simplefilter("ignore")  # they go straight to stderr, whose reader may 
 DEFAULT_CONFIG = "/etc/overlord.conf"
 EX_USAGE = 64  # sysexits(3)
 EX_UNAVAILABLE = 69
+EX_IOERR = 74
+EX_TEMPFAIL = 75
 EX_NOPERM = 77
 EX_CONFIG = 78
 NOT_EXECUTABLE = 126  # the shell's codes, POSIX 2.8.2
 NOT_FOUND = 127
+FIRST_LINE_MAX = 127  # bytes, `#!` and newline included: execve(2)
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 SCARCE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # what overlord lacks for now
 
 SWEEP_TIMEOUT = 1.0  # s, what is left over gets this long between SIGTERM and SIGKILL
+MAIN_SHARE = 0.75  # of the time for a shutdown, what the main command may take before the daemons' turn
+LEFT_LEAST = 1.0  # s, what a main command without units leaves behind has at the least
 STEADY = 10.0  # s, a unit that stayed up this long starts its back-off from the beginning
 MISSED = 90.0  # s, a scheduled run that is later than this is left out
 STORY = 50  # things that the timeline tells of a unit
@@ -345,7 +347,6 @@ def spell_end(code: int) -> str:
 
 
 def spell_state(state: str) -> str:
-    """Return what a unit is."""
     return "in backoff" if state == BACKOFF else state
 
 
@@ -415,7 +416,6 @@ def parse_boolean(text: str) -> bool:
 
 
 def parse_positive(text: str) -> float:
-    """Return a duration above zero."""
     seconds = parse_duration(text)
     if not seconds:
         raise Mistake("must be longer than 0")
@@ -447,7 +447,6 @@ def parse_number(low: int, high: int, base: int = 10) -> Callable[[str], int]:
 
 
 def parse_text(text: str) -> str:
-    """Return the value as it is, which must not be empty."""
     if not text:
         raise Mistake("is empty")
     return text
@@ -522,7 +521,6 @@ def parse_paths(text: str) -> tuple[str, ...]:
 
 
 def parse_secrets(text: str) -> tuple[str, ...]:
-    """Return names of variables."""
     for word in text.replace(",", " ").split():
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", word):
             raise Mistake(f"{word!r} is no name of a variable")
@@ -553,18 +551,14 @@ NICKNAMES = {
 }  # fmt: skip
 # crontab(5): what each field allows; `either`: days of the month and of the week are both restricted, and one is enough;
 # `hourly`: the hour is `*`, so that it goes by the time that passes. Or `every`, in seconds, and nothing else.
-Schedule = namedtuple(
-    "Schedule",
-    "minutes hours days months weekdays either hourly every",
-    defaults=(None, None, None, None, None, None, None, None),
-)
+Schedule = namedtuple("Schedule", "minutes hours days months weekdays either hourly every")
 
 
 def parse_schedule(text: str) -> Schedule:
     """Return a schedule, from the five fields of crontab(5), one of its nicknames, or `every 10m`."""
     words = NICKNAMES.get(text.lower(), text).split()
     if words[:1] == ["every"]:
-        return Schedule(every=parse_positive(" ".join(words[1:])))
+        return Schedule(None, None, None, None, None, None, None, parse_positive(" ".join(words[1:])))
     if len(words) != 5:
         near = suggest(text.lower(), NICKNAMES) if text[:1] == "@" else ""
         raise Mistake(f"{text!r} is no schedule{near or ', write MINUTE HOUR DAY MONTH WEEKDAY, @hourly, @daily or every 10m'}")
@@ -574,7 +568,7 @@ def parse_schedule(text: str) -> Schedule:
     if not any(day <= days_of(2024, month) for day in days for month in months) and words[4][0] == "*":
         raise Mistake(f"{text!r} names a day that no year has")
     either = words[2][0] != "*" and words[4][0] != "*"
-    return Schedule(minutes, hours, days, months, weekdays, either, words[1][0] == "*")
+    return Schedule(minutes, hours, days, months, weekdays, either, words[1][0] == "*", None)
 
 
 def parse_field(text: str, low: int, high: int, names: list[str] | None = None) -> frozenset[int]:
@@ -601,7 +595,6 @@ def parse_field(text: str, low: int, high: int, names: list[str] | None = None) 
 
 
 def days_of(year: int, month: int) -> int:
-    """Return how many days a month has."""
     if month == 2:
         return 29 if year % 4 == 0 and (year % 100 or year % 400 == 0) else 28
     return 30 if month in (4, 6, 9, 11) else 31
@@ -702,7 +695,6 @@ def parse_probe(*more: str) -> Callable[[str], Any]:
 
 
 def check_port(text: str) -> int:
-    """Return the number of a port."""
     if not 0 < int(text) < 65536:
         raise Mistake(f"{text} is no port, they go from 1 to 65535")
     return int(text)
@@ -740,12 +732,8 @@ def parse_deps(text: str) -> tuple[tuple[str, str], ...]:
     return tuple(deps.items())
 
 
-class Everything(dict):  # type: ignore[type-arg]
-    """An environment in which each variable is set, to look at no more than the form of what refers to them."""
-
-    def get(self, name: str, default: object = None) -> str:
-        """Return some value."""
-        return "x"
+# An environment in which each variable is set, to look at no more than the form of what refers to them.
+Everything = type("Everything", (dict,), {"get": lambda self, name, default=None: "x"})
 
 
 def parse_env(text: str, environment: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
@@ -852,9 +840,9 @@ OPTIONS = (
            "from the stop request to the last SIGKILL, whatever else is configured (docker kills at 10 s)"),
     Option("shutdown_signals", "o", parse_signals, "TERM INT QUIT RTMIN+3", "",
            "what asks for shutdown (images set STOPSIGNAL: httpd `WINCH`, haproxy `USR1`)"),
-    Option("socket", "o", parse_text, "/run/overlord.sock", "",
-           "control socket, for the verbs that ask a running overlord; where it cannot be made, one in `/dev/shm` serves; "
-           "`none` for none"),
+    Option("socket", "o", parse_output("abstract", "none"), "abstract", "",
+           "control socket, for the verbs that ask a running overlord: `abstract` needs no file; `/PATH` for a file, as a second "
+           "overlord in one container needs it; `none` for none"),
     Option("log_level", "o", parse_choice("debug", "info", "warning", "error"), "info", "",
            "overlord's own messages, on stderr: `debug`, `info`, `warning`, `error`"),
     Option("log_format", "o", parse_choice("text", "json"), "text", "", "`text` or `json`, for overlord's own messages"),
@@ -873,10 +861,11 @@ OPTIONS = (
            "earlier lines too"),
     Option("env_file", "sd", parse_paths, "", "none",
            "file(s) of `KEY=value` lines, read at each start: a value is taken as it stands, less the quotes around it, and `#` "
-           "begins a comment line; a leading `-` makes a file optional"),
+           "begins a comment line; a leading `-` makes a file optional; where others than root can change a name on the way, the "
+           "unit's `uid` reads it"),
     Option("secrets", "sd", parse_secrets, "", "none",
            "names; `NAME` gets the content of the file that `NAME_FILE` names, else of `/run/secrets/NAME`, less the newline at "
-           "its end; for this unit alone, and never shown"),
+           "its end; for this unit alone, and never shown; read as `env_file` is"),
     Option("umask", "sd", parse_number(0, 0o777, 8), "", "inherited", "octal, as `022`"),
     Option("nice", "sd", parse_number(-20, 19), "", "inherited", "-20 (first served) to 19"),
     Option("limits", "sd", parse_limits, "", "inherited",
@@ -890,10 +879,10 @@ OPTIONS = (
     Option("stop_signal", "sd", parse_signal, "TERM", "",
            "name or number, with or without `SIG`; sent to the process that overlord started, and once that is gone to "
            "what it leaves behind"),
-    Option("stop_timeout", "sd", parse_duration, "8s", "", "from the stop signal to SIGKILL of the whole group"),
+    Option("stop_timeout", "sd", parse_duration, "8s", "", "from the stop signal to SIGKILL of the whole group and `stop_cmd`"),
     Option("stop_cmd", "d", parse_text, "", "none",
-           "shell command run instead of the stop signal, with `$MAINPID`, the unit's user, folder and environment; SIGKILL "
-           "still follows `stop_timeout`"),
+           "shell command run instead of the stop signal, with `$MAINPID`, the unit's user, folder and environment; it may go on "
+           "after the daemon has ended; SIGKILL to both still follows `stop_timeout`"),
     Option("on_failure", "sd", parse_choice("shutdown", "ignore"), "", "`shutdown`",
            "what the unit's final failure does to the container: `shutdown` or `ignore`"),
     Option("on_success", "sd", parse_choice("shutdown", "ignore"), "ignore", "", "the same for its final success"),
@@ -973,6 +962,7 @@ def main_spec(argv: Iterable[str], daemons: Iterable[str]) -> Spec:
     """Return the main command (Docker's CMD) as a unit: a script that needs every wanted daemon and ends it all."""
     values = {**DEFAULTS, "cmd": tuple(argv), "deps": tuple((name, "up") for name in daemons)}
     values.update(restart="never", forward=(), env=(), on_failure="shutdown", on_success="shutdown")
+    values.update(stop_timeout=1e9)  # none of its own: a shutdown gives it its share, and nothing else stops it
     return Spec(name=MAIN, kind="main", instance=0, **values)
 
 
@@ -1110,6 +1100,11 @@ class Draft:
         margin = min((len(line) - len(line.lstrip()) for line in rest if line.strip()), default=0)
         return "\n".join([first, *(line[margin:] for line in rest)]).strip()
 
+    def setting(self, name: str) -> str:
+        """Return an option of [overlord] as it was written, or its default. Raises Mistake."""
+        at = ("overlord", name)
+        return expand(self.text_of(*at), self.environment) if at in self.places else BY_KIND["overlord"][name].default
+
     def value(self, section: str, option: Option) -> Any:
         """Return the parsed value of an option that is there, or its default after noting the mistake."""
         text = self.text_of(section, option.name)
@@ -1213,10 +1208,8 @@ class Draft:
 
     def number(self, units: dict[str, Spec]) -> dict[str, Spec]:
         """Return the units with the instances of each in its place, and all of them wherever it is named."""
-        names = {
-            name: [name] if unit.count == 1 else [f"{name}-{number + 1}" for number in range(unit.count)]
-            for name, unit in units.items()
-        }
+        names = {name: [f"{name}-{number + 1}" for number in range(unit.count)] for name, unit in units.items()}
+        names.update({name: [name] for name, unit in units.items() if unit.count == 1})
         for name, unit in units.items():
             for clash in [other for other in names[name] if other != name and other in units]:
                 text = f"the name is taken by an instance of [{unit.kind}:{name}], which has a count of {unit.count}"
@@ -1375,20 +1368,14 @@ def prove(spec: Spec, status: Status, event: Event, now: float, chance: float) -
     return enter(status, OK, now, deadline=status.expires, oks=status.oks + 1, up=True), actions
 
 
-def despair(spec: Spec, status: Status, event: Event, now: float, chance: float) -> tuple[Status, list[Any]]:
-    """A daemon lives, but does not answer any more: stop it; it has failed."""
-    return halt(spec, status, Event("stop", why=event.why, then="fail"), now, chance)
-
-
-def expire(spec: Spec, status: Status, event: Event, now: float, chance: float) -> tuple[Status, list[Any]]:
-    """A script has used up its `timeout`: stop it; it has failed."""
-    return halt(spec, status, Event("stop", why=f"timeout {spell_duration(spec.timeout)} reached", then="fail"), now, chance)
-
-
-def retire(spec: Spec, status: Status, event: Event, now: float, chance: float) -> tuple[Status, list[Any]]:
-    """A daemon has reached its `max_age`: stop it, then start it again."""
-    why = f"max_age reached after {spell_duration(now - status.started)}"
-    return halt(spec, status, Event("stop", why=why, then="restart"), now, chance)
+def give_up(spec: Spec, status: Status, event: Event, now: float, chance: float) -> tuple[Status, list[Any]]:
+    """Stop a daemon that answers no more or has reached its `max_age`, or a script that has used up its `timeout`."""
+    why, then = event.why, "fail"
+    if event.kind == "deadline" and spec.kind == "daemon":
+        why, then = f"max_age reached after {spell_duration(now - status.started)}", "restart"
+    elif event.kind == "deadline":
+        why = f"timeout {spell_duration(spec.timeout)} reached"
+    return halt(spec, status, Event("stop", why=why, then=then), now, chance)
 
 
 def remind(spec: Spec, status: Status, event: Event, now: float, chance: float) -> tuple[Status, list[Any]]:
@@ -1422,7 +1409,8 @@ def revive(spec: Spec, status: Status, event: Event, now: float, chance: float) 
 
 def kill(spec: Spec, status: Status, event: Event, now: float, chance: float) -> tuple[Status, list[Any]]:
     """The time to stop is over: SIGKILL to the whole group. LINUX: only a process stuck in the kernel survives it."""
-    text = f"not gone after {spell_duration(now - status.since)}, killing it (SIGKILL)"
+    words = ("not all gone", "the rest") if status.left else ("not gone", "it")
+    text = f"{words[0]} after {spell_duration(now - status.since)}, killing {words[1]} (SIGKILL)"
     actions = [Say("warning", spec.name, text), Kill(spec.name, status.pid, SIGNALS["KILL"], True)]
     return status._replace(deadline=None), actions
 
@@ -1526,8 +1514,8 @@ TABLE: dict[str, tuple[Callable[..., tuple[Status, list[Any]]] | None, ...]] = {
     IDLE:     (enlist, impossible, impossible, impossible, impossible, impossible, impossible, None,      None,   None),
     WAITING:  (None,   launch,     impossible, miss,       impossible, impossible, remind,     withdraw,  None,   None),
     STARTING: (None,   impossible, adopt,      miss,       fall,       impossible, ripen,      halt,      greet,  None),
-    OK:       (enlist, impossible, impossible, impossible, fall,       impossible, retire,     halt,      None,   despair),
-    RUNNING:  (None,   impossible, adopt,      miss,       fall,       impossible, expire,     halt,      None,   None),
+    OK:       (enlist, impossible, impossible, impossible, fall,       impossible, give_up,    halt,      None,   give_up),
+    RUNNING:  (None,   impossible, adopt,      miss,       fall,       impossible, give_up,    halt,      None,   None),
     STOPPING: (revive, impossible, impossible, impossible, drop,       conclude,   kill,       hasten,    None,   None),
     BACKOFF:  (enlist, impossible, impossible, impossible, impossible, impossible, enlist,     withdraw,  None,   None),
     STOPPED:  (enlist, impossible, impossible, None,       impossible, impossible, impossible, None,      None,   None),
@@ -1594,14 +1582,15 @@ class Fleet:
         self.slowest = (0.0, "")  # the unit that took longest from its start to OK, of those
         self.first_failure: int | None = None
         self.ending: Ending | None = None
-        self.requested = self.sweeping = self.swept_hard = False
+        self.asked: float | None = None  # when somebody first asked a main command without units to end
+        self.interrupts = 0  # how often SIGINT asked for shutdown
+        self.sweeping = self.swept_hard = False
         self.code: int | None = None  # what a person wants the container to exit with
         self.heights: dict[str, int] = {}  # in a shutdown: levels of live units from here down, this one included
         self.unpassed: dict[str, int] = {}  # in a shutdown: unit not yet over with -> how many dependents come before it
         self.killed: list[str] = []
 
     def adopt(self, config: Config) -> None:
-        """Take over a configuration."""
         self.settings, self.units = config.settings, config.units
         self.order: list[str] = config.order
         self.dependents: dict[str, list[str]] = {}
@@ -1615,7 +1604,6 @@ class Fleet:
                 self.teams.setdefault(spec.name.rpartition("-")[0], []).append(spec.name)
 
     # -------------------------------------------------------------------------------------------- what comes in
-
     def boot(self, now: float) -> None:
         """Ask for every daemon with autostart, and for the main command."""
         self.began, want = now, Event("want")
@@ -1636,28 +1624,41 @@ class Fleet:
             if not name and self.deadline == instant:
                 self.overdue(now)
             elif name and self.status[name].deadline == instant:
-                if self.units[name].instance and self.status[name].state == OK:
+                if self.status[name].state == OK and (self.ending or self.units[name].instance):
                     self.status[name] = self.status[name]._replace(deadline=None)
-                    self.take_turn(name, f"max_age reached after {spell_duration(now - self.status[name].started)}", now)
+                    if not self.ending:  # in a shutdown each is stopped in its turn, however old it is
+                        self.take_turn(name, f"max_age reached after {spell_duration(now - self.status[name].started)}", now)
                 else:
                     self.feed(name, Event("deadline"), now)
         self.work(now)
 
+    def transparent(self) -> bool:
+        """Tell whether a main command lives and there is no unit beside it: then overlord only relays signals, as tini does."""
+        main = self.status.get(MAIN)
+        return bool(self.order == [MAIN] and main and main.pid and not main.left and not self.ending)
+
     def ask_shutdown(self, why: str, now: float, signum: int | None = None, code: int | None = None) -> None:
-        """Somebody asks for shutdown, by a signal or with an exit code; whoever asks again wants it at once."""
-        first, self.requested = not self.requested, True
+        """Somebody asks for shutdown, by a signal or with an exit code; a second SIGINT wants it at once. Where overlord is
+        transparent, the Loop relays the signal, and only a request by hand needs one."""
         self.code = code if self.code is None else self.code
-        if self.ending and first:
-            self.say("info", "", f"{why}: shutting down already")
-        elif self.ending:
+        self.interrupts += signum == SIGNALS["INT"] and not self.transparent()
+        if self.transparent():
+            self.asked = now if self.asked is None else self.asked
+            if signum is None:
+                self.actions.append(Kill(MAIN, self.status[MAIN].pid, SIGNALS["TERM"], False))
+        elif not self.ending:
+            self.shut_down(why, None, now, signum)
+        elif signum == SIGNALS["INT"] and self.interrupts > 1:
             self.say("warning", "", f"{why} again: killing what is left at once")
             for name, status in self.status.items():
                 if status.pid:
-                    self.killed.append(name)
+                    self.killed += [] if status.left else [name]
                     self.actions.append(Kill(name, status.pid, SIGNALS["KILL"], True))
             self.sweep(SIGNALS["KILL"], now)
         else:
-            self.shut_down(why, None, now, signum)
+            left = spell_duration(max(0.0, self.ending.end - now))
+            hint = "; a second SIGINT kills at once" if signum == SIGNALS["INT"] else ""
+            self.say("info", "", f"{why}: shutting down already, within {left}{hint}")
         self.work(now)
 
     def also_killed(self, names: list[str]) -> None:
@@ -1695,7 +1696,6 @@ class Fleet:
         return actions
 
     # ----------------------------------------------------------------------------------------------- the engine
-
     def work(self, now: float) -> None:
         """Feed and settle until nothing follows any more."""
         while self.todo or self.review:
@@ -1722,8 +1722,8 @@ class Fleet:
             old, event = old._replace(then="stop"), event._replace(then="stop")  # no restart any more
         new, actions = step(self.units[name], old, event, now, self.chance())
         self.actions += actions
-        if self.ending and event.kind == "deadline" and old.state == STOPPING:
-            self.killed.append(name)
+        if self.ending and event.kind == "deadline" and old.state == STOPPING and not old.left:
+            self.killed.append(name)  # what it has left behind, the Loop names
         self.status[name] = new
         if new.deadline is not None and (new.deadline != old.deadline or event.kind == "deadline"):
             heappush(self.timers, (new.deadline, name))
@@ -1745,7 +1745,6 @@ class Fleet:
         heapify(self.timers)
 
     def say(self, level: str, name: str, text: str) -> None:
-        """Have a line written."""
         self.actions.append(Say(level, name, text))
 
     def tell(self, name: str, what: str, now: float) -> None:
@@ -1807,17 +1806,19 @@ class Fleet:
 
     def judge(self, spec: Spec, status: Status, for_whom: str | None, now: float) -> None:
         """Find out what the end of a unit does to the container."""
-        if status.state not in (DONE, FAILED) and not (status.state == OK and spec.kind == "script"):
+        gone = spec.kind == "main" and status.left  # what it leaves behind is stopped first, and the daemons after that
+        if status.state not in (DONE, FAILED) and not (status.state == OK and spec.kind == "script") and not gone:
             return
         if for_whom in (BY_HAND, BY_CLOCK) or spec.name in self.by_hand:
             return
-        failed = status.state == FAILED
+        failed = status.state == FAILED or (gone and status.code not in spec.success)
         policy = (spec.on_failure or ("ignore" if for_whom else "shutdown")) if failed else spec.on_success
         if failed and self.first_failure is None and not for_whom:
             self.first_failure = exit_code(status.code)
         if policy == "shutdown":
             verb = "failed" if failed else "ended"
-            why = f"{spec.name} {verb}: {status.why}" if spec.kind != "main" else f"{MAIN} {status.why}"
+            end = status.why or f"{spell_end(status.code)} after {spell_duration(status.lived)}"
+            why = f"{spec.name} {verb}: {end}" if spec.kind != "main" else f"{MAIN} {end}"
             self.shut_down(why, exit_code(status.code) if failed else 0, now)
 
     def run_dry(self, now: float) -> None:
@@ -1831,7 +1832,6 @@ class Fleet:
         self.work(now)
 
     # --------------------------------------------------------------------------------------------- dependencies
-
     def settle(self, name: str, now: float) -> None:
         """Start a waiting unit if all that it depends on is there, else ask for the first that is not.
 
@@ -1953,7 +1953,6 @@ class Fleet:
             self.next_run(script)
 
     # --------------------------------------------------------------------------------------------- bounce waves
-
     def bounce(self, name: str, status: Status) -> None:
         """A daemon is OK: whoever bounces with it and still runs against the process before has to be restarted."""
         for dependent in self.dependents.get(name, ()) if status.oks > 1 else ():
@@ -2019,12 +2018,9 @@ class Fleet:
         return name if self.status[name].state in (STOPPED, DONE, FAILED) else ""
 
     # --------------------------------------------------------------------------------------------------- by hand
-
     def start(self, names: Iterable[str], now: float, going: Iterable[str] = ()) -> list[str]:
-        """A person asks for units, and so for all that they depend on, stopped or not. Returns them all.
-
-        `going`: those which are on their way already.
-        """
+        """A person asks for units, and so for all that they depend on, stopped or not. Returns them all. `going`: those which
+        are on their way already."""
         wanted = set(names).difference(going)
         found = list(names)
         for name in found:  # grows on the way
@@ -2075,7 +2071,6 @@ class Fleet:
         self.start(names, now, going)
 
     # ---------------------------------------------------------------------------------------------------- reload
-
     def reload(self, config: Config, now: float) -> dict[str, str]:
         """Take over another configuration; return what happens to each unit whose definition differs.
 
@@ -2167,19 +2162,21 @@ class Fleet:
         return status
 
     # -------------------------------------------------------------------------------------------------- shutdown
-
     def shut_down(self, why: str, code: int | None, now: float, signum: int | None = None) -> None:
         """Stop everything in reverse dependency order; a unit's turn comes when all that depends on it is over with.
 
-        A finished script still passes the order on: what needs it needs what it needs.
+        A finished script still passes the order on: what needs it needs what it needs. What a main command without units
+        leaves behind has what remains since somebody asked for the end, and a second at least.
         """
-        alone = self.order == [MAIN]
+        alone = self.order == [MAIN] and bool(self.status[MAIN].starts)
         total = self.settings.shutdown_timeout
-        units_end = now + total - sweep_share(total)
+        units_end = (now if self.asked is None else self.asked) + total - sweep_share(total)
+        units_end = max(units_end, now + LEFT_LEAST) if alone else units_end
+        end = units_end + sweep_share(total)
         self.leaving, self.pending = {}, None
-        self.ending = Ending(why, code, alone and signum is None and code is not None, signum, units_end, now + total)
+        self.ending = Ending(why, code, alone, signum, units_end, end)
         self.say("debug" if self.ending.quiet else "info", "", f"shutting down: {why}")
-        self.set_deadline((units_end + now + total) / 2)
+        self.set_deadline((units_end + end) / 2)
         self.held.clear()
         for name, status in self.status.items():  # what was about to start does not
             if lives(status) and not status.pid:
@@ -2198,7 +2195,8 @@ class Fleet:
     def stop_turn(self, name: str, now: float) -> bool:
         """It is a unit's turn to stop. Returns whether there is anything to wait for.
 
-        In a shutdown with its share of the time: what remains, divided by the levels that remain.
+        In a shutdown with its share of the time: what remains, divided by the levels that remain. The main command, for
+        which the container is there, has the larger part of it before them, and all where no daemon lives.
         """
         status = self.status[name]
         if not self.ending:
@@ -2212,7 +2210,11 @@ class Fleet:
             if status.state in (WAITING, BACKOFF):
                 self.todo.append((name, Event("stop", why="shutdown", then="stop")))
             return False
-        limit = max(0.0, self.ending.units_end - now) / max(1, self.heights[name])
+        limit = max(0.0, self.ending.units_end - now)
+        if name != MAIN:
+            limit /= max(1, self.heights[name])
+        elif self.heights[name] > 1:
+            limit *= MAIN_SHARE
         signum = self.ending.signum if name == MAIN else None
         signum = SIGNALS["TERM"] if signum == SIGNALS["RTMIN"] + 3 else signum  # systemd's, for containers alone
         self.todo.append((name, Event("stop", why="shutdown", then="stop", limit=limit, signum=signum)))
@@ -2249,7 +2251,6 @@ class Fleet:
         self.actions.append(Sweep(signum))
 
     def set_deadline(self, instant: float) -> None:
-        """Set the fleet's own deadline."""
         self.deadline = instant
         heappush(self.timers, (instant, ""))
 
@@ -2265,7 +2266,7 @@ class Fleet:
         names = list(dict.fromkeys(self.killed))
         more = f" and {len(names) - 10} more" if len(names) > 10 else ""
         killed = f"; had to be killed: {', '.join(names[:10])}{more}" if names else ""
-        self.actions.append(Exit(code, self.ending.why + killed, self.ending.quiet))
+        self.actions.append(Exit(code, self.ending.why + killed, self.ending.quiet and not names))
 
 
 # =========================================================================================================== Output
@@ -2313,7 +2314,6 @@ class Watch:
         return timer
 
     def cancel(self, timer: list[Any] | None) -> None:
-        """Do not call after all."""
         if timer:
             timer[2] = None
 
@@ -2323,11 +2323,8 @@ class Watch:
             timer[0] += gap
 
     def wait(self, deadline: float | None, once: bool = False) -> None:
-        """Make the calls as they come due, until one returns true or the deadline has come; None for never.
-
-        `once`: until there were any at all. Where one raises, the next `wait` goes on with the others. COST: what flows
-        through overlord stays in this loop.
-        """
+        """Make the calls as they come due, until one returns true or the deadline has come; None for never. `once`: until there
+        were any. Where one raises, the next `wait` goes on with the others. COST: what flows through overlord stays in here."""
         done = False
         while not done:
             done = once
@@ -2359,15 +2356,108 @@ class Watch:
             self.looked = now
 
     def stood_still(self, now: float, deadline: float | None) -> bool:
-        """Tell whether nothing ran until PAUSED after what was to come first (docker pause), and all that was moved.
-
-        When it began cannot be known: `paused` is told the time since the last look at the clock.
-        """
+        """Tell whether nothing ran until PAUSED after what was to come first (docker pause), and all that was moved. When it
+        began cannot be known: `paused` is told the time since the last look at the clock."""
         gap, self.looked = now - self.looked, now
         if gap <= PAUSED:
             return False
         first = min([timer[0] for timer in self.timers[:1]] + [now if deadline is None else deadline])
         return now - first > PAUSED and self.paused(gap)
+
+
+# What a path leads to: `folder`, a descriptor of the one that holds it; `path` without links; `stat`, None where there is
+# nothing; `safe`: nobody but root and overlord's own user can change what any name on the way stands for.
+Place = namedtuple("Place", "folder path stat safe")
+LOOKS_MOST = 1000  # names and links on the way to a file
+
+
+class Misled(OSError):
+    """A path that somebody else than root or overlord's own user can have lead wherever he likes."""
+
+
+def find(path: str, make: bool = False) -> Place:
+    """Return what a path leads to, with a folder to be closed; `make`: with the folders on the way made. Raises OSError.
+
+    What was looked at is what is gone into, name by name, from descriptor to descriptor: nobody can swap a name between.
+    """
+    names, at, safe, folder = path.split("/"), "", True, os.open("/", os.O_PATH)
+    try:
+        for _ in range(LOOKS_MOST):
+            names = [name for name in names if name not in ("", ".")]
+            if not names:
+                raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
+            name = names.pop(0)
+            if name == ".." and not safe:
+                raise Misled(errno.ELOOP, f"{at} can be moved by others than root, so that {at}/.. may be anything")
+            try:
+                entry = os.open(name, os.O_PATH | os.O_NOFOLLOW, dir_fd=folder)
+            except FileNotFoundError:
+                if make and names:
+                    try:
+                        os.mkdir(name, dir_fd=folder)
+                    except FileExistsError:  # made by somebody else just now
+                        pass
+                    names.insert(0, name)
+                    continue
+                return Place(folder, "/".join([at, name, *names]), None, safe)
+            try:
+                stat = os.fstat(entry)
+                safe = safe and (name == ".." or is_fixed(folder, stat))
+                if stat.st_mode & 0o170000 == 0o120000:
+                    if not safe:
+                        why = "is a link that others than root can change; give the path that it leads to instead"
+                        raise Misled(errno.ELOOP, f"{at}/{name} {why}")
+                    target = os.readlink("", dir_fd=entry)
+                    names[:0] = target.split("/")
+                    if target[:1] == "/":
+                        root = os.open("/", os.O_PATH)
+                        os.close(entry)
+                        at, folder, entry = "", root, folder
+                elif not names:
+                    return Place(folder, f"{at}/{name}", stat, safe)
+                else:
+                    at = at.rpartition("/")[0] if name == ".." else f"{at}/{name}"
+                    folder, entry = entry, folder
+            finally:
+                os.close(entry)
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+    except BaseException:
+        os.close(folder)
+        raise
+
+
+def is_fixed(folder: int, entry: os.stat_result) -> bool:
+    """Tell whether nobody but root and overlord's own user can change which entry of a folder a name stands for. In a sticky
+    folder others can neither remove nor rename root's, but put links there, and second names of root's files."""
+    own, above = (0, os.geteuid()), os.fstat(folder)
+    kind = entry.st_mode & 0o170000
+    kept = kind == 0o040000 or (kind != 0o120000 and entry.st_nlink == 1)
+    sticky = above.st_mode & 0o1000 and entry.st_uid in own and kept
+    if above.st_uid in own and (sticky or not above.st_mode & 0o022):
+        return True
+    return bool(os.fstatvfs(folder).f_flag & os.ST_RDONLY)
+
+
+def open_path(path: str, flags: int, kind: int) -> tuple[int, int]:
+    """Return descriptors of a file of that kind, made with its folders if it is not there, and of its folder. Raises OSError."""
+    place = find(path, make=True)
+    flags |= os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | (0 if place.stat else os.O_CREAT | os.O_EXCL)
+    fd = -1
+    try:
+        if place.stat and place.stat.st_mode & 0o170000 != kind:
+            raise Misled(errno.ELOOP, f"{place.path} is another kind of file by now")
+        fd = os.open(os.path.basename(place.path), flags, 0o666, dir_fd=place.folder)
+        stat = os.fstat(fd)
+        if place.stat and not os.path.samestat(stat, place.stat):
+            raise Misled(errno.ELOOP, f"{place.path} was replaced while it was opened")
+        if stat.st_nlink > 1 and not place.safe:
+            raise Misled(errno.ELOOP, f"{place.path} has a second name (a hard link), maybe of a file that is root's")
+        return fd, place.folder
+    except OSError:
+        for each in (fd, place.folder):
+            if each >= 0:
+                os.close(each)
+        raise
 
 
 class Stream:
@@ -2437,7 +2527,7 @@ class Stream:
         """Write what was kept, as far as there is room, and have the captures go on, or wait."""
         before = len(self.kept)
         try:
-            while self.kept and not (self.shy and not writable(self.fd)):
+            while self.kept and (not self.shy or select.select((), (self.fd,), (), 0)[1]):
                 del self.kept[: os.write(self.fd, self.kept[: select.PIPE_BUF] if self.shy else self.kept)]
         except BlockingIOError:
             pass
@@ -2463,7 +2553,6 @@ class Stream:
         return bool(self.kept) and time.monotonic() - self.progress > STUCK
 
     def release(self) -> None:
-        """Close it: nobody writes to it any more."""
         self.watch.off(self.fd)
         os.close(self.fd)
 
@@ -2484,7 +2573,7 @@ class LogFile:
 
     def __init__(self, watch: Watch, path: str, most: int, keep: int, say: Callable[[str, str, str], None]) -> None:
         self.watch, self.path, self.most, self.keep, self.say = watch, path, most, keep, say
-        self.fd, self.size, self.identity = -1, 0, (0, 0)
+        self.fd, self.folder, self.size, self.identity = -1, -1, 0, (0, 0)
         self.kept = bytearray()
         self.lost = 0
         self.fault = self.trouble = ""  # what keeps it from being written, and from being rotated
@@ -2547,11 +2636,7 @@ class LogFile:
     def open(self) -> None:
         """Open the file, making it and its parent folders if they are not there. Raises OSError."""
         self.close()
-        os.makedirs(os.path.dirname(self.path), exist_ok=True)
-        # no link in the place of the file: `Output.sink` followed what was there, and one made since may be the unit's, to
-        # root's files. (Whoever may write the folder above its folder can still lead overlord elsewhere.)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOCTTY | os.O_NONBLOCK | os.O_NOFOLLOW
-        self.fd = os.open(self.path, flags, 0o666)
+        self.fd, self.folder = open_path(self.path, os.O_WRONLY | os.O_APPEND, 0o100000)
         stat = os.fstat(self.fd)
         self.identity, self.size, self.fresh = (stat.st_dev, stat.st_ino), stat.st_size, True
 
@@ -2567,10 +2652,10 @@ class LogFile:
         self.close()
 
     def close(self) -> None:
-        """Close the file."""
-        if self.fd >= 0:
-            os.close(self.fd)
-        self.fd, self.identity = -1, (0, 0)
+        for fd in (self.fd, self.folder):
+            if fd >= 0:
+                os.close(fd)
+        self.fd, self.folder, self.identity = -1, -1, (0, 0)
 
     def fitting(self, block: bytes, start: int) -> int:
         """Return how much of a block from `start` on goes into the file, which is rotated if not a line has room."""
@@ -2586,15 +2671,16 @@ class LogFile:
 
     def rotate(self) -> None:
         """Make the file PATH.1, what was PATH.1 PATH.2, and so on, and begin a new one. Raises OSError."""
-        names = [self.path, *(f"{self.path}.{number}" for number in range(1, self.keep + 1))]
+        name = os.path.basename(self.path)
+        names = [name, *(f"{name}.{number}" for number in range(1, self.keep + 1))]
         try:
             for older, newer in zip(names[:0:-1], names[-2::-1]):
                 try:
-                    os.rename(newer, older)
+                    os.rename(newer, older, src_dir_fd=self.folder, dst_dir_fd=self.folder)
                 except FileNotFoundError:
                     pass
             if not self.keep:
-                os.unlink(self.path)
+                os.unlink(name, dir_fd=self.folder)
         except OSError as error:
             if self.trouble != error.strerror:
                 self.trouble = error.strerror or "error"
@@ -2623,21 +2709,17 @@ class Tail:
             self.drop()
 
     def drop(self) -> None:
-        """Forget the oldest block."""
         line, block, _ = self.blocks.popleft()
         self.size -= len(line) + len(block)
 
     def lines(self, count: int) -> list[bytes]:
-        """Return the last lines."""
         text = b"".join(part for line, block, end in self.blocks for part in (line, block[:end])) if count > 0 else b""
         return (text[:-1] if text.endswith(b"\n") else text).rsplit(b"\n", count)[-count:] if text else []
 
 
 class Capture:
-    """The stdout or stderr of a unit on its way through overlord: a pipe, and the line that is not finished.
-
-    One pipe serves all processes of the unit, one after the other: what they write while nobody reads is bounded.
-    """
+    """The stdout or stderr of a unit on its way through overlord: a pipe, and the line that is not finished. One pipe serves
+    all processes of the unit, one after the other: what they write while nobody reads is bounded."""
 
     def __init__(self, watch: Watch, unit: str, tail: Tail, target: str, sink: Stream | LogFile, prefix: bytes) -> None:
         self.watch, self.unit, self.tail, self.target, self.sink, self.prefix = watch, unit, tail, target, sink, prefix
@@ -2650,13 +2732,8 @@ class Capture:
         self.listen()
 
     def listen(self) -> None:
-        """Read when there is something."""
         if self.fd >= 0:
-            self.watch.on(self.fd, select.EPOLLIN, self.serve)
-
-    def serve(self) -> None:
-        """There is something to read."""
-        self.read()
+            self.watch.on(self.fd, select.EPOLLIN, lambda: self.read() and None)  # which never ends the wait
 
     def read(self, last: bool = False) -> bool:
         """Read once, unless the sink is full; tell whether there was something. `last`: the writer has ended.
@@ -2739,16 +2816,15 @@ class Capture:
         self.fd = -1
 
 
-def writable(fd: int) -> bool:
-    """Tell whether a descriptor has room for PIPE_BUF bytes."""
-    poll = select.poll()
-    poll.register(fd, select.POLLOUT)
-    return bool(poll.poll(0))
-
-
-def quote_json(text: str) -> str:
-    """Return a JSON string. The json module is not in python3-minimal."""
-    escaped = re.sub(r'[\0-\x1f"\\\x7f\ud800-\udfff]', lambda match: f"\\u{ord(match[0]):04x}", text)
+def spell_json(value: Any) -> str:
+    """Return JSON for texts, lists, dictionaries, numbers and None. The json module is not in python3-minimal."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{spell_json(key)}: {spell_json(each)}" for key, each in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(spell_json, value)) + "]"
+    if not isinstance(value, str):
+        return "null" if value is None else repr(value)
+    escaped = re.sub(r'[\0-\x1f"\\\x7f\ud800-\udfff]', lambda match: f"\\u{ord(match[0]):04x}", value)
     return f'"{escaped}"'
 
 
@@ -2776,11 +2852,7 @@ class Log:
             now = time.time()
             stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)) + f".{int(now * 1000) % 1000:03d}Z"
             fields = {"time": stamp, "level": level, **({"unit": unit} if unit else {}), "message": clean(text), **details}
-            spelt = (
-                f'"{key}": [{", ".join(map(quote_json, value))}]' if isinstance(value, list) else f'"{key}": {quote_json(value)}'
-                for key, value in fields.items()
-            )
-            lines = ["{" + ", ".join(spelt) + "}"]
+            lines = [spell_json(fields)]
         else:
             head = f"overlord: {unit}: " if unit else "overlord: "
             lines = [head + clean(text)]
@@ -2888,45 +2960,44 @@ class Output:
                 if os.path.samestat(stat, os.fstat(fd)):
                     return self.stream(fd)
         except OSError:  # not there, or not to be seen: the writer will say so
-            stat = None
-        if os.path.islink(path) and os.lstat(path).st_uid not in (0, os.geteuid()):
-            raise OSError(errno.ELOOP, "is a link that another user made")
-        key = os.path.realpath(path)
-        if key not in self.sinks:
-            if stat and stat.st_mode & 0o170000 != 0o100000:
-                # LINUX: a FIFO opened for reading too needs no reader to be there, and never breaks: fifo(7)
-                way = os.O_RDWR if stat.st_mode & 0o170000 == 0o010000 else os.O_WRONLY
-                self.sinks[key] = Stream(self.watch, os.open(path, way | os.O_NONBLOCK | os.O_NOCTTY))
+            pass
+        try:
+            place = find(path)
+            os.close(place.folder)
+        except Misled:
+            raise
+        except OSError:
+            place = Place(-1, os.path.normpath(path), None, False)  # a file in the place of a folder, say: the writer will say so
+        if place.path not in self.sinks:
+            kind = place.stat.st_mode & 0o170000 if place.stat else 0o100000
+            if kind == 0o100000:
+                self.sinks[place.path] = LogFile(self.watch, place.path, spec.log_max, spec.log_keep, self.log.say)
             else:
-                self.sinks[key] = LogFile(self.watch, key, spec.log_max, spec.log_keep, self.log.say)
-        sink = self.sinks[key]
+                # LINUX: a FIFO opened for reading too needs no reader to be there, and never breaks: fifo(7)
+                fd, folder = open_path(place.path, os.O_RDWR if kind == 0o010000 else os.O_WRONLY, kind)
+                os.close(folder)
+                self.sinks[place.path] = Stream(self.watch, fd)
+        sink = self.sinks[place.path]
         if isinstance(sink, LogFile):
             sink.units.add(spec.name)
         return sink
 
     def of(self, name: str) -> list[Capture]:
-        """Return the captures of a unit."""
         return [capture for fd in (1, 2) for capture in [self.captures.get((name, fd))] if capture]
 
     def lines(self, name: str, count: int) -> list[str]:
-        """Return the last captured lines of a unit."""
         tail = self.tails.get(name)
         return [line.decode("utf-8", "replace") for line in tail.lines(count)] if tail else []
 
     def reload(self, fleet: Fleet) -> None:
         """Have what takes effect in place take effect."""
         self.log.level, self.log.form = LEVELS.index(fleet.settings.log_level), fleet.settings.log_format
-        users: dict[str, Spec] = {}  # COST: one look at each path, not one for each file
-        for spec in fleet.units.values() if self.sinks else ():
-            for target in (spec.stdout, spec.stderr):
-                if target[0] == "/":
-                    users.setdefault(os.path.realpath(target), spec)
-        for path, sink in self.sinks.items():
-            if isinstance(sink, LogFile) and path in users:
-                sink.most, sink.keep = users[path].log_max, users[path].log_keep
+        for (name, _), capture in reversed(list(self.captures.items())):  # of several units, the one that was first counts
+            spec = fleet.units.get(name)
+            if spec and isinstance(capture.sink, LogFile) and capture.target in (spec.stdout, spec.stderr):
+                capture.sink.most, capture.sink.keep = spec.log_max, spec.log_keep
 
     def forget(self, name: str) -> None:
-        """Drop what was captured of a unit that is no more."""
         self.release(name, 1)
         self.release(name, 2)
 
@@ -2960,8 +3031,6 @@ class Output:
 
 # =========================================================================================================== Kernel
 # The system calls that touch processes: spawn, signal, reap, look into /proc.
-
-SIGTIMEDWAIT = {"x86_64": 128, "aarch64": 137, "riscv64": 137, "s390x": 177, "ppc64le": 176}  # system call numbers
 
 # Words that the shell may take for something else than a program: POSIX 2.9, dash(1), bash(1), busybox ash.
 SHELL_WORDS = frozenset(
@@ -3036,16 +3105,48 @@ LOCAL = frozenset(
 )
 
 
-def read_variables(spec: Spec, environment: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
-    """Return what a unit's `env_file` and `secrets` hold. Raises StartError, which shows no value. Runs in the child."""
-    found: dict[bytes, bytes] = {}
-    for path in spec.env_file:
+def secret_path(name: str, environment: Mapping[bytes, bytes]) -> str:
+    return decode(environment.get(f"{name}_FILE".encode(), b"")) or f"/run/secrets/{name}"
+
+
+def read_fixed(spec: Spec, environment: Mapping[bytes, bytes]) -> dict[str, bytes | OSError]:
+    """Return what is in those files of a unit's `env_file` and `secrets` to which nobody but root and overlord's user can lead,
+    or why it cannot be read. Runs in the child, while that has overlord's rights; the other files are for `read_variables`."""
+    held: dict[str, bytes | OSError] = {}
+    for path in [*(path[path[0] == "-" :] for path in spec.env_file), *(secret_path(name, environment) for name in spec.secrets)]:
         try:
-            lines = slurp(path.lstrip("-")).splitlines()
+            place = find(os.path.join(os.getcwd(), path))
+            os.close(place.folder)
+        except OSError:
+            continue
+        try:
+            if place.safe:
+                held[path] = slurp(path)
         except OSError as error:
-            if path[0] == "-" and error.errno == errno.ENOENT:
-                continue
-            raise StartError(f"env_file {path}: {error.strerror}") from None
+            held[path] = error
+    return held
+
+
+def read_variables(spec: Spec, environment: Mapping[bytes, bytes], held: Mapping[str, bytes | OSError]) -> dict[bytes, bytes]:
+    """Return what a unit's `env_file` and `secrets` say; `held`: what was read already. Raises StartError, which shows no
+    value. Runs in the child, as the unit's user."""
+    found: dict[bytes, bytes] = {}
+
+    def read(what: str, path: str, optional: bool = False) -> bytes:
+        why = ""
+        try:
+            content = held.get(path)
+            if isinstance(content, OSError):
+                raise content
+            why = f" (read as {spec.uid}: others than root can change a folder or link on the way to it)" if spec.uid else ""
+            return slurp(path) if content is None else content
+        except OSError as error:
+            if optional and error.errno == errno.ENOENT:
+                return b""
+            raise StartError(f"{what}{path}: {error.strerror}{why if error.errno == errno.EACCES else ''}") from None
+
+    for path in spec.env_file:
+        lines = read("env_file ", path[path[0] == "-" :], path[0] == "-").splitlines()
         for number, line in enumerate(lines, 1):
             if not line.strip() or line.lstrip().startswith(b"#"):
                 continue
@@ -3056,11 +3157,8 @@ def read_variables(spec: Spec, environment: Mapping[bytes, bytes]) -> dict[bytes
                 raise StartError(f"env_file {path}:{number}: holds a NUL byte")
             found[key] = value[1:-1] if re.fullmatch(rb"'[^']*'|\"[^\"]*\"", value) else value
     for name in spec.secrets:
-        path = decode(environment.get(f"{name}_FILE".encode(), b"")) or f"/run/secrets/{name}"
-        try:
-            found[name.encode()] = re.sub(rb"\r?\n\Z", b"", slurp(path))
-        except OSError as error:
-            raise StartError(f"secret {name}: {path}: {error.strerror}") from None
+        path = secret_path(name, environment)
+        found[name.encode()] = re.sub(rb"\r?\n\Z", b"", read(f"secret {name}: ", path))
         if b"\0" in found[name.encode()]:
             raise StartError(f"secret {name}: {path}: holds a NUL byte")
     return found
@@ -3123,23 +3221,25 @@ def identity(uid: str | None, gid: str | None) -> tuple[Any, Any, str | None, di
     return number, group, name, variables
 
 
-Process = namedtuple("Process", "pid name parent group")
+Process = namedtuple("Process", "pid name parent group session")
 
 
 def processes() -> Iterator[Process]:
-    """Yield each process of the namespace that is not dead, from /proc/PID/stat, see proc(5). For rare occasions.
-
-    COST: reads all of /proc. Raises OSError where there is none.
-    """
-    for entry in os.listdir("/proc"):
+    """Yield each process of the namespace that is not dead, from /proc/PID/stat, see proc(5), if that can be read. COST: all of
+    /proc is read, so this is for rare occasions."""
+    try:
+        entries = os.listdir("/proc")
+    except OSError:
+        return
+    for entry in entries:
         if entry.isdigit():
             try:
                 name, _, rest = slurp(f"/proc/{entry}/stat").partition(b"(")[2].rpartition(b") ")
-                state, parent, group = rest.split()[:3]
+                state, parent, group, session = rest.split()[:4]
             except (OSError, ValueError):  # it went away meanwhile
                 continue
             if state not in b"ZX":
-                yield Process(int(entry), name.decode("utf-8", "replace"), int(parent), int(group))
+                yield Process(int(entry), name.decode("utf-8", "replace"), int(parent), int(group), int(session))
 
 
 def exists(target: int) -> bool:
@@ -3154,54 +3254,34 @@ def exists(target: int) -> bool:
 
 
 def living_groups() -> dict[int, set[int]]:
-    """Return the living members of each process group."""
+    """Return the living members of each process group. Empty where /proc cannot be read; then a zombie counts as alive."""
     groups: dict[int, set[int]] = {}
-    try:
-        for process in processes():
-            groups.setdefault(process.group, set()).add(process.pid)
-    except OSError:  # no /proc: whoever asks has to take a zombie for alive
-        pass
+    for process in processes():
+        groups.setdefault(process.group, set()).add(process.pid)
     return groups
 
 
 def heeds(pid: int, signum: int) -> bool | None:
-    """Tell whether a process does something about a signal: its default is harmless, or the process catches, ignores,
-    blocks or awaits it in a thread. None where the kernel does not let overlord see.
-
-    LINUX: while a thread is in sigwait, the awaited signals show as none of these: /proc/PID/task/TID/syscall names the
-    call and where its set lies in memory, readable for who could ptrace(2).
-    """
+    """Tell whether a process does something about a signal: its default is harmless, or the process catches, ignores or
+    blocks it in a thread, proc(5). None where the kernel does not let overlord see."""
     if signum in HARMLESS:
         return True
-    bit, unseen, wanted = 1 << (signum - 1), False, SIGTIMEDWAIT.get(os.uname().machine)
     try:
         if slurp(f"/proc/{pid}/cmdline") == slurp("/proc/self/cmdline"):
             return False  # RACE: it is on its way to exec, which will undo what shows now
-        tasks = [f"/proc/{pid}/task/{task}" for task in os.listdir(f"/proc/{pid}/task")]
+        tasks = [f"/proc/{pid}/task/{task}/status" for task in os.listdir(f"/proc/{pid}/task")]
     except (FileNotFoundError, ProcessLookupError):  # it is gone, or hidden: proc(5), hidepid
         return None if exists(pid) else False
     except OSError:
         return None
     for task in tasks:
         try:
-            masks = re.findall(rb"(?m)^Sig(?:Blk|Ign|Cgt):\t(\w+)", slurp(f"{task}/status"))
+            masks = re.findall(rb"(?m)^Sig(?:Blk|Ign|Cgt):\t(\w+)", slurp(task))
         except OSError:  # this thread has ended
             continue
-        if any(int(mask, 16) & bit for mask in masks):
+        if any(int(mask, 16) >> (signum - 1) & 1 for mask in masks):
             return True
-        try:
-            call = slurp(f"{task}/syscall").split()
-            if wanted is None:
-                unseen = True
-            elif call[:1] == [b"%d" % wanted]:
-                with open(f"/proc/{pid}/mem", "rb", 0) as memory:
-                    if int.from_bytes(os.pread(memory.fileno(), 8, int(call[1], 16)), sys.byteorder) & bit:
-                        return True
-        except ProcessLookupError:
-            continue
-        except OSError:
-            unseen = True
-    return None if unseen else False
+    return False
 
 
 def with_continue(signum: int) -> tuple[int, ...]:
@@ -3245,38 +3325,52 @@ class Kernel:
 
         `stdio`: what becomes its descriptors 1 and 2, as `open_stdio` says; `extra`: variables beyond its own; `fd`: one
         more descriptor, and what becomes that.
-
-        RACE: until exec a child still has overlord's handlers and its wake-up pipe, so that a signal sent to the child
-        would reach overlord. All signals are blocked from before the fork until the child has shed both.
         """
-        pid = self.launch(spec, stdio, extra) if fd[0] < 0 and self.is_simple(spec) else 0
+        pid = self.launch(spec, stdio, extra) if fd[0] < 0 else 0
         if pid:
             return pid
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, ALL_SIGNALS)
         self.terminal = self.terminal or (spec.kind == "main" and in_foreground())
+        return self.fork(lambda: self.become(spec, stdio, extra, fd))
+
+    def fork(self, child: Callable[[], tuple[str, int]]) -> int:
+        """Return the pid of a child that makes a call. Raises StartError.
+
+        That returns why it failed, to be had by `reason`, and the exit code, which is 0 for no reason, and EX_TEMPFAIL where
+        something was scarce. RACE: until exec a child still
+        has overlord's handlers and its wake-up pipe, so that a signal sent to the child would reach overlord. All signals
+        are blocked from before the fork until the child has shed both.
+        """
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, ALL_SIGNALS)
         try:
             pid = os.fork()
             if not pid:
-                self.become(spec, stdio, extra, fd)
+                try:
+                    text, code = child()
+                except OSError as error:
+                    text, code = error.strerror or str(error), EX_TEMPFAIL if error.errno in SCARCE else 1
+                except BaseException as error:
+                    text, code = repr(error), 1
+                try:
+                    if text:
+                        self.report(text)
+                finally:
+                    os._exit(code if text else 0)
             return pid
         except OSError as error:
             raise StartError(f"fork: {error.strerror}", passing=True) from None
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
-    def is_simple(self, spec: Spec) -> bool:
-        """Tell whether nothing has to be done between the fork and the exec of a unit but what `launch` can do."""
-        own = (spec.uid, spec.gid, spec.umask, spec.nice, spec.dir)
-        later = spec.limits or spec.env_file or spec.secrets
-        return own == (None,) * 5 and not later and spec.kind != "main" and self.launches
-
     def launch(self, spec: Spec, stdio: tuple[int, int], extra: Mapping[str, str]) -> int:
-        """Return the pid of a new process for a simple unit, or 0 where `become` has to find out what is wrong.
+        """Return the pid of a new process, or 0 where there is more to do before the exec, or `become` has to say what is wrong.
 
         COST: posix_spawn(3) copies no page tables, half the time of a fork and a third where overlord is large. But
-        overlord stands still until the exec, hence `may_hang`. The C library closes the race that `spawn` speaks of in the
+        overlord stands still until the exec, hence `may_hang`. The C library closes the race that `fork` speaks of in the
         same way. LINUX: glibc leaves two signals of its own ignored, 32 and 33, which no program can name.
         """
+        own, later = (spec.uid, spec.gid, spec.umask, spec.nice, spec.dir), spec.limits or spec.env_file or spec.secrets
+        if own != (None,) * 5 or later or spec.kind == "main" or not self.launches:
+            return 0
         environment = self.variables(spec, dict(self.environment), extra)
         argv = command_line(spec.cmd, environment)
         actions = [(os.POSIX_SPAWN_DUP2, self.null, 0)]
@@ -3304,20 +3398,16 @@ class Kernel:
         environment.update((os.fsencode(key), os.fsencode(value)) for key, value in extra.items())
         return environment
 
-    def become(self, spec: Spec, stdio: tuple[int, int], extra: Mapping[str, str], fd: tuple[int, int]) -> None:
-        """Turn into the process of a unit. Runs in the child; leaves by exec, or by _exit after saying why not."""
+    def become(self, spec: Spec, stdio: tuple[int, int], extra: Mapping[str, str], fd: tuple[int, int]) -> tuple[str, int]:
+        """Turn into the process of a unit. Runs in the child. Returns why it cannot, and the exit code for that."""
         stage, code = "start", 1
         try:
-            signal.set_wakeup_fd(-1)
-            for number in SETTABLE:
-                keep = spec.kind == "main" and number in self.ignored
-                signal.signal(number, signal.SIG_IGN if keep else signal.SIG_DFL)
             if spec.kind == "main":
                 environment, argv = self.environment, spec.cmd
                 self.become_main()
             else:
+                self.shed_signals()  # what follows may take long, and has to be stoppable
                 os.setsid()
-                signal.pthread_sigmask(signal.SIG_SETMASK, ())  # what follows may take long, and has to be stoppable
                 open_stdio(self.null, stdio)
                 if fd[0] >= 0:
                     if self.failing == fd[0]:
@@ -3334,11 +3424,11 @@ class Kernel:
                 if spec.limits:
                     set_limits(spec.limits)
                 environment = dict(self.environment)
-                own = read_variables(spec, environment)  # while it may read them
+                held = read_fixed(spec, environment)
                 if spec.uid is not None or spec.gid is not None:
                     stage = f"gid {spec.gid}" if spec.uid is None else f"uid {spec.uid}"
                     environment.update(self.take_identity(spec, stdio))
-                environment.update(own)
+                environment.update(read_variables(spec, environment, held))
                 self.variables(spec, environment, extra)
                 if spec.dir:
                     stage = f"dir {spec.dir}"
@@ -3347,15 +3437,19 @@ class Kernel:
             stage, code = argv[0], NOT_FOUND
             execute(argv, environment)
         except (StartError, Mistake) as error:
-            self.report(f"env: {error}" if isinstance(error, Mistake) else str(error))
+            return f"env: {error}" if isinstance(error, Mistake) else str(error), 1
         except OSError as error:
             if code == NOT_FOUND and error.errno not in (errno.ENOENT, errno.ENOTDIR):
                 code = NOT_EXECUTABLE
-            self.report(f"{stage}: {error.strerror}")
-        except BaseException as error:
-            self.report(f"{stage}: {error!r}")
-        finally:
-            os._exit(code)
+            return f"{stage}: {error.strerror}", code
+        return "", 1
+
+    def shed_signals(self, ignored: Iterable[int] = (), mask: Iterable[int] = ()) -> None:
+        """Be rid of overlord's handlers, its wake-up pipe and its mask. Runs in the child."""
+        signal.set_wakeup_fd(-1)
+        for number in SETTABLE:
+            signal.signal(number, signal.SIG_IGN if number in ignored else signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
     def become_main(self) -> None:
         """Take what tini gives: a process group of its own, the terminal if there is one. Runs in the child."""
@@ -3364,34 +3458,7 @@ class Kernel:
             os.tcsetpgrp(0, os.getpid())
         for fd in self.handed:
             os.set_inheritable(fd, True)
-        signal.pthread_sigmask(signal.SIG_SETMASK, self.mask)
-
-    def look_up(self, host: str, end: int) -> int:
-        """Have a child write the addresses of a name into a pipe; return its pid. Raises StartError."""
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, ALL_SIGNALS)
-        try:
-            pid = os.fork()
-            if not pid:
-                try:
-                    signal.set_wakeup_fd(-1)
-                    for number in SETTABLE:
-                        signal.signal(number, signal.SIG_DFL)
-                    signal.pthread_sigmask(signal.SIG_SETMASK, ())
-                    import socket
-
-                    try:
-                        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-                        text = "".join(f"{int(each[0])} {each[4][0]}\n" for each in found)
-                    except OSError as error:
-                        text = f"! {error.strerror}\n"
-                    os.write(end, text.encode()[: select.PIPE_BUF])
-                finally:
-                    os._exit(0)
-            return pid
-        except OSError as error:
-            raise StartError(f"fork: {error.strerror}", passing=True) from None
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        self.shed_signals(self.ignored, self.mask)
 
     def report(self, text: str) -> None:
         """Tell overlord why the child cannot become its unit. Runs in the child. COST: one write, atomic below PIPE_BUF."""
@@ -3435,10 +3502,7 @@ class Kernel:
         return {os.fsencode(key): os.fsencode(value) for key, value in variables.items()}
 
     def send(self, pid: int, *signums: int) -> str:
-        """Send signals to a process, or with minus its number to its group; return what is wrong, or nothing.
-
-        One that is gone by now is nothing wrong.
-        """
+        """Send signals to a process, or with minus its number to its group, if it is there; return what is wrong."""
         try:
             for signum in signums:
                 os.kill(pid, signum)
@@ -3502,7 +3566,6 @@ def oom_kills() -> tuple[int, str]:
 
 
 def in_foreground() -> bool:
-    """Tell whether stdin is a terminal whose foreground job is overlord."""
     try:
         return os.isatty(0) and os.tcgetpgrp(0) == os.getpgrp()
     except OSError:
@@ -3510,7 +3573,6 @@ def in_foreground() -> bool:
 
 
 def is_open(fd: int) -> bool:
-    """Tell whether a descriptor is open."""
     try:
         return fcntl.fcntl(fd, fcntl.F_GETFD) >= 0
     except OSError:
@@ -3528,22 +3590,12 @@ def inherited_descriptors() -> list[int]:
 
 # What a program has to be told lest it puts itself into the background.
 FOREGROUND = {
-    "nginx": "run nginx -g 'daemon off;'",
-    "apache2": "run apache2 -D FOREGROUND",
-    "apache2ctl": "run apache2ctl -D FOREGROUND",
-    "httpd": "run httpd -D FOREGROUND",
-    "php-fpm": "run php-fpm -F",
-    "redis-server": "run redis-server --daemonize no",
-    "sshd": "run sshd -D",
-    "cron": "run cron -f",
-    "crond": "run crond -f",
-    "rsyslogd": "run rsyslogd -n",
-    "dnsmasq": "run dnsmasq -k",
-    "memcached": "leave out -d",
-    "haproxy": "run haproxy -db",
-    "vsftpd": "run vsftpd -obackground=NO",
-    "postfix": "run postfix start-fg",
-}
+    "nginx": "run nginx -g 'daemon off;'", "apache2": "run apache2 -D FOREGROUND", "httpd": "run httpd -D FOREGROUND",
+    "apache2ctl": "run apache2ctl -D FOREGROUND", "php-fpm": "run php-fpm -F", "redis-server": "run redis-server --daemonize no",
+    "sshd": "run sshd -D", "cron": "run cron -f", "crond": "run crond -f", "rsyslogd": "run rsyslogd -n",
+    "dnsmasq": "run dnsmasq -k", "memcached": "leave out -d", "haproxy": "run haproxy -db",
+    "vsftpd": "run vsftpd -obackground=NO", "postfix": "run postfix start-fg",
+}  # fmt: skip
 HINTS = {
     NOT_FOUND: "the shell did not find a command (is it spelt right, in the image, on the PATH?)",
     NOT_EXECUTABLE: "the shell may not execute a file (chmod +x, or look at its #! line)",
@@ -3556,16 +3608,13 @@ def left_behind(name: str, program: str, units: Mapping[int, str]) -> list[str]:
     They are known by the OVERLORD_NAME in their environment; whoever wrote his title over that (nginx), by his own name.
     """
     found, own = [], os.fsencode(f"OVERLORD_NAME={name}")
-    try:
-        for process in processes():
-            try:
-                orphan = process.parent == os.getpid() and process.pid not in units and process.name == program[:15]
-                if orphan or own in slurp(f"/proc/{process.pid}/environ").split(b"\0"):
-                    found.append(f"{process.name} (pid {process.pid})")
-            except OSError:  # gone, or another user's
-                pass
-    except OSError:  # no /proc
-        pass
+    for process in processes():
+        try:
+            orphan = process.parent == os.getpid() and process.pid not in units and process.name == program[:15]
+            if orphan or own in slurp(f"/proc/{process.pid}/environ").split(b"\0"):
+                found.append(f"{process.name} (pid {process.pid})")
+        except OSError:  # gone, or another user's
+            pass
     return found
 
 
@@ -3583,16 +3632,23 @@ class Init:
         self.warning = "" if self.is_pid1 else become_subreaper()
 
     def leftovers(self) -> list[Process]:
-        """Return what is left: of the whole PID namespace, or of overlord's children.
-
-        LINUX: a child is pinned until overlord reaps it, so that its pid cannot be another's; what is further down becomes
-        a child when its parent dies.
-        """
+        """Return what is left: of the whole PID namespace, or of overlord's children. LINUX: a child is pinned until overlord
+        reaps it, so that its pid cannot be another's; what is further down becomes a child when its parent dies."""
         mine = os.getpid()
-        try:
-            return [each for each in processes() if each.pid != mine and (self.is_pid1 or each.parent == mine)]
-        except OSError:  # no /proc
-            return []
+        return [each for each in processes() if each.pid != mine and (self.is_pid1 or each.parent == mine)]
+
+    def session(self, known: Iterable[int]) -> list[Process]:
+        """Return overlord's descendants that are still in the main command's session, which is overlord's own. `known`: children
+        who have a session of their own, or will in a moment."""
+        found = {each.pid: each for each in processes()}
+
+        def descends(pid: int) -> bool:
+            while pid in found and pid != os.getpid():
+                pid = found[pid].parent
+            return pid == os.getpid()
+
+        mine, others = os.getsid(0), {os.getpid(), *known}
+        return [each for pid, each in found.items() if each.session == mine and pid not in others and descends(pid)]
 
     def sweep(self, signum: int) -> None:
         """Signal all that is left. A stopped process is continued, so that it can act on SIGTERM."""
@@ -3604,16 +3660,7 @@ class Init:
                     pass
 
     def alone(self) -> bool:
-        """Tell whether nobody is left."""
-        if not self.is_pid1:
-            return not self.leftovers()
-        try:
-            os.kill(-1, 0)
-        except ProcessLookupError:
-            return True
-        except OSError:
-            pass
-        return False
+        return not (exists(-1) if self.is_pid1 else self.leftovers())
 
 
 def become_subreaper() -> str:
@@ -3635,7 +3682,6 @@ def become_subreaper() -> str:
 # Each line of an answer begins with what it is: a blank (text), `!` (what went wrong), `+` (wait) or `=` (the exit code,
 # at the end).
 
-DEFAULT_SOCKET = "/run/overlord.sock"
 MSG_DONTWAIT, MSG_NOSIGNAL = 0x40, 0x4000  # LINUX: send(2), the same on all architectures
 # Each verb that a running overlord answers: its options (`n=` takes a number), and how many words at least and at most.
 ANSWERED = {
@@ -3672,53 +3718,57 @@ def parse_request(words: list[str], verbs: Mapping[str, tuple[str, int, int]]) -
     return options, rest
 
 
-def fallback_path() -> str:
-    """Return where the socket is when its folder is missing or read-only: a name for this container's namespaces alone."""
+def locate_socket(socket: str) -> str:
+    """Return where the control socket of that setting is: a path, or NUL and the name of an abstract one, see unix(7).
+
+    An abstract one belongs to a network, which containers may share: its name is that of namespaces which they do not.
+    """
+    if socket != "abstract":
+        return socket
     try:
         spaces = [os.stat(f"/proc/self/ns/{kind}").st_ino for kind in ("pid", "mnt")]
     except OSError:
         spaces = [0, 0]
-    return f"/dev/shm/overlord.{spaces[0]}.{spaces[1]}.sock"
+    return f"\0overlord/{spaces[0]}/{spaces[1]}"
+
+
+def look_at_peer(sock: Any) -> tuple[int, int]:
+    """Return pid and user of the process at the other end of a unix socket; the pid is 0 if its PID namespace is another.
+
+    LINUX: of a namespace that is not below one's own SO_PEERCRED tells no pid; of one below, /proc/PID/status tells several.
+    """
+    import _socket
+
+    pid, uid = read_numbers(sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, 8))
+    try:
+        numbers = re.search(rb"(?m)^NSpid:(.*)", slurp(f"/proc/{pid}/status"))
+        if numbers and len(numbers[1].split()) > 1:
+            pid = 0
+    except OSError:  # it has ended since, or /proc does not show it
+        pass
+    return pid, uid
 
 
 def match_names(patterns: Iterable[str], known: Iterable[str]) -> list[str]:
     """Return the names that globs stand for, in the order known. Raises Mistake for one that matches none."""
+    from fnmatch import fnmatchcase
+
     names, chosen = [name for name in known if name != MAIN], set()
     for pattern in patterns:
-        tokens = re.findall(r"\[!?\]?[^\]]*\]|.", pattern, re.DOTALL)
-        found = {pattern} if pattern in names else {name for name in names if matches(tokens, name)}
+        simple = re.sub(r"\*+", "*", pattern)
+        if simple.count("*") > 3:  # PYTHON: up to 3.8, each more of them takes so much longer that it may be for ever
+            raise Mistake(f"{pattern} has more than three stars")
+        try:
+            found = {pattern} if pattern in names else {name for name in names if fnmatchcase(name, simple)}
+        except re.error:  # PYTHON: up to 3.9, by `[z-a]`
+            found = set()
         if not found:
             raise Mistake(f"there is no unit {pattern}{suggest(pattern, names)}")
         chosen |= found
     return [name for name in names if name in chosen]
 
 
-def matches(tokens: list[str], name: str) -> bool:
-    """Tell whether a name fits a glob. COST: one star is in question at a time, so that no pattern takes for ever."""
-    at, letter, star, mark = 0, 0, -1, 0
-    while letter < len(name):
-        token = tokens[at] if at < len(tokens) else ""
-        if token == "*":
-            star, mark, at = at, letter, at + 1
-        elif token in ("?", name[letter]) or (len(token) > 2 and one_of(token, name[letter])):
-            at, letter = at + 1, letter + 1
-        elif star >= 0:
-            mark += 1
-            at, letter = star + 1, mark
-        else:
-            return False
-    return all(token == "*" for token in tokens[at:])
-
-
-def one_of(token: str, letter: str) -> bool:
-    """Tell whether a letter is one of `[a-z]`, or of `[!a-z]` none."""
-    none = token[1] == "!"
-    ranges = re.findall("(?s)(.)-(.)|(.)", token[1 + none : -1])
-    return none != any(low <= letter <= high if low else letter == one for low, high, one in ranges)
-
-
 def read_numbers(value: bytes) -> list[int]:
-    """Return what an array of C's `int` holds."""
     return [int.from_bytes(value[at : at + 4], sys.byteorder) for at in range(0, len(value) - 3, 4)]
 
 
@@ -3741,19 +3791,32 @@ def shed(controls: list[tuple[int, int, bytes]]) -> None:
         os.close(fd)
 
 
+def close_socket(sock: Any) -> None:
+    """Close a unix socket, with what is still to be read from it, and descriptors that may lie there, closed as by `shed`."""
+    try:
+        sock.shutdown(2)  # RACE: a child on its way to exec still has it, and the other end would wait for that
+        heard: tuple[Any, ...] = (b"x",)
+        while any(heard[:2]):
+            heard = sock.recvmsg(4096, 4096, MSG_DONTWAIT)
+            shed(heard[1])
+    except OSError:
+        pass
+    sock.close()
+
+
 class Request:
     """One connection: a line of words comes in, an answer goes out, at once or when something has come about."""
 
-    def __init__(self, control: Control, sock: Any) -> None:
-        self.control, self.sock, self.watch = control, sock, control.watch
+    def __init__(self, control: Control, sock: Any, pid: int) -> None:
+        self.control, self.sock, self.pid, self.watch = control, sock, pid, control.watch
         self.heard = b""
         self.answer = bytearray()
         self.over = False  # the answer is complete
-        self.asked = False
+        self.asked = self.silent = False  # the request is complete; the client has closed its side
         self.until: Callable[[float], bool] | None = None  # answers when it can, and tells so
         self.follows: frozenset[str] = frozenset()  # units whose messages are part of the answer
         self.stream: tuple[str, frozenset[str]] | None = None  # "events" or "logs", of which units
-        self.watch.on(sock.fileno(), select.EPOLLIN, self.hear)
+        self.listen()
         self.timer: list[Any] | None = self.watch.later(time.monotonic() + ASK_TIMEOUT, self.close)
 
     def hear(self) -> bool:
@@ -3766,17 +3829,25 @@ class Request:
             data, controls = b"", []
         shed(controls)
         self.heard += data
-        if not data or (self.asked and len(self.heard) > REQUEST_MAX):
+        gone = not data and (self.silent or not (self.asked or self.heard))
+        if gone or (self.asked and len(self.heard) > REQUEST_MAX):
             self.close()
             return False
+        if not data:  # it has said all: what comes from now on is that it is gone
+            self.silent = True
+            self.listen()
         line, newline, _ = self.heard.partition(b"\n")
-        if self.asked or not (newline or len(self.heard) > REQUEST_MAX):
+        if self.asked or not (newline or self.silent or len(self.heard) > REQUEST_MAX):
             return False
         self.asked = True
         self.heard = b""
         self.watch.cancel(self.timer)
         self.control.ask(self, line.decode("utf-8", "replace").split())
         return True
+
+    def listen(self) -> None:
+        """Hear what the client says. LINUX: that it is gone is told whatever one waits for, see epoll_ctl(2)."""
+        self.watch.on(self.sock.fileno(), 0 if self.silent else select.EPOLLIN, self.hear)
 
     def put(self, lines: Iterable[str], kind: str = " ") -> None:
         """Add lines to the answer."""
@@ -3801,12 +3872,11 @@ class Request:
         self.put([str(code)], "=")
 
     def flush(self) -> None:
-        """Send what can be sent."""
         try:
             while self.answer:
                 del self.answer[: self.sock.send(self.answer[:65536], MSG_DONTWAIT | MSG_NOSIGNAL)]
         except BlockingIOError:
-            self.watch.on(self.sock.fileno(), select.EPOLLOUT, self.flush)  # and when the client is gone: epoll_ctl(2)
+            self.watch.on(self.sock.fileno(), select.EPOLLOUT, self.flush)
             if self.over:  # it has ASK_TIMEOUT to take some more
                 self.watch.cancel(self.timer)
                 self.timer = self.watch.later(time.monotonic() + ASK_TIMEOUT, self.close)
@@ -3817,18 +3887,13 @@ class Request:
         if self.over:
             self.close()
         elif self.sock:
-            self.watch.on(self.sock.fileno(), select.EPOLLIN, self.hear)
+            self.listen()
 
     def close(self) -> None:
-        """Hang up."""
         self.watch.cancel(self.timer)
         if self.sock:
             self.watch.off(self.sock.fileno())
-            try:
-                self.sock.shutdown(2)  # RACE: a child on its way to exec still has it, and the client would wait for that
-            except OSError:
-                pass
-            self.sock.close()
+            close_socket(self.sock)
             self.sock = None
             self.control.drop(self)
 
@@ -3841,57 +3906,54 @@ class Control:
         self.watch, self.log = output.watch, output.log
         self.began = time.monotonic()
         self.requests: list[Request] = []
+        self.clients: deque[tuple[int, float]] = deque(maxlen=CLIENTS_MAX)  # pid of each that was here last, and until when
         self.listener: Any = None
-        self.paths: list[str] = []
+        self.file: tuple[str, os.stat_result] | None = None  # the socket's, where it has one
 
-    def open(self, path: str) -> str:
-        """Listen at the path, or where that cannot be, at the fallback; return a warning if at neither."""
+    def open(self, socket: str) -> str:
+        """Listen where the setting says; return a warning where that cannot be."""
+        place, mask = locate_socket(socket), os.umask(0o177)
         try:
             import _socket
-        except ImportError as error:
-            return f"no control socket: {error}"
-        faults = []
-        for place in (path, fallback_path()):
+
             sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC | _socket.SOCK_NONBLOCK)
-            mask = os.umask(0o177)
-            try:
+            if place[0] == "/":
                 remove_stale(place)
-                sock.bind(place)
-                sock.listen(128)
-            except OSError as error:
-                faults.append(f"{place}: {error.strerror or error}")
-                sock.close()
-                continue
-            finally:
-                os.umask(mask)
-            self.listener, self.paths = sock, [place]
-            self.watch.on(sock.fileno(), select.EPOLLIN, self.accept)
-            if place not in (DEFAULT_SOCKET, fallback_path()):
-                self.point(place)
-            return ""
-        return f"no control socket, so that status, health and their like cannot ask: {'; '.join(faults)}"
+            sock.bind(place)
+            sock.listen(128)  # RACE: at once, since until then another overlord may take it for a stale one
+            self.file = (place, os.lstat(place)) if place[0] == "/" else None
+        except (OSError, ImportError) as error:
+            why = getattr(error, "strerror", "") or error
+            hint = "" if place[0] == "/" else "; [overlord] socket = /PATH names another place"
+            place = place.replace("\0", "@")
+            return f"no control socket, so that status, health and their like cannot ask: {place}: {why}{hint}"
+        finally:
+            os.umask(mask)
+        self.listener = sock
+        self.listen()
+        return ""
 
-    def point(self, place: str) -> None:
-        """Have clients, which read no configuration, find a socket of another name."""
-        try:
-            remove_stale(fallback_path())
-            os.symlink(os.path.abspath(place), fallback_path())
-            self.paths.append(fallback_path())
-        except OSError:  # then it has to be named, by -c
-            pass
-
-    def close(self) -> None:
-        """Hang up on everybody, and take the socket away."""
+    def dismiss_clients(self) -> None:
+        """End all connections, and give the last clients a moment to write out their answers. Blocks: all else is over."""
         for request in list(self.requests):
             request.close()
-        for path in self.paths:
-            try:
-                os.unlink(path)
-            except OSError:
-                pass
+        until = time.monotonic() + SWEEP_TIMEOUT / 2
+        last = {pid for pid, instant in self.clients if until - instant < SWEEP_TIMEOUT}
+        while any(map(exists, last)) and time.monotonic() < until:
+            select.poll().poll(5)  # ms
+
+    def close(self) -> None:
+        """Hang up on everybody, and take the socket's file away while nobody can take it for a stale one."""
+        for request in list(self.requests):
+            request.close()
+        try:
+            if self.file and os.path.samestat(os.lstat(self.file[0]), self.file[1]):
+                os.unlink(self.file[0])
+        except OSError:
+            pass
 
     def accept(self) -> None:
-        """Let a client in, if it is root or of overlord's own user. Whoever has not asked yet makes room for others."""
+        """Let a client in that is root or of overlord's own user, and of the same PID namespace."""
         import _socket
 
         for _ in range(ACCEPT_BATCH):
@@ -3907,24 +3969,23 @@ class Control:
             if len(self.requests) >= CLIENTS_MAX:
                 idle = [request for request in self.requests if not request.asked]
                 (idle or self.requests)[0].close()
-            request = Request(self, sock)
+            pid, uid = look_at_peer(sock)
+            request = Request(self, sock, pid if uid in (0, os.geteuid()) else 0)
             self.requests.append(request)
-            peer = sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, 12)  # pid, uid, gid: unix(7)
-            if int.from_bytes(peer[4:8], sys.byteorder) not in (0, os.geteuid()):
+            if not request.pid:
                 request.asked = True
-                request.fail("only root and overlord's own user may ask", EX_NOPERM)
+                request.fail("only root and overlord's own user may ask, in its own container", EX_NOPERM)
 
     def held(self) -> int:
-        """Return how many bytes are kept for clients that do not read."""
         return sum(len(request.answer) for request in self.requests)
 
     def listen(self) -> None:
-        """Let clients in again."""
         self.watch.on(self.listener.fileno(), select.EPOLLIN, self.accept)
 
     def drop(self, request: Request) -> None:
-        """Forget a connection that is closed."""
         self.requests.remove(request)
+        if request.pid:
+            self.clients.append((request.pid, time.monotonic()))
         self.refollow()
 
     def refollow(self) -> None:
@@ -3989,9 +4050,7 @@ class Control:
                 request.send(head + text.replace(b"\n", b"\n" + head) + b"\n")
 
     # ---------------------------------------------------------------------------------------------- the verbs: look
-
     def do_version(self, request: Request, options: dict[str, float], names: list[str], now: float) -> None:
-        """Say who is there."""
         request.put([f"overlord {VERSION}"])
         request.end(0)
 
@@ -4003,25 +4062,18 @@ class Control:
         request.end(0 if fine else 3)
 
     def record(self, name: str, now: float) -> str:
-        """Return what there is to know of a unit."""
+        """Return what there is to know of a unit, in the order of RECORD."""
         fleet = self.fleet
         spec, status = fleet.units[name], fleet.status[name]
-        at = fleet.blocked.get(name)
-        fields = {
-            "name": name,
-            "kind": spec.kind,
-            "state": status.state,
-            "pid": status.pid or "",
-            "for": f"{now - (status.since or self.began):.3f}",
-            "uptime": f"{now - status.started:.3f}" if status.pid else "",
-            "restarts": max(0, status.starts - 1),
-            "next": f"{max(0.0, status.deadline - now):.3f}" if status.deadline is not None else "",
-            "failures": status.respawned,
-            "blocked": spec.deps[at][0] if at is not None else "",
-            "deps": " ".join(f"{dep}:{OK if how == 'up' else how}" for dep, how in spec.deps),
-            "why": fleet.explain(name, now),
-        }
-        return "\t".join(clean(str(fields[key])) for key in RECORD)
+        at, pid = fleet.blocked.get(name), 0 if status.left else status.pid
+        fields = (
+            name, spec.kind, status.state, pid or "", f"{now - (status.since or self.began):.3f}",
+            f"{now - status.started:.3f}" if pid else "", max(0, status.starts - 1),
+            f"{max(0.0, status.deadline - now):.3f}" if status.deadline is not None else "", status.respawned,
+            spec.deps[at][0] if at is not None else "",
+            " ".join(f"{dep}:{OK if how == 'up' else how}" for dep, how in spec.deps), fleet.explain(name, now),
+        )  # fmt: skip
+        return "\t".join(clean(str(field)) for field in fields)
 
     def do_health(self, request: Request, options: dict[str, float], names: list[str], now: float) -> None:
         """Say whether every daemon is ok that is wanted and has not ended for good with `ignore`."""
@@ -4070,9 +4122,7 @@ class Control:
         request.stream = ("events", frozenset(chosen))
 
     # ------------------------------------------------------------------------------------------------ the verbs: act
-
     def do_start(self, request: Request, options: dict[str, float], names: list[str], now: float) -> None:
-        """Start units and what they depend on; wait until they are up, or are not."""
         chosen = self.match(names)
         running = [name for name in chosen if self.up(name) and self.fleet.units[name].kind == "daemon"]
         request.put([f"{name}: is up already" for name in running])
@@ -4091,7 +4141,6 @@ class Control:
         self.wait_up(request, chosen, before, options, now)
 
     def do_stop(self, request: Request, options: dict[str, float], names: list[str], now: float) -> None:
-        """Stop units; wait until they are gone."""
         chosen = self.match(names)
         for name in chosen:
             status = self.fleet.status[name]
@@ -4122,7 +4171,6 @@ class Control:
         self.wait(request, gone, options, now, chosen)
 
     def do_wait(self, request: Request, options: dict[str, float], names: list[str], now: float) -> None:
-        """Wait until units are OK, or can be so no more."""
         chosen = self.match(names)
 
         def decided(now: float) -> bool:
@@ -4141,7 +4189,6 @@ class Control:
         self.wait(request, decided, options, now, chosen)
 
     def do_signal(self, request: Request, options: dict[str, float], names: list[str], now: float) -> None:
-        """Send a signal to the process that overlord started."""
         signum, failed = parse_signal(names[0]), False
         for name in self.match(names[1:]):
             status = self.fleet.status[name]
@@ -4180,7 +4227,6 @@ class Control:
         self.wait(request, replaced, options, now, list(news))
 
     def do_shutdown(self, request: Request, options: dict[str, float], names: list[str], now: float) -> None:
-        """Shut down, with an exit code if one is given."""
         if names and not (re.fullmatch(r"\d{1,3}", names[0], re.ASCII) and int(names[0]) < 256):
             raise Mistake(f"{names[0]!r} is no exit code, they go from 0 to 255")
         request.put(["shutting down"])
@@ -4188,18 +4234,15 @@ class Control:
         self.fleet.ask_shutdown("shutdown " + BY_HAND, now, code=int(names[0]) if names else None)
 
     # -------------------------------------------------------------------------------------------------- the outcome
-
     def match(self, patterns: Iterable[str]) -> list[str]:
         """Return the units that globs stand for; a name that has instances stands for all of them. Raises Mistake."""
         teams = self.fleet.teams
         return match_names([name for each in patterns for name in teams.get(each, (each,))], self.fleet.order)
 
     def up(self, name: str) -> bool:
-        """Tell whether a unit is OK; a script where it has succeeded."""
         return name in self.fleet.status and self.fleet.status[name].state == OK
 
     def counts(self) -> dict[str, int]:
-        """Return how often each unit got OK so far."""
         return {name: status.oks for name, status in self.fleet.status.items()}
 
     def wait_up(
@@ -4270,45 +4313,76 @@ class Control:
 
 
 def remove_stale(path: str) -> None:
-    """Remove a socket that nobody listens at. Raises OSError where somebody does, or where it is none."""
+    """Remove a socket that nobody listens at. Raises OSError."""
     import _socket
 
     probe = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC | _socket.SOCK_NONBLOCK)
     try:
         probe.connect(path)
-    except FileNotFoundError:
-        if os.path.islink(path):
-            os.unlink(path)
-        return
     except ConnectionRefusedError:
-        if os.lstat(path).st_mode & 0o170000 not in (0o140000, 0o120000):
-            raise OSError(errno.EEXIST, "it is no socket") from None
+        if os.lstat(path).st_mode & 0o170000 != 0o140000:
+            raise OSError(errno.EEXIST, "is no socket, and is left alone") from None
         os.unlink(path)
-        return
-    except BlockingIOError:  # its queue is full
+    except OSError:  # nothing is there, or it answers: what is wrong, bind(2) will tell
         pass
     finally:
         probe.close()
-    raise OSError(errno.EADDRINUSE, "somebody listens there already")
 
 
 # =========================================================================================================== Probes
-# Is it ready, does it still answer, is the database there: one try at a time, each with a deadline, and nothing blocks.
-
-IN_PROGRESS = (errno.EINPROGRESS, errno.EALREADY)
+# Is it ready, does it still answer, is the database there: one try at a time, in a child, which may block as it likes.
 
 
-def family_of(host: str) -> int:
-    """Return the address family of a numeric address, 0 where it is a name."""
+def try_probe(probe: Probe, kernel: Kernel) -> str:
+    """Return what is wrong with what a probe asks for, or nothing. Runs in the child, without a deadline: that is Attempt's."""
     import _socket
 
-    for family in (_socket.AF_INET, _socket.AF_INET6):
+    kernel.shed_signals()
+    os.setsid()
+    kind, host, port, path = probe[:4]
+    if kind == "file":
+        return "" if os.path.exists(path) else "no such file"
+    places: list[tuple[int, int, Any]] = [(_socket.AF_UNIX, style, path) for style in (_socket.SOCK_STREAM, _socket.SOCK_DGRAM)]
+    if host == "localhost":
+        places = [(2, 1, ("127.0.0.1", port)), (10, 1, ("::1", port))]
+    elif kind != "unix":
         try:
-            _socket.inet_pton(family, host)
-            return int(family)
-        except (OSError, ValueError):
-            pass
-    return 0
+            # COST: bytes, since for a text Python imports its codec for international names first, 10 ms
+            places = [(each[0], 1, each[4]) for each in _socket.getaddrinfo(os.fsencode(host), port, 0, _socket.SOCK_STREAM)]
+        except OSError as error:
+            if error.errno in SCARCE:
+                raise
+            return f"{host}: {error.strerror}"
+    wrong = "no address"
+    for family, style, address in places:
+        try:
+            sock = _socket.socket(family, style)
+            sock.connect(address)
+            # LINUX: a port of those that the kernel gives away may be connected to itself
+            if kind != "unix" and sock.getsockname() == sock.getpeername():
+                wrong = os.strerror(errno.ECONNREFUSED)
+                continue
+            if kind != "http":
+                return ""
+            name = f"[{host}]" if ":" in host else host
+            request = f"GET {path} HTTP/1.0\r\nHost: {name}:{port}\r\nUser-Agent: overlord\r\n\r\n"
+            sock.sendall(request.encode("utf-8", "surrogateescape"))
+            heard = b""
+            while len(heard) <= 100:
+                data = sock.recv(4096)
+                heard += data
+                status = re.match(rb"HTTP/\d(?:\.\d)? (\d\d\d)", heard)
+                if status:
+                    return "" if status[1][:1] in b"23" else f"status {decode(status[1])}"
+                if not data:
+                    return "hung up"
+            return "no HTTP"
+        except OSError as error:
+            if error.errno in SCARCE:
+                raise
+            if kind != "unix" or style == _socket.SOCK_STREAM or error.errno != errno.EPROTOTYPE:
+                wrong = error.strerror or str(error)
+    return wrong
 
 
 class Attempt:
@@ -4316,164 +4390,33 @@ class Attempt:
     for the unit but for want of something that overlord needs itself."""
 
     def __init__(self, loop: Loop, probe: Probe, spec: Spec, timeout: float, ended: Callable[[str, bool], None]) -> None:
-        self.loop, self.probe, self.spec, self.ended = loop, probe, spec, ended
-        self.watch = loop.watch
-        self.sock: Any = None
-        self.pid, self.fd = 0, -1  # a command, or the look-up of a name, and the pipe that its answer comes by
-        self.over = self.scarce = False
-        self.heard = b""
-        self.places: list[tuple[int, Any]] = []  # family and address, still to be tried
-        self.wrong = "no address"
+        self.loop, self.ended, self.pid, self.over = loop, ended, 0, False
         late = f"no answer within {spell_duration(timeout)}"
-        self.timer = self.watch.later(time.monotonic() + timeout, lambda: self.end(late))
+        self.timer = loop.watch.later(time.monotonic() + timeout, lambda: self.end(late))
         try:
-            self.begin()
+            if probe.kind == "cmd":
+                spec = spec._replace(cmd=probe.path, stdout="null", stderr="null")
+                self.pid = loop.help(spec, NOTHING, self.exited)
+            else:
+                self.pid = loop.kernel.fork(lambda: (try_probe(probe, loop.kernel), 1))
+                loop.helpers[self.pid] = (spec.name, self.exited)
         except StartError as error:
-            self.scarce = error.passing
-            self.end(str(error))
-        except OSError as error:
-            self.scarce = error.errno in SCARCE
-            self.end(error.strerror or str(error))
+            self.end(str(error), error.passing)
 
-    def begin(self) -> None:
-        """Begin, as the kind of the probe says. Raises OSError and StartError."""
-        kind, host, port, path = self.probe[:4]
-        if kind == "file":
-            self.end("" if os.path.exists(path) else "no such file")
-        elif kind == "cmd":
-            spec = self.spec._replace(cmd=path, stdout="null", stderr="null")
-            self.pid = self.loop.help(spec, NOTHING, self.exited)
-        elif kind == "unix":
-            self.connect([(1, path)])
-        elif family_of(host):
-            self.connect([(family_of(host), (host, port))])
-        elif host == "localhost":
-            self.connect([(2, ("127.0.0.1", port)), (10, ("::1", port))])
-        else:
-            self.look_up(host, port)
-
-    def exited(self, code: int) -> None:
-        """The command has ended; what it left of its group goes too."""
+    def exited(self, code: int, why: str) -> None:
+        """The child has ended; what it left of its group goes too."""
         if exists(-self.pid):
             self.loop.kernel.send(-self.pid, SIGNALS["KILL"])
-        self.end(spell_end(code) if code else "")
+        self.end(why or (spell_end(code) if code else ""), scarce=bool(why) and code == EX_TEMPFAIL)
 
-    def look_up(self, host: str, port: int) -> None:
-        """Ask for the addresses of a name in a child: the C library's look-up blocks, for many seconds if it must."""
-        self.fd, end = os.pipe()
-        try:
-            self.pid = self.loop.kernel.look_up(host, end)
-        finally:
-            os.close(end)
-        self.loop.helpers[self.pid] = (self.spec.name, lambda code: None)
-        os.set_blocking(self.fd, False)
-        self.watch.on(self.fd, select.EPOLLIN, lambda: self.hear_addresses(host, port))
-
-    def hear_addresses(self, host: str, port: int) -> bool:
-        """Take in the answer of a look-up: lines of family and address, or what went wrong."""
-        data = os.read(self.fd, 4096)
-        self.heard += data
-        if data:
-            return False
-        self.hang_up()
-        self.pid = 0
-        lines = [line.split(" ", 1) for line in decode(self.heard).splitlines()]
-        self.wrong = f"{host}: {lines[0][1]}" if lines and lines[0][0] == "!" else f"{host}: no address"
-        self.heard = b""
-        self.connect([(int(line[0]), (line[1], port)) for line in lines if line[0] != "!"])
-        return self.over
-
-    def connect(self, places: list[tuple[int, Any]]) -> None:
-        """Connect to one of the addresses, one after the other."""
-        import _socket
-
-        self.places = places
-        while self.places and not self.over:
-            family, address = self.places.pop(0)
-            self.scarce = False
-            kind = _socket.SOCK_STREAM | _socket.SOCK_NONBLOCK | _socket.SOCK_CLOEXEC
-            try:
-                self.sock = _socket.socket(family, kind)
-                self.fd = self.sock.fileno()
-                if self.probe.kind == "unix":
-                    self.sock.shutdown(_socket.SHUT_RD)  # so that nobody can send descriptors: `shed` says why
-                code = self.sock.connect_ex(address)
-            except (OSError, ValueError) as error:
-                self.hang_up()
-                self.scarce = getattr(error, "errno", 0) in SCARCE
-                self.wrong = getattr(error, "strerror", "") or str(error)
-                continue
-            if code in IN_PROGRESS:
-                self.watch.on(self.fd, select.EPOLLOUT, self.connected)
-                return
-            if not code:
-                self.connected()
-                return
-            self.hang_up()
-            self.wrong = os.strerror(code)
-        self.end(self.wrong)
-
-    def connected(self) -> bool:
-        """The connection stands, or does not: on with the next address then."""
-        import _socket
-
-        try:
-            code = self.sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_ERROR)
-            if not code and self.probe.kind != "unix" and self.sock.getsockname() == self.sock.getpeername():
-                code = errno.ECONNREFUSED  # LINUX: a port of those that the kernel gives away may be connected to itself
-            if not code and self.probe.kind == "http":
-                name = f"[{self.probe.host}]" if ":" in self.probe.host else self.probe.host
-                request = f"GET {self.probe.path} HTTP/1.0\r\nHost: {name}:{self.probe.port}\r\nUser-Agent: overlord\r\n\r\n"
-                self.sock.send(request.encode("utf-8", "surrogateescape"), MSG_DONTWAIT | MSG_NOSIGNAL)
-        except OSError as error:  # it was reset meanwhile
-            code = error.errno
-        if code:
-            self.hang_up()
-            self.wrong = os.strerror(code)
-            self.connect(self.places)
-        elif self.probe.kind != "http":
-            self.end("")
-        else:
-            self.watch.off(self.fd)
-            self.watch.on(self.fd, select.EPOLLIN, self.hear_status)
-        return self.over
-
-    def hear_status(self) -> bool:
-        """Read the first line of a response."""
-        try:
-            data = self.sock.recv(4096, MSG_DONTWAIT)
-        except BlockingIOError:
-            return False
-        except OSError as error:
-            return self.end(error.strerror or str(error))
-        self.heard += data
-        status = re.match(rb"HTTP/\d(?:\.\d)? (\d\d\d)", self.heard)
-        if status:
-            self.end("" if status[1][:1] in b"23" else f"status {decode(status[1])}")
-        elif not data or len(self.heard) > 100:
-            self.end("hung up" if not data else "no HTTP")
-        return self.over
-
-    def hang_up(self) -> None:
-        """Close what is open."""
-        if self.fd >= 0:
-            self.watch.off(self.fd)
-            if self.sock:
-                self.sock.close()
-            else:
-                os.close(self.fd)
-        self.sock, self.fd = None, -1
-
-    def end(self, wrong: str) -> bool:
+    def end(self, wrong: str, scarce: bool = False) -> bool:
         """Tell the outcome, once, and leave nothing behind. Returns true, so that what follows from it is done."""
-        if self.over:
-            return True
-        self.over = True
-        self.watch.cancel(self.timer)
-        self.hang_up()
-        if self.pid in self.loop.helpers:
-            self.loop.kernel.send(-self.pid if exists(-self.pid) else self.pid, SIGNALS["KILL"])
-        self.ended(wrong, self.scarce and bool(wrong))
+        if not self.over:
+            self.over = True
+            self.loop.watch.cancel(self.timer)
+            if self.pid in self.loop.helpers:
+                self.loop.kernel.send(-self.pid if exists(-self.pid) else self.pid, SIGNALS["KILL"])
+            self.ended(wrong, scarce)
         return True
 
 
@@ -4491,6 +4434,7 @@ class Prober:
         self.probes = list(spec.wait_for) if purpose == "wait_for" else [self.asked]
         self.began = self.said = self.tried = time.monotonic()
         self.failures = 0
+        self.last: Attempt | None = None
         if purpose == "health":
             loop.watch.later(self.began + spec.health_interval, self.attempt)
         else:
@@ -4505,10 +4449,12 @@ class Prober:
         return same and status.state == state and key == self.key and not self.loop.fleet.ending
 
     def attempt(self) -> bool:
-        """Try once."""
-        if self.current():
+        if self.current() and self.last and self.last.pid in self.loop.helpers:  # in the kernel, whence no signal brings it back
+            self.ended("the try before still hangs", False)
+        elif self.current():
             spec, self.tried = self.loop.fleet.units[self.name], time.monotonic()
-            Attempt(self.loop, self.probes[0], spec, spec.health_timeout if spec.kind == "daemon" else PROBE_TIMEOUT, self.ended)
+            timeout = spec.health_timeout if spec.kind == "daemon" else PROBE_TIMEOUT
+            self.last = Attempt(self.loop, self.probes[0], spec, timeout, self.ended)
         return True  # what came of it may be there already
 
     def ended(self, wrong: str, scarce: bool) -> None:
@@ -4546,14 +4492,6 @@ class Prober:
         self.loop.log.say("debug", self.name, f"{self.purpose} {wrong or 'passed'}")
 
 
-def owner(pid: int) -> int:
-    """Return the user of a process, or of none."""
-    try:
-        return os.stat(f"/proc/{pid}").st_uid
-    except OSError:
-        return 0
-
-
 class Notices:
     """What daemons tell by sd_notify(3), a socket for each that is `ready = notify`."""
 
@@ -4575,11 +4513,10 @@ class Notices:
         return self.sockets[name][1]
 
     def forget(self, name: str) -> None:
-        """Listen no more to a unit that is no more."""
         if name in self.sockets:
             sock, _ = self.sockets.pop(name)
             self.loop.watch.off(sock.fileno())
-            sock.close()
+            close_socket(sock)
 
     def hear(self, name: str) -> bool:
         """Take in one message, if it comes from the unit: a process of its session, or whoever was one a moment ago."""
@@ -4595,7 +4532,10 @@ class Notices:
         try:
             inside = pid > 0 and os.getsid(pid) == status.pid
         except OSError:  # gone, as systemd-notify in a shell script is
-            inside = uid in (0, owner(status.pid))
+            try:
+                inside = uid in (0, os.stat(f"/proc/{status.pid}").st_uid)
+            except OSError:
+                inside = uid == 0
         if not inside or not status.pid:
             return False
         for line in decode(data).splitlines():
@@ -4621,7 +4561,6 @@ class Clock:
         self.seen = time.time()
 
     def plan(self) -> None:
-        """Take over the schedules of the configuration."""
         plans = {name: spec.schedule for name, spec in self.fleet.units.items() if spec.schedule}
         for name in [name for name in self.due if plans.get(name) != self.due[name][0]]:
             del self.due[name]
@@ -4676,18 +4615,24 @@ class Loop:
     def __init__(self, fleet: Fleet, kernel: Kernel, init: Init, output: Output, control: Control) -> None:
         self.fleet, self.kernel, self.init, self.output, self.control = fleet, kernel, init, output, control
         self.watch, self.log = output.watch, output.log
-        self.arrived: dict[int, int] = {}  # signal -> how often
+        self.arrived = bytearray()  # signals, one byte each
         self.actions: deque[Any] = deque()  # to be performed
         self.pids: dict[int, str] = {}  # living child -> its unit
-        self.helpers: dict[int, tuple[str, Callable[[int], None]]] = {}  # a command run for a unit -> who wants to know its end
+        # a command run for a unit, a probe's child -> who wants to know its end: the code, and what it said to be wrong
+        self.helpers: dict[int, tuple[str, Callable[[int, str], None]]] = {}
         self.ears: dict[str, int] = {}  # unit that is `ready = fd:N` -> where it will say so
-        self.groups: dict[int, str] = {}  # group that outlives its leader -> its unit
+        self.stop_commands: dict[str, int] = {}  # unit -> its `stop_cmd` at work, which may outlive the daemon
+        self.groups: dict[int, str] = {}  # group that outlives its leader -> its unit; the main command's is its session
         self.next_look = 0.0  # when to look at those again
         self.code: int | None = None
         self.more = False  # dead children may be left from the last batch
         self.wake, wake = os.pipe()
         for fd in (self.wake, wake):
             os.set_blocking(fd, False)
+        try:
+            fcntl.fcntl(wake, F_SETPIPE_SZ, PIPE_SIZE)  # room for a million signals; those of a full pipe would be lost
+        except OSError:
+            pass
         self.watch.on(self.wake, select.EPOLLIN, self.awake)
         self.watch.paused = self.paused
         self.notices, self.clock = Notices(self), Clock(self)
@@ -4695,13 +4640,10 @@ class Loop:
         shell = not init.is_pid1 and os.getppid() > 1  # which continues overlord after a Ctrl-Z
         for number in JOB_CONTROL - ({SIGNALS["TSTP"]} if shell else set()):
             signal.signal(number, signal.SIG_IGN)  # nor must a write from the background stop overlord
+        # PYTHON: a handler runs between two bytecodes, once for all that came before; in the pipe is each of them.
         for number in CAUGHT:
-            signal.signal(number, self.note)
+            signal.signal(number, lambda number, frame: None)
         signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
-
-    def note(self, number: int, frame: Any) -> None:
-        """Note a signal; the wake-up pipe ends the wait. PYTHON: runs between two bytecodes of the main thread."""
-        self.arrived[number] = self.arrived.get(number, 0) + 1
 
     def run(self) -> int:
         """Run to the end and return the exit code. An exception is logged with its place, and supervision goes on."""
@@ -4722,8 +4664,11 @@ class Loop:
         return self.code
 
     def boot(self) -> None:
-        """Start what is to be started, unless a signal that came meanwhile asks for shutdown."""
-        self.hear(time.monotonic())
+        """Start what is to be started, unless a signal asks for shutdown. With a main command alone, signals wait until it runs,
+        and are relayed then."""
+        if self.fleet.order != [MAIN]:
+            self.read_signals()
+            self.hear(time.monotonic())
         if not self.fleet.ending:
             self.clock.plan()
             self.fleet.boot(time.monotonic())
@@ -4758,32 +4703,38 @@ class Loop:
             self.clock.wind()  # by the wall clock, which went on
         return not self.fleet.ending
 
-    def awake(self) -> bool:
-        """Empty the wake-up pipe: a signal has come. COST: orphans are reaped at once, and need no turn of the whole loop."""
+    def read_signals(self) -> None:
+        """Take from the wake-up pipe the signals that have come."""
         try:
-            while len(os.read(self.wake, 4096)) == 4096:
-                pass
+            while True:
+                self.arrived += os.read(self.wake, 4096)
         except BlockingIOError:
             pass
-        if self.arrived.keys() != CHILD_ALONE:
+
+    def awake(self) -> bool:
+        """Signals have come. COST: orphans are reaped at once, and need no turn of the whole loop."""
+        self.read_signals()
+        if not CHILD_ALONE.issuperset(self.arrived):
             return True
-        del self.arrived[SIGNALS["CHLD"]]  # RACE: another signal may have come since, and stays
+        self.arrived.clear()
         return self.reap(time.monotonic()) or self.fleet.sweeping or bool(self.groups)
 
     def hear(self, now: float) -> None:
         """Deal with the signals that have arrived: what asks for shutdown, then the dead, then what is to be relayed."""
-        arrived, self.arrived = self.arrived, {}
-        if Stream.broken:  # overlord's own write raised it
+        if Stream.broken:  # overlord's own write raised a signal, which is in the pipe by now
+            self.read_signals()
+        arrived, self.arrived = self.arrived, bytearray()
+        if Stream.broken:
             Stream.broken = False
-            for number in OWN_FAULTS:
-                arrived.pop(number, None)
-        for number in self.fleet.settings.shutdown_signals:
-            for _ in range(arrived.pop(number, 0)):
-                self.fleet.ask_shutdown(f"{spell_signal(number)} received", now, number)
-        if arrived.pop(SIGNALS["CHLD"], 0) or self.more:
+            arrived = arrived.translate(None, bytes(OWN_FAULTS))
+        asking, transparent = self.fleet.settings.shutdown_signals, self.fleet.transparent()
+        for number in [number for number in arrived if number in asking]:
+            self.fleet.ask_shutdown(f"{spell_signal(number)} received", now, number)
+        if CHILD_ALONE.intersection(arrived) or self.more:
             self.reap(now)
-        for number in arrived:
-            self.relay(number)
+        for number in dict.fromkeys(arrived):
+            if number not in CHILD_ALONE and (transparent or number not in asking):
+                self.relay(number, arrived.count(number))
 
     def reap(self, now: float) -> bool:
         """Reap a batch of dead children, and tell the fleet of those that were units. Returns whether it is to go on."""
@@ -4794,8 +4745,7 @@ class Loop:
             name = self.pids.get(pid)
             news = news or name is not None or pid in self.helpers
             if not stopped and pid in self.helpers:
-                self.kernel.reason(pid)  # which nobody asks for, and the next process of that number must not have
-                self.helpers.pop(pid)[1](code)
+                self.helpers.pop(pid)[1](code, self.kernel.reason(pid))
                 continue
             if stopped:
                 if name == MAIN:
@@ -4805,14 +4755,19 @@ class Loop:
                 continue
             why = self.kernel.reason(pid) if code in (1, NOT_EXECUTABLE, NOT_FOUND) else ""
             del self.pids[pid]
-            left = name != MAIN and exists(-pid)
-            if left:
+            if name == MAIN:
+                self.take_terminal()  # whose Ctrl-C is for overlord from now on
+            left = exists(-pid) if name != MAIN else bool(self.init.session((*self.pids, *self.helpers)))
+            if left and name != MAIN:
                 living = living or living_groups()  # COST: one look at /proc for all who died together
                 left = bool(living.get(pid, set()) - {pid}) or not living
+            left = left or name in self.stop_commands
             if left:
                 self.groups[pid] = name
             self.hear_out(name, left)
-            self.end_helpers(name)
+            for helper in [each for each, (unit, _) in self.helpers.items() if unit == name]:
+                if helper != self.stop_commands.get(name):  # which may go on
+                    self.kernel.send(-helper if exists(-helper) else helper, SIGNALS["KILL"])
             hint = "" if why or self.fleet.status[name].state == STOPPING else self.hint(name, code)
             self.fleet.feed(name, Event("exited", code, why=why, left=left, hint=hint), now)
         self.more = count == REAP_BATCH
@@ -4880,32 +4835,30 @@ class Loop:
         if not spec:  # a reload has removed it meanwhile
             return
 
-        def signal_instead(why: str) -> None:
-            status = self.fleet.status.get(name)
-            if status and status.pid == action.pid and status.state == STOPPING:
-                self.log.say("warning", name, f"stop_cmd {why}, sending {spell_signal(spec.stop_signal)}")
+        def failed(why: str) -> None:
+            status = self.fleet.status.get(name, Status())
+            instead = status.pid == action.pid and status.state == STOPPING and action.pid in self.pids
+            self.log.say("warning", name, f"stop_cmd {why}" + f", sending {spell_signal(spec.stop_signal)}" * instead)
+            if instead:
                 self.kill(Kill(name, action.pid, spec.stop_signal, False))
 
-        def ended(code: int) -> None:
+        def ended(code: int, why: str) -> None:
+            del self.stop_commands[name]
             if code:
-                signal_instead(spell_end(code))
+                failed(f"cannot be run: {why}" if why else spell_end(code))
 
         try:
-            self.help(spec._replace(cmd=spec.stop_cmd), {"MAINPID": str(action.pid)}, ended)
+            pid = self.help(spec._replace(cmd=spec.stop_cmd), {"MAINPID": str(action.pid)}, ended)
+            self.stop_commands[name] = pid
         except StartError as error:
-            signal_instead(f"cannot be run: {error}")
+            failed(f"cannot be run: {error}")
 
-    def help(self, spec: Spec, extra: Mapping[str, str], ended: Callable[[int], None]) -> int:
+    def help(self, spec: Spec, extra: Mapping[str, str], ended: Callable[[int, str], None]) -> int:
         """Run a command for a unit, as its user; return its pid. Raises StartError."""
         stdio = (-1, -1) if spec.stdout == spec.stderr == "null" else self.output.wire(spec)
         pid = self.kernel.spawn(spec, stdio, extra)
         self.helpers[pid] = (spec.name, ended)
         return pid
-
-    def end_helpers(self, name: str) -> None:
-        """The unit has ended: so do the commands that run for it."""
-        for pid in [pid for pid, (unit, _) in self.helpers.items() if unit == name]:
-            self.kernel.send(-pid if exists(-pid) else pid, SIGNALS["KILL"])
 
     def hear_out(self, name: str, left: bool = False) -> None:
         """Read what a unit wrote before it ended, so that it stands before what is said about its end."""
@@ -4933,15 +4886,18 @@ class Loop:
 
     def look_at_groups(self, now: float) -> None:
         """Find the groups whose last process is gone. Their members may be other processes' children, so no signal tells."""
-        gone = [group for group in self.groups if not exists(-group)]
+        gone = [group for group, name in self.groups.items() if name != MAIN and not exists(-group)]
         if len(gone) < len(self.groups) and now >= self.next_look:  # COST: reads all of /proc, once for all groups
             self.next_look = now + LINGER_LOOK
             living = living_groups()
             # RACE: where a process has the group's number as its pid, the group had died out and the number is used again
             gone += [group for group in self.groups if living and (group not in living or group in living[group])]
+            if MAIN in self.groups.values() and self.init.session((*self.pids, *self.helpers)):
+                gone = [group for group in gone if self.groups[group] != MAIN]
         for group in set(gone):
-            self.hear_out(self.groups[group])
-            self.fleet.feed(self.groups.pop(group), Event("emptied"), now)
+            if self.groups[group] not in self.stop_commands:
+                self.hear_out(self.groups[group])
+                self.fleet.feed(self.groups.pop(group), Event("emptied"), now)
 
     def perform(self) -> None:
         """Do what the fleet wants done, and what follows from that; what a signal interrupts, the next turn goes on with."""
@@ -4955,7 +4911,8 @@ class Loop:
                 self.forget(action.unit)
             elif isinstance(action, Spawn):
                 self.spawn(action.unit)
-                if not self.arrived.keys().isdisjoint(self.fleet.settings.shutdown_signals):
+                self.read_signals()
+                if not set(self.fleet.settings.shutdown_signals).isdisjoint(self.arrived):
                     return  # a thousand starts must not make a stop request wait
             elif isinstance(action, Kill):
                 self.kill(action)
@@ -4967,6 +4924,8 @@ class Loop:
                 if action.signum == SIGNALS["KILL"]:
                     left = self.init.leftovers()
                     self.fleet.also_killed([f"{each.name} (pid {each.pid})" for each in left if each.pid not in self.pids])
+                else:
+                    self.control.dismiss_clients()
                 self.init.sweep(action.signum)
             else:
                 self.leave(action)
@@ -4978,7 +4937,7 @@ class Loop:
         """Take over what the fleet wants: what it has to say is said now, not after a thousand starts."""
         for action in self.fleet.take():
             if isinstance(action, Say):
-                if action.unit != MAIN or action.level != "info" or len(self.fleet.units) > 1:
+                if action.unit != MAIN or action.level == "error" or len(self.fleet.units) > 1:
                     details = self.post_mortem(action.unit) if action.final else None
                     self.log.say(action.level, action.unit, action.text, details)
                 self.control.say(action)
@@ -5024,27 +4983,41 @@ class Loop:
         return told
 
     def kill(self, action: Kill) -> None:
-        """Signal a unit's process, or its group; a stopped one is continued so that it can act on the signal.
-
-        RACE: the process may have been reaped since the fleet decided, and its pid be another's. Or it was made just now,
-        and has not made its group yet: then there is only itself.
-        """
+        """Signal a unit's process, or its group; a stopped one is continued so that it can act on the signal. RACE: the process
+        may have been reaped since the fleet decided, and its pid be another's; or it has not made its group yet."""
         pid, group = action.pid, action.group
-        if self.pids.get(pid) != action.unit and not (group and pid in self.groups and exists(-pid) and not exists(pid)):
-            return
-        fault = self.kernel.send(-pid if group and exists(-pid) else pid, *with_continue(action.signum))
-        if fault:
-            self.log.say("error", action.unit, f"cannot send {spell_signal(action.signum)} to pid {pid}: {fault}")
+        alive = self.pids.get(pid) == action.unit
+        targets = [pid] if alive else []
+        killed = []
+        if group and action.unit == MAIN:
+            rest = self.init.session((*self.pids, *self.helpers))
+            targets += [each.pid for each in rest]
+            killed = [f"{each.name} (pid {each.pid})" for each in rest]
+        elif group and exists(-pid) and (alive or (pid in self.groups and not exists(pid))):
+            targets, killed = [-pid], [action.unit]
+        if action.signum == SIGNALS["KILL"] and action.unit in self.stop_commands:
+            command = self.stop_commands.pop(action.unit)
+            self.helpers[command] = (action.unit, lambda code, why: None)
+            targets.append(-command if exists(-command) else command)
+            killed.append(f"the stop_cmd of {action.unit}")
+            self.log.say("warning", action.unit, f"stop_cmd (pid {command}) has not ended, killing it (SIGKILL)")
+        if action.signum == SIGNALS["KILL"] and self.fleet.ending:
+            self.fleet.also_killed(killed)
+        for target in targets:
+            fault = self.kernel.send(target, *with_continue(action.signum))
+            if fault:
+                self.log.say("error", action.unit, f"cannot send {spell_signal(action.signum)} to pid {abs(target)}: {fault}")
 
-    def relay(self, number: int) -> None:
-        """Pass a signal on: to the main command whatever it is, to a daemon that wants it unless it would only die of it."""
+    def relay(self, number: int, times: int = 1) -> None:
+        """Pass a signal on: to the main command whatever it is and as often as it came, to a daemon that wants it unless it
+        would only die of it."""
         forwards = [(spec.name, to) for spec in self.fleet.units.values() for source, to in spec.forward if source == number]
         for name, target in [(MAIN, number), *forwards]:
             status = self.fleet.status.get(name)
             if not status or not status.pid or status.left:
                 continue
             heeded = name == MAIN or heeds(status.pid, target)
-            fault = self.kernel.send(status.pid, target) if heeded else ""
+            fault = self.kernel.send(status.pid, *[target] * (times if name == MAIN else 1)) if heeded else ""
             sent = spell_signal(target) + (f" for {spell_signal(number)}" if target != number else "")
             if fault:
                 self.log.say("error", name, f"cannot relay {sent} to pid {status.pid}: {fault}")
@@ -5076,7 +5049,6 @@ class Loop:
             self.kernel.send(-pid, SIGNALS["CONT"])
 
     def take_terminal(self) -> None:
-        """Take the terminal back from the main command."""
         try:
             if self.kernel.terminal:
                 os.tcsetpgrp(0, os.getpgrp())
@@ -5128,7 +5100,7 @@ Of a running overlord (docker exec CONTAINER overlord.py VERB); a NAME may be a 
   why NAME                 why it is in its state, down the chain of what it depends on
   shutdown [CODE]          stop everything; the container exits with CODE
 
-Exit codes: 64 for a mistake in the arguments or an unknown unit, 69 when nobody answers, 77 when one may not ask.
+Exit codes: 64 wrong arguments or an unknown unit, 69 nobody answers, 74 the answer cannot be written, 77 one may not ask.
 
 The configuration is FILE, else $OVERLORD_CONFIG, else /etc/overlord.conf, and every file of its configdir
 (/etc/overlord/). An example:
@@ -5143,18 +5115,28 @@ The configuration is FILE, else $OVERLORD_CONFIG, else /etc/overlord.conf, and e
 PASSED_OVER = r"\..*|.*~|.*\.(bak|swp)|.*\.dpkg-.*"
 
 
+class Unwritten(Exception):
+    """What was to be said on stdout could not be written; the text says why."""
+
+
 def put(fd: int, text: str) -> None:
-    """Write to a standard descriptor, if it is there."""
     put_bytes(fd, text.encode("utf-8", "surrogateescape"))
 
 
 def put_bytes(fd: int, data: bytes) -> None:
-    """Write to a standard descriptor, if it is there."""
-    try:
-        while data:
-            data = data[os.write(fd, data) :]
-    except OSError:
-        pass
+    """Write all of it to a standard descriptor, however slow its reader is. Raises Unwritten; for stderr it gives up."""
+    rest = memoryview(data)
+    while rest:
+        try:
+            rest = rest[os.write(fd, rest) :]
+        except BlockingIOError:
+            poll = select.poll()
+            poll.register(fd, select.POLLOUT)
+            poll.poll()
+        except OSError as error:
+            if fd == 1:
+                raise Unwritten(error.strerror) from None
+            return
 
 
 def load(draft: Draft, path: str, optional: bool = False) -> bool:
@@ -5171,38 +5153,42 @@ def load(draft: Draft, path: str, optional: bool = False) -> bool:
 
 def list_configdir(draft: Draft) -> list[str]:
     """Return the files of the configdir in the order of their names."""
-    option, at = BY_KIND["overlord"]["configdir"], ("overlord", "configdir")
     try:  # a mistake in it is noted with all the others
-        folder = parse_text(expand(draft.text_of(*at), draft.environment)) if at in draft.places else option.default
+        folder = parse_text(draft.setting("configdir"))
     except Mistake:
         return []
     try:
         names = sorted(name for name in os.listdir(folder) if not re.fullmatch(PASSED_OVER, name))
     except OSError as error:
         if error.errno != errno.ENOENT:
-            draft.mistake(draft.places.get(at, 1), "[overlord] configdir", f"{folder}: {error.strerror}")
+            place = draft.places.get(("overlord", "configdir"), 1)
+            draft.mistake(place, "[overlord] configdir", f"{folder}: {error.strerror}")
         return []
     paths = (os.path.join(folder, name) for name in names)  # a link to nothing is one to be told of
     return [path for path in paths if os.path.isfile(path) or not os.path.exists(path)]
 
 
-def read_config(path: str | None, environment: Mapping[bytes, bytes], optional: bool) -> tuple[Config, list[str]]:
-    """Return the configuration and the files it was read from, which may be none if `optional`. Raises Mistakes."""
+def read_files(path: str | None, environment: Mapping[bytes, bytes]) -> tuple[Draft, list[str]]:
+    """Return what the files of the configuration say, mistakes included, and which those are; a default one may be absent."""
     draft = Draft({decode(key): decode(value) for key, value in environment.items()})
     named = path or draft.environment.get("OVERLORD_CONFIG")
-    main = named or DEFAULT_CONFIG
-    found = load(draft, main, optional=not named)
+    found = load(draft, named or DEFAULT_CONFIG, optional=not named)
     files = list_configdir(draft)
     for file in files:
         load(draft, file)
-    if not found and not files and not optional:
+    return draft, [named or DEFAULT_CONFIG, *files] if found else files
+
+
+def read_config(path: str | None, environment: Mapping[bytes, bytes], optional: bool) -> tuple[Config, list[str]]:
+    """Return the configuration and the files it was read from, which may be none if `optional`. Raises Mistakes."""
+    draft, files = read_files(path, environment)
+    if not files and not optional:
         text = "there is no such file, nothing in /etc/overlord/ and no COMMAND; overlord.py help shows an example"
         draft.mistake(1, "", text)
-    return draft.finish(), [main, *files] if found else files
+    return draft.finish(), files
 
 
 def add_main(config: Config, command: list[str]) -> None:
-    """Put the main command last, after all daemons."""
     config.units[MAIN] = main_spec(command, [name for name in config.order if config.units[name].kind == "daemon"])
     config.order.append(MAIN)
 
@@ -5235,7 +5221,8 @@ def warn_of_image(config: Config, environment: Mapping[bytes, bytes]) -> Iterato
         pairs = () if isinstance(unit.env, str) else unit.env
         own = {**environment, **{os.fsencode(key): os.fsencode(value) for key, value in pairs}}
         first = re.match(FIRST_WORD, unit.cmd)
-        if first and first[0] not in SHELL_WORDS and not find_program(first[0], unit.dir, own):
+        found = (os.path.join(unit.dir or ".", decode(path)) for path in find_paths(os.fsencode(first[0] if first else ""), own))
+        if first and first[0] not in SHELL_WORDS and not any(os.path.isfile(path) and os.access(path, os.X_OK) for path in found):
             yield f"{name}: cmd: {first[0]} is not there, or not executable"
         try:
             identity(unit.uid, unit.gid)
@@ -5258,14 +5245,7 @@ def warn_of_image(config: Config, environment: Mapping[bytes, bytes]) -> Iterato
         )
 
 
-def find_program(name: str, folder: str | None, environment: Mapping[bytes, bytes]) -> bool:
-    """Tell whether a command would be found and may be executed."""
-    paths = (os.path.join(folder or ".", decode(path)) for path in find_paths(os.fsencode(name), environment))
-    return any(os.path.isfile(path) and os.access(path, os.X_OK) for path in paths)
-
-
 def refuse(mistakes: Mistakes) -> int:
-    """Print all that is wrong, and how it ends."""
     lines = "".join(f"{line}\n" for line in mistakes.args[0])
     put(2, f"{lines}overlord: {mistakes}, nothing started: exiting with code {EX_CONFIG}\n")
     return EX_CONFIG
@@ -5279,12 +5259,13 @@ def run(path: str | None, command: list[str]) -> int:
         environment = found_environment()
         kernel = Kernel(environment, FOUND_MASK)
         named = path or environment.get(b"OVERLORD_CONFIG")
-        for place in () if named else (DEFAULT_SOCKET, fallback_path()):  # before the mistakes of a broken configuration
-            if is_overlord(place):
-                return runs_already(place, command)
+        common = locate_socket("abstract")
+        if not named and is_overlord(common):  # before the mistakes of a broken configuration
+            return runs_already(common, command)
         config, files = read_config(path, environment, optional=bool(command))
-        if named and config.settings.socket and is_overlord(config.settings.socket):
-            return runs_already(config.settings.socket, command)
+        place = locate_socket(config.settings.socket or "")
+        if place and (named or place != common) and is_overlord(place):
+            return runs_already(place, command)
         if command:
             add_main(config, command)
         settings, init = config.settings, Init()
@@ -5314,7 +5295,6 @@ def run(path: str | None, command: list[str]) -> int:
 
 
 def check(path: str | None) -> int:
-    """Say what is wrong with the configuration, and what the image lacks."""
     environment = found_environment()
     try:
         config, files = read_config(path, environment, optional=True)
@@ -5324,6 +5304,9 @@ def check(path: str | None) -> int:
         put(2, f"overlord: warning: there is no {DEFAULT_CONFIG}: nothing but a COMMAND can be run\n")
     for warning in (*warn_of_writers(files, config.settings.configdir), *warn_of_image(config, environment)):
         put(2, f"overlord: warning: {warning}\n")
+    if not COMPILED:
+        text = "this overlord.py is source, which each start and each health check compile anew (0.1 s, 30 MB for a moment)"
+        put(2, f"overlord: note: {text}; once and for all: overlord.py compile {os.path.abspath(__file__)}\n")
     kinds = [unit.kind for unit in config.units.values()]
     put(1, f"overlord: {', '.join(files) or 'no configuration'}: OK, {plural(kinds, 'daemon')}, {plural(kinds, 'script')}\n")
     return 0
@@ -5332,48 +5315,54 @@ def check(path: str | None) -> int:
 def compile_into(path: str) -> int:
     """Write overlord as compiled code, for the Python that runs this, and as an executable.
 
-    The first line has the interpreter execute the rest, which is what marshal makes of a code object. The kernel passes all
-    of that line as one argument, and versions before 5.1 no more than 127 bytes of it.
+    The first line has the interpreter execute the rest, which is what marshal makes of a code object. LINUX: the kernel
+    passes all behind the first blank as one argument, and takes no more than 127 bytes of that line (255 since 5.1), see
+    execve(2). An interpreter whose path has no room there, or a blank in it, is called by a link beside the file.
     """
-    source = globals().get("__file__")
-    if not source:
-        return usage_error("this is compiled already, run the overlord.py that was copied")
-    loader = "import sys,marshal as m;f=open(sys.argv[1],'rb');f.readline();exec(m.loads(f.read()))"
-    line = f"#!{os.path.realpath(sys.executable)} -ISc{loader}\n".encode()
-    target = os.path.realpath(path)
+    if COMPILED:
+        return usage_error("this is compiled already: copy the source of overlord.py here again, and compile that")
+    target, python = os.path.realpath(path), os.path.realpath(sys.executable)
+    link = f"{target}.python"
+    loader = " -ISc" + "import sys,marshal as m;exec(m.loads(open(sys.argv[1],'rb').read()[{:3}:]))"
+    room = FIRST_LINE_MAX - len(loader.format(0)) - len("#!\n")
+    name = next((name for name in (python, link) if len(os.fsencode(name)) <= room and not re.search(r"\s", name)), "")
+    size = len(os.fsencode(f"#!{name}{loader.format(0)}\n"))
     try:
-        if len(line) > 127 or len(line.split(b" -IS", 1)[0].split()) > 1:
-            raise OSError(errno.EINVAL, "the path of this Python is too long for that line, or has a blank", sys.executable)
+        if not name:
+            text = f"give it a path of {room - len('.python')} bytes at most, without blanks, as that of {python} is too long"
+            raise OSError(errno.ENAMETOOLONG, text, path)
         if os.path.exists(target) and not os.path.isfile(target):
             raise OSError(errno.EEXIST, "is no regular file", path)
-        code = compile(slurp(source), target, "exec", dont_inherit=True, optimize=2)
+        code = compile(slurp(__file__), target, "exec", dont_inherit=True, optimize=2)
         with open(f"{target}.new", "wb") as file:
-            file.write(line + marshal.dumps(code))
+            file.write(os.fsencode(f"#!{name}{loader.format(size)}\n") + marshal.dumps(code))
         os.chmod(f"{target}.new", 0o755)
+        if os.path.islink(link):
+            os.unlink(link)
+        if name == link:
+            os.symlink(python, link)
         os.replace(f"{target}.new", target)
     except OSError as error:
-        where = path if error.filename in (None, f"{target}.new") else error.filename
+        where = path if error.filename in (None, f"{target}.new") else error.filename2 or error.filename
         put(2, f"overlord: compile: {where}: {error.strerror}\n")
         if os.path.isfile(f"{target}.new"):
             os.unlink(f"{target}.new")
         return 1
-    put(1, f"overlord: {path}: compiled for {sys.executable}; to be run by its name alone, without python3 before it\n")
+    beside = f", and by the link {link}, which belongs to it" if name == link else ""
+    put(1, f"overlord: {path}: compiled for {python}; to be run by its name alone, without python3 before it{beside}\n")
     return 0
 
 
 def plural(kinds: list[str], kind: str) -> str:
-    """Return `1 daemon`, `2 daemons`."""
     return f"{kinds.count(kind)} {kind}{'' if kinds.count(kind) == 1 else 's'}"
 
 
 def usage_error(text: str) -> int:
-    """Say what is wrong with the arguments."""
     put(2, f"overlord: {text}\noverlord: overlord.py help shows how it is used: exiting with code {EX_USAGE}\n")
     return EX_USAGE
 
 
 def explain(words: list[str]) -> int:
-    """Print the usage, or what a configuration option means."""
     found = [option for option in OPTIONS if words and option.name == words[0]]
     for option in found:
         sections = {"o": "[overlord]", "s": "[script:NAME]", "d": "[daemon:NAME]"}
@@ -5403,10 +5392,11 @@ def dial(place: str, timeout: float = ASK_TIMEOUT) -> Any:
         for option in (_socket.SO_SNDTIMEO, _socket.SO_RCVTIMEO):  # a full queue must not hold up for ever either
             sock.setsockopt(_socket.SOL_SOCKET, option, limit)
         sock.connect(place)
-        peer = sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, 12)
-        pid, uid = int.from_bytes(peer[:4], sys.byteorder), int.from_bytes(peer[4:8], sys.byteorder)
+        pid, uid = look_at_peer(sock)
+        if not pid:
+            raise PermissionError(errno.EPERM, "who listens there is of another container: its PID namespace is not this one")
         if uid not in (0, os.geteuid()) and pid != 1:
-            raise PermissionError(errno.EPERM, f"user {uid} listens there, neither root nor yours")
+            raise PermissionError(errno.EPERM, f"user {uid} listens there, neither root nor yours: ask as that user")
     except OSError:
         sock.close()
         raise
@@ -5414,40 +5404,44 @@ def dial(place: str, timeout: float = ASK_TIMEOUT) -> Any:
 
 
 def is_overlord(place: str) -> bool:
-    """Tell whether a live overlord answers at a socket."""
+    """Tell whether a live overlord of this container answers at a socket, be it that this user may not ask it."""
     try:
         sock = dial(place, 2.0)
-        sock.sendall(b"version\n")
-        return bool(sock.recv(100).startswith(b" overlord"))
-    except PermissionError:  # root's, or somebody else's, which does not count: is it alive?
         try:
-            listed = f" {os.path.realpath(place)}\n".encode() in slurp("/proc/net/unix")
-            return listed and os.lstat(place).st_uid in (0, os.geteuid())
-        except OSError:
+            sock.sendall(b"version\n")
+        except BrokenPipeError:  # refused without being heard
+            pass
+        answer = bytes(sock.recv(1000))
+        return answer.startswith(b" overlord") or b"\n=%d\n" % EX_NOPERM in answer
+    except OSError as error:  # a file that this user may not open: is anybody there?
+        if error.errno != errno.EACCES or not os.path.exists("/proc/net/unix"):
             return False
-    except OSError:
-        return False
+        return f" {os.path.realpath(place)}\n".encode() in slurp("/proc/net/unix")
 
 
 def runs_already(place: str, command: list[str]) -> int:
     """Refuse to start a second fleet."""
     near = suggest(command[0], ASKED) if command else ""
-    text = f"an overlord runs here already, and answers at {place}"
-    return usage_error(text + (near or "; to look at it: overlord.py status"))
+    text = f"an overlord runs here already, and answers at {place}".replace("\0", "@")
+    more = "; to look at it: overlord.py status; for a second one: -c FILE with [overlord] socket = /PATH"
+    return usage_error(text + (near or more))
 
 
-def configured_socket(path: str) -> str | None:
-    """Return the socket that a configuration names, which need not be free of mistakes."""
-    draft = Draft({decode(key): decode(value) for key, value in found_environment().items()})
-    load(draft, path)
-    for file in list_configdir(draft):
-        load(draft, file)
-    at = ("overlord", "socket")
+def places_to_ask(path: str | None) -> Iterator[str]:
+    """Yield where an overlord may answer: where the file named says, else the common place, else where the default file says,
+    be there mistakes in it. Raises OSError."""
+    if not path:
+        yield locate_socket("abstract")
+    else:
+        slurp(path)  # it has to be there
     try:
-        text = expand(draft.text_of(*at), draft.environment) if at in draft.places else DEFAULT_SOCKET
+        socket = read_files(path, found_environment())[0].setting("socket")
     except Mistake as mistake:
-        raise OSError(errno.EINVAL, f"{path}: [overlord] socket: {mistake}") from None
-    return None if text == "none" else text
+        raise OSError(errno.EINVAL, f"{path or DEFAULT_CONFIG}: [overlord] socket: {mistake}") from None
+    if path and socket == "none":
+        raise OSError(errno.ENOENT, f"{path} says socket = none")
+    if path or socket not in ("abstract", "none"):
+        yield locate_socket(socket)
 
 
 class Answer:
@@ -5455,14 +5449,9 @@ class Answer:
 
     def __init__(self, path: str | None, words: list[str]) -> None:
         """Ask. Raises OSError where nobody answers, PermissionError where one may not ask."""
-        places = [DEFAULT_SOCKET, fallback_path()]
-        if path:
-            named = configured_socket(path)
-            if not named:
-                raise OSError(errno.ENOENT, f"{path} says socket = none")
-            places[0] = named
-        faults = []
-        for place in places:
+        refused, asked, self.words = "", [], words
+        for place in places_to_ask(path):
+            asked.append(place.replace("\0", "@"))
             try:
                 self.sock = dial(place)
                 try:
@@ -5470,13 +5459,17 @@ class Answer:
                 except BrokenPipeError:  # refused without being heard: the answer says why
                     pass
                 break
+            except PermissionError as error:
+                tail = "; only root and overlord's own user may ask" if error.errno == errno.EACCES else ""
+                refused = f"{asked[-1]}: {error.strerror}{tail}"
             except OSError as error:
-                faults.append(error)
-                reason = f"{place}: {error.strerror}"
-                if isinstance(error, PermissionError):
-                    raise PermissionError(errno.EPERM, f"{reason}; only root and overlord's own user may ask") from None
+                if error.errno == errno.EAGAIN:
+                    raise
         else:
-            raise OSError(errno.ENOENT, f"nobody answers at {' or '.join(places)}: is overlord running here?")
+            if refused:
+                raise PermissionError(errno.EPERM, refused)
+            text = f"nobody answers at {' or '.join(asked)}: is overlord running here? (if it has no socket, its log says so)"
+            raise OSError(errno.ENOENT, text)
         self.code = EX_UNAVAILABLE
 
     def lines(self) -> Iterator[tuple[str, bytes]]:
@@ -5488,6 +5481,8 @@ class Answer:
         poll.register(1, 0)  # tells when nobody reads what is put out: poll(2)
         while True:
             if patient and self.sock.fileno() not in dict(poll.poll()):
+                if self.words[0] not in ("logs", "events"):  # which have no end but that
+                    raise Unwritten(os.strerror(errno.EPIPE))
                 self.code = 0
                 return
             data = self.sock.recv(65536)
@@ -5509,7 +5504,6 @@ class Answer:
 
 def client(path: str | None, verb: str, words: list[str]) -> int:
     """Ask a running overlord, and show what it answers. Returns the exit code."""
-    signal.signal(SIGNALS["PIPE"], signal.SIG_DFL)
     try:
         options, names = parse_request([verb, *words], ASKED)
         if verb == "signal":
@@ -5529,6 +5523,7 @@ def client(path: str | None, verb: str, words: list[str]) -> int:
         refused = isinstance(error, PermissionError)
         text = error.strerror or str(error)
         text = "overlord does not answer within 5 s" if error.errno == errno.EAGAIN else text
+        text = f"{error.filename}: {text}" if error.filename else text
         put(2, f"overlord: {text}\n")
         return EX_NOPERM if refused else EX_UNAVAILABLE
     except (ValueError, LookupError, OverflowError):
@@ -5574,7 +5569,7 @@ def show_units(path: str | None, verb: str, options: dict[str, float], names: li
     if not units and code not in (0, 3):
         return code
     if verb == "status":
-        put(1, spell_json(units) if "j" in options else draw_table(units))
+        put(1, spell_array(map(parse_record, units.values())) if "j" in options else draw_table(units))
         return code
     if verb == "graph":
         put(1, draw_dot(units) if "dot" in options else draw_tree(units))
@@ -5585,15 +5580,16 @@ def show_units(path: str | None, verb: str, options: dict[str, float], names: li
     return 0
 
 
-def spell_json(units: Mapping[str, dict[str, str]]) -> str:
-    """Return the records as a JSON array."""
-    numbers = ("pid", "for", "uptime", "restarts", "next", "failures")
-    objects = []
-    for unit in units.values():
-        fields = {key: (value or "null") if key in numbers else quote_json(value) for key, value in unit.items()}
-        fields["deps"] = "[" + ", ".join(quote_json(dep) for dep in unit["deps"].split()) + "]"
-        objects.append("{" + ", ".join(f'"{key}": {value}' for key, value in fields.items()) + "}")
-    return "[" + ",\n ".join(objects) + "]\n"
+def spell_array(objects: Iterable[dict[str, Any]]) -> str:
+    """Return a JSON array with a line for each object."""
+    return "[" + ",\n ".join(map(spell_json, objects)) + "]\n"
+
+
+def parse_record(unit: dict[str, str]) -> dict[str, Any]:
+    """Return what `status` answers of a unit, with numbers where those are meant."""
+    numbers = {key: float(unit[key]) if unit[key] else None for key in ("for", "uptime", "next")}
+    counts = {key: int(unit[key]) if unit[key] else None for key in ("pid", "restarts", "failures")}
+    return {**unit, **numbers, **counts, "deps": unit["deps"].split()}
 
 
 def draw_table(units: Mapping[str, dict[str, str]]) -> str:
@@ -5635,7 +5631,6 @@ def draw_tree(units: Mapping[str, dict[str, str]]) -> str:
 
 
 def draw_dot(units: Mapping[str, dict[str, str]]) -> str:
-    """Return the graph in the language of Graphviz."""
     names = {OK: "palegreen", FAILED: "salmon", RUNNING: "lightblue", IDLE: "white", STOPPED: "lightgrey", DONE: "lightgrey"}
     out = ["digraph overlord {", "  rankdir=LR; node [shape=box, style=filled];"]
     for unit in units.values():
@@ -5679,13 +5674,8 @@ def show_timeline(path: str | None, options: dict[str, float], names: list[str])
         name, now, *pairs = line.split("\t")
         stories[name] = [(float(pair.split(" ", 1)[0]), pair.split(" ", 1)[1]) for pair in pairs]
     if "j" in options:
-        spelt = (
-            f'{{"name": {quote_json(name)}, "events": ['
-            + ", ".join(f'{{"at": {instant:.4f}, "what": {quote_json(what)}}}' for instant, what in story)
-            + "]}"
-            for name, story in stories.items()
-        )
-        put(1, "[" + ",\n ".join(spelt) + "]\n")
+        events = {name: [{"at": instant, "what": what} for instant, what in story] for name, story in stories.items()}
+        put(1, spell_array({"name": name, "events": story} for name, story in events.items()))
         return code
     total = max((story[-1][0] for story in stories.values() if story), default=0.0) or 1e-9
     pending = any(story and story[-1][1] not in (OK, DONE, FAILED) for story in stories.values())
@@ -5717,11 +5707,8 @@ def spell_story(story: list[tuple[float, str]]) -> str:
     """Return in words when a unit was up, and whom it waited for longest."""
     if not story:
         return "not asked for"
-    waits = [
-        (end - begin, what.partition(" for ")[2])
-        for (begin, what), (end, _) in zip(story, story[1:])
-        if what.startswith(WAITING + " for")
-    ]
+    steps = [(end - begin, what) for (begin, what), (end, _) in zip(story, story[1:])]
+    waits = [(took, what.partition(" for ")[2]) for took, what in steps if what.startswith(WAITING + " for")]
     instant, state = story[-1]
     text = f"{state.partition(' ')[0]} at {spell_duration(instant)}"
     longest = max(waits, default=(0.0, ""))
@@ -5729,13 +5716,25 @@ def spell_story(story: list[tuple[float, str]]) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """Do what the command line says, and return the exit code."""
     path, verb, words = parse_arguments(arguments)
     if verb == "run":
         return run(path, words)
     gc.enable()
-    signal.signal(SIGNALS["INT"], signal.SIG_DFL)
+    for fd in (0, 1, 2):
+        if not is_open(fd):  # lest the connection becomes somebody's standard output; writing to it fails as before
+            os.open(os.devnull, os.O_RDONLY)
+    for number in ("INT", "PIPE"):
+        signal.signal(SIGNALS[number], signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, FOUND_MASK)
+    try:
+        return obey(path, verb, words)
+    except Unwritten as error:
+        put(2, f"overlord: the answer could not be written: {error}: exiting with code {EX_IOERR}\n")
+        return EX_IOERR
+
+
+def obey(path: str | None, verb: str, words: list[str]) -> int:
+    """Do what a verb other than `run` says, and return the exit code. Raises Unwritten."""
     if verb == "check":
         return check(path)
     if verb == "compile":

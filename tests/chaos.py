@@ -42,7 +42,20 @@ import time
 from pathlib import Path
 from typing import Callable, Iterator, NoReturn, TypeVar
 
-from harness import OVERLORD, PATH, PROGRAMS, ROOT, Process, Stopwatch, children, namespace, program, storm, system_python
+from harness import (
+    OVERLORD,
+    PATH,
+    PROGRAMS,
+    ROOT,
+    Process,
+    Stopwatch,
+    children,
+    connect,
+    namespace,
+    program,
+    storm,
+    system_python,
+)
 
 UNITS = 50
 PATIENCE = 300.0  # s until what should happen counts as what never will
@@ -353,14 +366,7 @@ class Container:
 
     def dial(self, timeout: float = PATIENCE) -> socket.socket:
         """Return a connection to the control socket."""
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        sock.settimeout(timeout)
-        try:
-            sock.connect(str(self.folder / "socket"))
-        except OSError:
-            sock.close()
-            raise
-        return sock
+        return connect(self.pid, str(self.folder / "socket"), timeout)
 
     def ask(self, *words: str) -> tuple[int, list[str]]:
         """Return what a verb answers: its exit code, -1 where overlord hung up before, and the lines."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 from pathlib import Path
@@ -46,6 +47,11 @@ def pytest_runtest_makereport() -> Generator[None, Any, None]:
 def pytest_make_collect_report() -> Generator[None, Any, None]:
     """Apply the rule to files that are skipped whole."""
     fail_where_skipped((yield).get_result())
+
+
+def pytest_runtest_teardown() -> None:
+    """Have the tests' own process outlive a broken pipe, also where one called `main`, which has a client die of it."""
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ from typing import Iterator
 sys.path.append(str(Path(__file__).resolve().parent.parent))
 
 import overlord
-from overlord import IDLE, MAIN, OK, RUNNING, STARTING, STATES, STOPPING, WAITING, Event, Spec, Status
+from overlord import IDLE, OK, RUNNING, STARTING, STATES, STOPPING, WAITING, Event, Spec, Status
 
 BEGIN, END = "<!-- diagram -->", "<!-- /diagram -->"
 
@@ -62,7 +62,7 @@ def events(spec: Spec, status: Status) -> Iterator[Event]:
     if status.state in (STARTING, RUNNING) and not status.pid:
         yield from (Event("spawned", 7), Event("unspawned", True, why="x"))
     if status.pid and not status.left:
-        lefts = (False,) if spec.name == MAIN else (False, True)
+        lefts = (False, True)
         ends = itertools.product((0, 1), lefts, ("", "stop"))  # in a shutdown, whatever ends counts as stopped
         yield from (Event("exited", code, left=left, then=then) for code, left, then in ends)
     if status.left:

@@ -230,7 +230,7 @@ def words(data: bytes) -> None:
             elif parse is overlord.parse_duration:
                 assert overlord.spell_duration(value)
     assert overlord.command_line(text, {}) or not text.strip()
-    for spelt in (json.loads(overlord.quote_json(text)), json.loads(overlord.quote_json(overlord.decode(data)))):
+    for spelt in (json.loads(overlord.spell_json(text)), json.loads(overlord.spell_json(overlord.decode(data)))):
         assert isinstance(spelt, str)
     assert not re.search(r"[\0-\x1f\x7f-\x9f]", overlord.clean(text))
 
@@ -244,7 +244,7 @@ def variables(data: bytes) -> None:
             Path(path).write_bytes(content)
         spec = blank()._replace(env_file=(paths[0],), secrets=("S",) if len(contents) > 2 else ())
         try:
-            found = overlord.read_variables(spec, {b"S_FILE": os.fsencode(paths[1])})
+            found = overlord.read_variables(spec, {b"S_FILE": os.fsencode(paths[1])}, {})
         except overlord.StartError as error:
             assert re.match(r"(env_file .+:\d+|secret S): ", str(error)), f"no place: {error}"
             return
@@ -301,7 +301,7 @@ def desk(play: Play) -> Iterator[Callable[..., bytes]]:
     def connect() -> socket.socket:
         here, there = socket.socketpair()
         here.setblocking(False)
-        opened.append((here, overlord.Request(control, there)))
+        opened.append((here, overlord.Request(control, there, 0)))
         control.requests.append(opened[-1][1])
         return here
 

@@ -15,13 +15,16 @@ may hold up the tests.
 
 from __future__ import annotations
 
+import array
 import contextlib
+import ctypes
 import functools
 import os
 import pty
 import re
 import select
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -463,6 +466,7 @@ class Overlord(Namespace):
         self.python = list(python)
         (folder / "conf.d").mkdir(exist_ok=True)
         header = {"configdir": f"{folder}/conf.d/", "socket": "none", **(settings or {})}
+        self.socket = str(header["socket"])
         text = ["[overlord]", *(f"{key} = {value}" for key, value in header.items()), defaults]
         self.config.write_text("\n".join(text) + config)
         named = ["-c", str(self.config)] if use_config else []
@@ -581,19 +585,23 @@ class Overlord(Namespace):
         """Send a signal to the process of a unit."""
         self.kill(self.unit(name).pid, sig)
 
-    def client(self, *words: str, inside: bool = False) -> list[str]:
-        """Return the command that runs a verb: from outside, naming the configuration; or `inside`, as `docker exec` does."""
-        if not inside:
-            return [*invoke(self.python), "-c", str(self.config), *words]
+    def client(self, *words: str, named: bool = True, prefix: Sequence[str] = ()) -> list[str]:
+        """Return the command that runs a verb as `docker exec` does, in overlord's namespaces.
+
+        `named`: with `-c` and the configuration; `prefix`: what execs it there.
+        """
         user = [] if os.geteuid() == 0 else ["--user", "--preserve-credentials"]
-        return ["nsenter", f"--target={self.pid}", *user, "--pid", "--mount", *invoke(self.python), *words]
+        config = ["-c", str(self.config)] if named else []
+        enter = ["nsenter", f"--target={self.pid}", *user, "--pid", "--mount", "--"]
+        mortal = ["setpriv", "--pdeathsig=KILL"]  # nsenter waits outside: whoever kills it means the client
+        return [*enter, *prefix, *mortal, *invoke(self.python), *config, *words]
 
     def ask(
-        self, *words: str, code: int | None = 0, inside: bool = False, prefix: Sequence[str] = (), **options: Any
+        self, *words: str, code: int | None = 0, named: bool = True, prefix: Sequence[str] = (), **options: Any
     ) -> subprocess.CompletedProcess[str]:
         """Run a verb to its end, and expect this exit code; None for any."""
         options = {"stdin": subprocess.DEVNULL, "env": {"PATH": PATH}, "timeout": PATIENCE, **options}
-        argv = [*prefix, *self.client(*words, inside=inside)]
+        argv = self.client(*words, named=named, prefix=prefix)
         done = subprocess.run(argv, capture_output=True, encoding="utf-8", errors="surrogateescape", check=False, **options)
         if code not in (None, done.returncode):
             self.fail(f"{words}: code {done.returncode}, not {code}\n{done.stdout}\n{done.stderr}")
@@ -629,6 +637,70 @@ class Overlord(Namespace):
             if stream is not None:
                 stream.close()
         print(self)
+
+
+LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+def address(o: Overlord) -> str:
+    """Return where overlord's abstract socket is, unless it was started with another."""
+    spaces = [os.stat(f"/proc/{o.pid}/ns/{kind}").st_ino for kind in ("pid", "mnt")]
+    return o.socket if o.socket[0] == "/" else "\0overlord/{}/{}".format(*spaces)
+
+
+def connect(pid: int, place: str, timeout: float = PATIENCE) -> socket.socket:
+    """Return a connection to a socket, made by a process in the PID namespace of `pid`: whoever is outside is refused.
+
+    A child enters the namespace by setns(2), its own child connects, and passes the connection back.
+    """
+    ours, theirs = socket.socketpair()
+    spaces = [os.open(f"/proc/{pid}/ns/{kind}", os.O_RDONLY) for kind in (["user"] * bool(os.geteuid()) + ["pid"])]
+    child = os.fork()
+    if not child:
+        try:
+            if all(LIBC.setns(space, 0) == 0 for space in spaces) and os.fork() == 0:
+                sock = socket.socket(socket.AF_UNIX)
+                sock.connect(place)  # LINUX: with a timeout this would not wait where the queue is full
+                theirs.sendmsg([b"x"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [sock.fileno()]))])
+        finally:
+            os._exit(0)
+    for space in spaces:
+        os.close(space)
+    theirs.close()
+    os.waitpid(child, 0)
+    with ours:
+        ours.settimeout(timeout)
+        _, controls, _, _ = ours.recvmsg(1, socket.CMSG_SPACE(4))
+    if not controls:
+        raise ConnectionRefusedError(place)
+    sock = socket.socket(fileno=array.array("i", controls[0][2])[0])
+    sock.settimeout(timeout)
+    return sock
+
+
+def dial(o: Overlord) -> socket.socket:
+    """Return a connection to overlord's socket."""
+    return connect(o.pid, address(o))
+
+
+def exchange(o: Overlord, request: bytes) -> bytes:
+    """Send a request as it is, and return the whole answer."""
+    with dial(o) as sock:
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            sock.sendall(request)
+        return read_all(sock)
+
+
+def read_all(sock: socket.socket) -> bytes:
+    """Read until the other end hangs up."""
+    data = b""
+    with contextlib.suppress(ConnectionResetError):
+        while True:
+            more = sock.recv(65536)
+            if not more:
+                break
+            data += more
+    return data
 
 
 class Asking:

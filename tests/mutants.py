@@ -65,9 +65,7 @@ EQUIVALENT: dict[str, str] = {
     "conclude:19: 'x' for 'fail'": "the same",
     "conclude:24: without then='' in `enter(gone, OK, now, oks=status.oks + 1, then='', why=end)`": "of the wishes only `fail` "
     "can be left there, and that is no success",
-    "despair:2: 'x' for 'stop'": KIND,
-    "expire:2: 'x' for 'stop'": KIND,
-    "retire:3: 'x' for 'stop'": KIND,
+    "give_up:7: 'x' for 'stop'": KIND,
     "ripen:8: 'x' for 'stop'": KIND,
     "end_run:4: 1.0 for 0.0": NEVER,
     "end_run:4: 1 for 0": NEVER,

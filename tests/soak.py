@@ -31,8 +31,8 @@ from collections import namedtuple
 from pathlib import Path
 from typing import Callable, Sequence
 
-from harness import Overlord, daemon, eventually, program, system_python
-from test_control import dial, exchange, look
+from harness import Overlord, daemon, dial, eventually, exchange, program, system_python
+from test_control import look
 
 ROUNDS = 20
 ROOM = 512 << 10  # bytes

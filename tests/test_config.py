@@ -371,8 +371,8 @@ VALUES_OF_SCRIPTS = [
     ("timeout", "5m", 300.0),
     ("timeout", "none", None),
     ("schedule", "none", None),
-    ("schedule", "every 10m", overlord.Schedule(every=600.0)),
-    ("schedule", "every 1.5 h", overlord.Schedule(every=5400.0)),
+    ("schedule", "every 10m", overlord.Schedule(*[None] * 7, 600.0)),
+    ("schedule", "every 1.5 h", overlord.Schedule(*[None] * 7, 5400.0)),
     ("respawns", "3/10s", (3, 10.0)),
     ("respawns", "0", (0, 0.0)),
     ("success", "0 3", (0, 3)),
@@ -387,6 +387,7 @@ VALUES_OF_OVERLORD = [
     ("shutdown_signals", "USR1", (10,)),
     ("socket", "none", None),
     ("socket", "/tmp/overlord.sock", "/tmp/overlord.sock"),
+    ("socket", "abstract", "abstract"),
     *[("log_level", word, word) for word in ("debug", "info", "warning", "error")],
     ("log_format", "json", "json"),
     ("output", "null", "null"),
@@ -453,7 +454,7 @@ def test_defaults() -> None:
     web, setup, own = config.units["web"], config.units["setup"], config.settings
     assert (own.forever, own.configdir, own.shutdown_timeout) == (True, "/etc/overlord/", 9.0)
     assert own.shutdown_signals == (15, 2, 3, RTMIN + 3)
-    assert (own.socket, own.log_level, own.log_format, own.output) == ("/run/overlord.sock", "info", "text", "inherit")
+    assert (own.socket, own.log_level, own.log_format, own.output) == ("abstract", "info", "text", "inherit")
     for unit in (web, setup):
         assert (unit.dir, unit.uid, unit.gid, unit.umask, unit.nice) == (None,) * 5
         assert (unit.deps, unit.env, unit.stdout, unit.stderr) == ((), (), "inherit", "inherit")
@@ -1159,7 +1160,8 @@ def commands(draw: Any) -> tuple[str, str]:
 WRITTEN: dict[str, st.SearchStrategy[Any]] = {
     "forever": BOOLEANS, "shutdown_timeout": POSITIVE, "shutdown_signals": st.just(("TERM INT", (15, 2))),
     "log_level": choice("debug", "info", "warning", "error"), "log_format": choice("text", "json"), "output": SINKS,
-    "socket": TEXTS, "dir": TEXTS, "uid": TEXTS, "gid": TEXTS,
+    "socket": st.sampled_from(["abstract", "/s", "/run/a b.sock"]).map(lambda text: (text, text)),
+    "dir": TEXTS, "uid": TEXTS, "gid": TEXTS,
     "env": st.dictionaries(st.text(st.sampled_from("ABC_x.1"), min_size=1, max_size=5),
                            st.lists(PLAIN, max_size=3).map("  ".join), min_size=1, max_size=4).map(quote_env),
     "umask": st.integers(0, 0o777).map(lambda mask: (f"{mask:03o}", mask)),

@@ -8,11 +8,14 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import socket
 import stat
 import struct
 import subprocess
+import sys
+import tempfile
 import termios
 import threading
 import time
@@ -24,7 +27,23 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from conftest import Start
-from harness import PATH, PATIENCE, Asking, Overlord, Process, Terminal, daemon, eventually, script
+from harness import (
+    PATH,
+    PATIENCE,
+    Asking,
+    Overlord,
+    Process,
+    Terminal,
+    address,
+    connect,
+    daemon,
+    dial,
+    eventually,
+    exchange,
+    read_all,
+    script,
+    system_python,
+)
 
 NEVER = "1000s"
 SLEEP = "exec sleep 12345"
@@ -33,30 +52,20 @@ CAPTURED = {"stdout": "prefix", "stderr": "prefix"}
 FAILS = {"restart": "never", "on_failure": "ignore", "warmup": NEVER}  # with `exit N`: fails for good
 
 
-def fallback(o: Overlord) -> Path:
-    """Return where overlord's socket is, or a link to it, when it has no other place."""
-    spaces = (os.stat(f"/proc/{o.pid}/ns/{kind}").st_ino for kind in ("pid", "mnt"))
-    return Path("/dev/shm/overlord.{}.{}.sock".format(*spaces))
-
-
 @pytest.fixture
 def fleet(overlord: Start, tmp_path: Path) -> Iterator[Start]:
-    """Start an overlord with a socket. At the end nothing of it is left in /dev/shm, and no fault of its own in its log."""
-    started: list[tuple[Overlord, Path]] = []
+    """Start an overlord with a socket. At the end there is no fault of its own in its log."""
+    started: list[Overlord] = []
 
     def start(config: str = "", *command: str, **options: Any) -> Overlord:
-        folder = options.get("folder", tmp_path)
-        options["settings"] = {"socket": folder / "s", **options.get("settings", {})}
+        options["settings"] = {"socket": "abstract", **options.get("settings", {})}
         o = overlord(config, *command, **options)
-        with contextlib.suppress(FileNotFoundError):  # it has ended at once
-            started.append((o, fallback(o)))
+        started.append(o)
         eventually(lambda: o.log or o.popen.poll() is not None, "its first words: it listens before it says anything")
         return o
 
     yield start
-    for o, place in started:
-        with contextlib.suppress(FileNotFoundError):
-            place.unlink()
+    for o in started:
         faults = [line for line in o.log if "internal error" in line or "Traceback" in line]
         assert not faults, faults
 
@@ -92,34 +101,6 @@ def status(o: Overlord, *names: str) -> list[dict[str, Any]]:
     found = json.loads(o.ask("status", "-j", *names, code=None).stdout)
     assert isinstance(found, list)
     return found
-
-
-def dial(o: Overlord) -> socket.socket:
-    """Return a connection to overlord's socket."""
-    sock = socket.socket(socket.AF_UNIX)
-    sock.connect(str(o.folder / "s"))  # LINUX: with a timeout this would not wait where the queue is full
-    sock.settimeout(PATIENCE)
-    return sock
-
-
-def exchange(o: Overlord, request: bytes) -> bytes:
-    """Send a request as it is, and return the whole answer."""
-    with dial(o) as sock:
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            sock.sendall(request)
-        return read_all(sock)
-
-
-def read_all(sock: socket.socket) -> bytes:
-    """Read until the other end hangs up."""
-    data = b""
-    with contextlib.suppress(ConnectionResetError):
-        while True:
-            more = sock.recv(65536)
-            if not more:
-                break
-            data += more
-    return data
 
 
 def descriptors(o: Overlord) -> int:
@@ -193,7 +174,6 @@ def test_each_verb(fleet: Start, asking: Callable[..., Asking], python: list[str
     assert "stopped" in o.ask("stop", "web").stdout
     assert o.ask("shutdown", "5").stdout == "shutting down\n"
     assert o.wait_exit() == 5
-    assert not (o.folder / "s").exists()
 
 
 # --- status ----------------------------------------------------------------------------------------------------------
@@ -884,7 +864,6 @@ def test_shutdown(fleet: Start, command: tuple[str, ...], code: int | None) -> N
     assert o.wait_exit() == (code if code is not None else 143 if command else 0)
     assert o.position("web: stopped") < o.position("db: stopping")
     assert o.count("exiting with code .*: shutdown by hand") == 1
-    assert not (o.folder / "s").exists()
 
 
 def test_during_shutdown(fleet: Start, asking: Callable[..., Asking]) -> None:
@@ -905,7 +884,12 @@ def test_during_shutdown(fleet: Start, asking: Callable[..., Asking]) -> None:
     assert "shutting down" in o.ask("start", "web", code=None).stderr
     o.ask("status", code=None)
     o.ask("shutdown", "8")
-    assert o.wait_exit() == 8, "a second request is at once"
+    o.send(signal.SIGTERM)
+    assert "shutting down" in o.ask("health", code=1).stdout, "who asks again changes nothing"
+    o.send(signal.SIGINT)
+    o.wait_for("SIGINT received.*already")
+    o.send(signal.SIGINT)
+    assert o.wait_exit() == 8, "but a second Ctrl-C, and the code"
     events.wait_exit()
 
 
@@ -949,6 +933,8 @@ MISTAKES = (
     (["status", ""], "no unit"),
     (["start", "\udcff"], "no unit"),
     (["restart", "[", "web"], r"no unit \["),
+    (["restart", "[z-a]"], r"no unit \["),
+    (["stop", "*a*a*a*b"], "more than three stars"),
 )
 
 
@@ -980,12 +966,12 @@ def test_a_second_fleet(fleet: Start) -> None:
     o = fleet(daemon("web", SLEEP))
     o.says("web", "ok")
     for inside in (True, False):
-        done = o.ask("stauts", code=64, inside=inside)
+        done = o.ask("stauts", code=64, named=inside)
         assert 'did you mean "status"' in done.stderr
-        done = o.ask("touch", str(o.folder / "touched"), code=64, inside=inside)
+        done = o.ask("touch", str(o.folder / "touched"), code=64, named=inside)
         assert "runs here already" in done.stderr
         assert "overlord.py status" in done.stderr
-        o.ask("--", "touch", str(o.folder / "touched"), code=64, inside=inside)
+        o.ask("--", "touch", str(o.folder / "touched"), code=64, named=inside)
     o.ask("run", code=64)
     o.ask(code=64)
     assert not (o.folder / "touched").exists()
@@ -1019,40 +1005,78 @@ def test_nobody_answers(fleet: Start, tmp_path: Path) -> None:
     other.write_text(f"[overlord]\nsocket = {tmp_path}/other.sock\n")
     for verb in ("health", "why", "timeline", "restart"):
         words = [verb, "web"] if verb in ("restart", "why") else [verb]
-        done = subprocess.run([*o.client()[:-1], str(other), *words], capture_output=True, text=True, check=False)
+        o.config.write_text(other.read_text())
+        done = o.ask(*words, code=None)
         assert done.returncode == 69, (verb, done)
         assert re.match(f"overlord: nobody answers at {tmp_path}/other.sock", done.stderr)
-    assert o.ask("status", inside=True, code=69).stdout == ""
+    assert o.ask("status", named=False, code=69).stdout == ""
     ends_well(o)
 
 
 def test_others_are_refused(fleet: Start, public: Path) -> None:
-    """The socket's mode keeps other users out, and overlord itself does where somebody changed that."""
-    o = fleet(daemon("web", SLEEP), folder=public)
-    o.says("web", "ok")
-    assert stat.S_IMODE((public / "s").stat().st_mode) == 0o600
-    prefix = as_user("5")
-    for _ in range(2):
-        for words in (["status"], ["restart", "web"], ["shutdown"]):
-            done = o.ask(*words, code=77, prefix=prefix)
-            assert "only root and overlord's own user may ask" in done.stderr
-            assert done.stdout == ""
-        (public / "s").chmod(0o666)
-    assert o.starts("web") == 1
-    ends_well(o)
+    """A file's mode keeps other users out, and overlord itself does where there is none, or somebody changed it."""
+    for place in ("abstract", public / "s"):
+        o = fleet(daemon("web", SLEEP), folder=public, settings={"socket": place})
+        o.says("web", "ok")
+        assert place == "abstract" or stat.S_IMODE((public / "s").stat().st_mode) == 0o600
+        for _ in range(2):
+            for words in (["status"], ["restart", "web"], ["shutdown"]):
+                done = o.ask(*words, code=77, prefix=as_user("5"))
+                assert "only root and overlord's own user may ask" in done.stderr
+                assert done.stdout == ""
+            if place != "abstract":
+                (public / "s").chmod(0o666)
+        assert o.starts("web") == 1
+        ends_well(o)
 
 
 def test_overlord_of_another_user(fleet: Start, public: Path) -> None:
-    """Its own user may ask, and root; others may not."""
+    """Its own user may ask, and root, with no capability at all; others may not."""
     user = str(random.randrange(100_000, 1_000_000))
     o = fleet(daemon("web", SLEEP), folder=public, prefix=[*as_user(user), "env"])
     o.says("web", "ok")
-    assert (public / "s").stat().st_uid == int(user)
     assert o.ask("restart", "web", prefix=as_user(user)).returncode == 0
-    o.ask("health", inside=True)
-    (public / "s").chmod(0o666)
+    o.ask("health", named=False)
+    o.ask("health", named=False, prefix=["setpriv", "--bounding-set=-all", "--inh-caps=-all"])
     o.ask("health", code=77, prefix=as_user("5"))
     ends_well(o)
+
+
+def outside(o: Overlord, place: str) -> socket.socket:
+    """Return a connection from outside of overlord's PID namespace, as root."""
+    sock = socket.socket(socket.AF_UNIX)
+    sock.settimeout(PATIENCE)
+    sock.connect(place)
+    return sock
+
+
+def below(o: Overlord) -> list[str]:
+    """Return a prefix that starts a PID namespace below overlord's, as a container in a container."""
+    return ["unshare", "--pid", "--fork", "--kill-child", "--"]
+
+
+def test_other_containers_are_refused(fleet: Start, tmp_path: Path) -> None:
+    """Who is of another PID namespace may not ask, be it root: containers may share a network, or a folder."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can make a PID namespace below another")
+    for place in ("abstract", tmp_path / "s"):
+        o = fleet(daemon("web", SLEEP), settings={"socket": place})
+        o.says("web", "ok")
+        with outside(o, address(o)) as sock:
+            with contextlib.suppress(BrokenPipeError):
+                sock.sendall(b"restart web\n")
+            assert read_all(sock).endswith(b"=77\n")
+        done = o.ask("restart", "web", prefix=below(o), code=None)
+        assert done.returncode in (69, 77), done  # of an abstract one, it does not even know the name
+        with connect(o.pid, address(o)) as sock:
+            sock.sendall(b"version\n")
+            assert read_all(sock).endswith(b"=0\n")
+        asked = f"import socket; s = socket.socket(1); s.connect({address(o)!r}); print(s.makefile().read())"
+        enter = o.client()[: o.client().index("--") + 1]
+        told = subprocess.run([*enter, *below(o), system_python(), "-c", asked], capture_output=True, text=True, check=False)
+        assert "=77" in told.stdout, told
+        assert o.starts("web") == 1
+        ends_well(o)
 
 
 class Impostor:
@@ -1090,7 +1114,9 @@ def test_client_looks_whom_it_talks_to(public: Path, fleet: Start) -> None:
         "os.chmod(sys.argv[1], 0o666); print('up', flush=True)\n"
         "while True:\n    c = s.accept()[0]; c.recv(100) and c.sendall(b' healthy: 99 daemons ok\\n=0\\n'); c.close()\n"
     )
-    liar = Asking([*as_user("5"), "/usr/bin/python3", "-I", "-S", "-c", lie, str(public / "lie")])
+    enter = o.client()[: o.client().index("--") + 1]
+    mortal = ["setpriv", "--pdeathsig=KILL"]
+    liar = Asking([*enter, *as_user("5"), *mortal, "/usr/bin/python3", "-I", "-S", "-c", lie, str(public / "lie")])
     try:
         liar.wait_for("up")
         for verb in ("health", "status"):
@@ -1105,112 +1131,230 @@ def test_client_looks_whom_it_talks_to(public: Path, fleet: Start) -> None:
 # --- where the socket is ---------------------------------------------------------------------------------------------
 
 
-def test_stale_socket(fleet: Start, tmp_path: Path) -> None:
-    """Of a container that was killed: replaced."""
+def test_nothing_in_the_file_system(fleet: Start, tmp_path: Path) -> None:
+    """No folder has to be writable or even there, and nothing that is deleted takes the socket away."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can mount")
+    bare = "".join(f"mount -t tmpfs -o mode=0 none {folder}; " for folder in ("/run", "/dev/shm"))
+    words = f'{bare} mount -o remount,bind,ro /; exec "$@"'
+    folder = Path(tempfile.mkdtemp(dir="/var/tmp"))
+    try:
+        o = fleet(daemon("web", SLEEP), folder=folder, prefix=["sh", "-c", words, "sh"])
+        o.says("web", "ok")
+        assert o.ask("health", named=False).stdout == "healthy: 1 daemon ok\n"
+        assert o.ask("health").stdout == "healthy: 1 daemon ok\n"
+        o.ask("version", prefix=["sh", "-c", 'rm -rf /run/* /dev/shm/*; exec "$@"', "sh"])
+        o.ask("restart", "web", named=False)
+        assert o.count("warning|socket") == 0
+        ends_well(o)
+    finally:
+        shutil.rmtree(folder)
+
+
+def test_two_that_share_all_but_the_processes(fleet: Start, tmp_path: Path) -> None:
+    """Two containers with one network and one file system: each answers for itself alone."""
+    one = fleet(daemon("web", SLEEP))
+    (tmp_path / "two").mkdir()
+    two = fleet(daemon("db", SLEEP), folder=tmp_path / "two")
+    assert list(states(one)) == ["web"]
+    assert list(states(two)) == ["db"]
+    two.ask("stop", "db", named=False)
+    assert states(one) == {"web": "ok"}
+    ends_well(two)
+    one.ask("health", named=False)
+    ends_well(one)
+
+
+def test_two_that_share_a_folder(fleet: Start, tmp_path: Path) -> None:
+    """Two containers that name one file: the second has no socket and says so, and leaves the first one's alone."""
+    one = fleet(daemon("web", SLEEP), settings={"socket": tmp_path / "s"})
+    one.says("web", "ok")
+    (tmp_path / "two").mkdir()
+    two = fleet(daemon("db", SLEEP), folder=tmp_path / "two", settings={"socket": tmp_path / "s"})
+    two.says("db", "ok")
+    assert two.count(f"no control socket.*{tmp_path}/s: Address already in use") == 1
+    assert "another container" in two.ask("status", code=77).stderr
+    ends_well(two)
+    assert states(one) == {"web": "ok"}
+    ends_well(one)
+    assert not (tmp_path / "s").exists()
+
+
+def test_two_in_one_container(fleet: Start, asking: Callable[..., Asking], tmp_path: Path) -> None:
+    """A second overlord there needs a file of its own; where that is one's already, it is refused."""
+    one = fleet(daemon("web", SLEEP))
+    one.says("web", "ok")
+    other = tmp_path / "other.conf"
+    other.write_text(
+        f"[overlord]\nsocket = {tmp_path}/s\nconfigdir = {tmp_path}/none\n[daemon:db]\ncmd = {SLEEP}\nwarmup = 0\n"
+    )
+    enter = one.client()[: one.client().index("-c")]
+    two = asking([*enter, "-c", str(other)])
+    two.wait_for("db: ok")
+    again = subprocess.run([*enter, "-c", str(other)], capture_output=True, text=True, check=False)
+    assert again.returncode == 64, again
+    told = subprocess.run([*enter, "-c", str(other), "health"], capture_output=True, text=True, check=False)
+    assert told.stdout == "healthy: 1 daemon ok\n", told
+    named = {"PATH": PATH, "OVERLORD_CONFIG": str(other)}
+    assert "web" in one.ask("status", named=False, env=named).stdout, "without -c the common place comes first"
+    subprocess.run([*enter, "-c", str(other), "shutdown"], check=True, capture_output=True)
+    assert two.wait_exit() == 0
+    assert states(one) == {"web": "ok"}
+    ends_well(one)
+
+
+def test_stale_file(fleet: Start, tmp_path: Path) -> None:
+    """A socket of a container that was killed is replaced; its file goes with overlord, unless it is another's by then."""
     with socket.socket(socket.AF_UNIX) as stale:
         stale.bind(str(tmp_path / "s"))
-    o = fleet(daemon("web", SLEEP))
-    o.says("web", "ok")
-    o.ask("health")
-    assert stat.S_IMODE((tmp_path / "s").stat().st_mode) == 0o600
-    assert o.count("warning|socket") == 0
-    link = fallback(o)
-    assert link.is_symlink()
-    ends_well(o)
-    assert not (tmp_path / "s").exists()
-    assert not link.is_symlink()
-
-
-def test_live_socket_of_somebody_else(fleet: Start, tmp_path: Path) -> None:
-    """It is not taken over, whoever that is."""
-    other = Impostor(tmp_path / "s", b"what?\n")
-    try:
-        o = fleet(daemon("web", SLEEP))
+    for replaced in (False, True):
+        o = fleet(daemon("web", SLEEP), settings={"socket": tmp_path / "s"})
         o.says("web", "ok")
-        inode = (tmp_path / "s").stat().st_ino
-        assert o.ask("health", inside=True).stdout == "healthy: 1 daemon ok\n", "/dev/shm serves"
+        o.ask("health")
+        assert stat.S_IMODE((tmp_path / "s").stat().st_mode) == 0o600
+        assert o.count("warning|socket") == 0
+        if replaced:
+            (tmp_path / "s").unlink()
+            (tmp_path / "s").write_text("mine")
         ends_well(o)
-        assert (tmp_path / "s").stat().st_ino == inode
-    finally:
-        other.close()
+        assert (tmp_path / "s").exists() == replaced
 
 
-def test_live_socket_of_another_overlord(fleet: Start, tmp_path: Path) -> None:
-    """Two containers that share a folder: the second does not take the first one's place."""
-    first = fleet(daemon("web", SLEEP))
-    first.says("web", "ok")
-    (tmp_path / "two").mkdir()
-    second = fleet(daemon("db", SLEEP), folder=tmp_path / "two", settings={"socket": tmp_path / "s"})
-    assert second.wait_exit() == 64
-    assert "runs here already" in "\n".join(second.log)
-    assert list(states(first)) == ["web"]
-    ends_well(first)
-
-
-def test_no_socket_at_the_path(fleet: Start, tmp_path: Path) -> None:
-    """A file is left as it is, and so is a folder."""
-    for kind in ("file", "folder"):
-        folder = tmp_path / kind
+def test_no_place_for_the_file(fleet: Start, tmp_path: Path) -> None:
+    """What is no socket, or answers already, is left as it is: one warning, and all else works."""
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to("file")
+    other = Impostor(tmp_path / "live", b"what?\n")
+    before = sorted((path.name, path.lstat().st_ino) for path in tmp_path.iterdir())
+    for name in ("file", "folder", "link", "live", "none/s", "s" * 200):
+        folder = tmp_path / f"of {name[:6].replace('/', '_')}"
         folder.mkdir()
-        if kind == "file":
-            (folder / "s").write_text("mine")
-        else:
-            (folder / "s").mkdir()
-        o = fleet(daemon("web", SLEEP), folder=folder)
+        settings = {"socket": tmp_path / name}
+        o = fleet(script("setup") + daemon("web", SLEEP, deps="setup"), folder=folder, settings=settings)
         o.says("web", "ok")
-        assert o.ask("health", inside=True).stdout == "healthy: 1 daemon ok\n"
+        assert o.count(f"no control socket, .*: {tmp_path}/{name}: ") == 1
+        comes_back(o, "web")
+        o.ask("health", named=False, code=69)
         ends_well(o)
-        assert (folder / "s").is_dir() or (folder / "s").read_text() == "mine"
+    other.close()
+    after = sorted((path.name, path.lstat().st_ino) for path in tmp_path.iterdir())
+    assert [each for each in before if each not in after] == []
 
 
-READ_ONLY = ["sh", "-c", 'mount -o remount,bind,ro / && exec "$@"', "sh"]
-
-
-@pytest.mark.parametrize("where", ("missing", "read-only", "too long"))
-def test_fallback(fleet: Start, tmp_path: Path, where: str) -> None:
-    """Where there is no place for it /dev/shm serves, and `health` finds it there, with or without -c."""
-    if os.geteuid() != 0:
-        pytest.skip("only root can mount")
-    path = {"missing": tmp_path / "no" / "s", "read-only": tmp_path / "s", "too long": tmp_path / ("s" * 200)}[where]
-    prefix = READ_ONLY if where == "read-only" else []
-    o = fleet(daemon("web", SLEEP), settings={"socket": path}, prefix=prefix)
-    o.says("web", "ok")
-    place = fallback(o)
-    assert stat.S_ISSOCK(place.lstat().st_mode)
-    assert stat.S_IMODE(place.lstat().st_mode) == 0o600
-    assert not path.exists() if where != "too long" else True
-    assert o.ask("health", inside=True).stdout == "healthy: 1 daemon ok\n"
-    assert o.ask("-c", str(o.config), "health", inside=True).stdout == "healthy: 1 daemon ok\n"
-    assert o.count("warning|socket") == 0
-    ends_well(o)
-    assert not place.exists()
-
-
-def test_custom_path_is_found(fleet: Start, tmp_path: Path) -> None:
-    """A client reads no configuration, and need not be told one: `docker exec c overlord.py status` works."""
+def test_file_of_the_default_configuration_is_found(fleet: Start, tmp_path: Path) -> None:
+    """`docker exec c overlord.py status`, without -c, works where the configuration that the container has names a file."""
     o = fleet(daemon("web", SLEEP), settings={"socket": tmp_path / "custom"})
     o.says("web", "ok")
-    assert "web: ok" in o.ask("restart", "web", inside=True).stdout
+    o.ask("health", named=False, code=69)
     environment = {"PATH": PATH, "OVERLORD_CONFIG": str(o.config)}
-    assert o.ask("health", inside=True, env=environment).returncode == 0
+    assert "web: ok" in o.ask("restart", "web", named=False, env=environment).stdout
+    o.config.write_text(o.config.read_text() + "[daemon:bad]\nnonsense\n")
+    assert o.ask("health", named=False, env=environment).returncode == 0, "mistakes elsewhere do not matter"
     ends_well(o)
 
 
-def test_no_socket_possible(fleet: Start, tmp_path: Path) -> None:
-    """One warning, and everything else works."""
+@pytest.mark.parametrize("who", ("another user", "root in another container"))
+def test_the_common_name_is_taken(overlord: Start, tmp_path: Path, public: Path, who: str) -> None:
+    """An impostor has the name: one warning, all else works, and no client believes him."""
     if os.geteuid() != 0:
-        pytest.skip("only root can mount")
-    shut = ["sh", "-c", 'mount -t tmpfs -o ro none /dev/shm && exec "$@"', "sh"]
-    o = fleet(
-        script("setup") + daemon("db", SLEEP) + daemon("web", SLEEP, deps="setup, db:bounce"),
-        settings={"socket": tmp_path / "no" / "s"},
-        prefix=shut,
+        pytest.skip("only root can become another user")
+    spaces = "[os.stat(f'/proc/self/ns/{kind}').st_ino for kind in ('pid', 'mnt')]"
+    squat = (
+        "import os, socket; s = socket.socket(1)\n"
+        "s.bind('\\0overlord/%s/%s' % tuple(SPACES)); s.listen(5); open('up', 'w').close()\n"
+        "while True:\n  c = s.accept()[0]\n"
+        "  try: c.recv(99) and c.sendall(b' healthy\\n=0\\n')\n  except OSError: pass\n  c.close()"
     )
+    if who == "another user":
+        liar = f"setpriv --reuid=65534 --clear-groups {system_python()} squat.py"
+    else:  # it knows the name, as whoever shares the network can
+        spaces = "open('names').read().split()"
+        liar = "stat -Lc %i /proc/self/ns/pid /proc/self/ns/mnt > names"
+        liar += f"; unshare --pid --fork --kill-child {system_python()} squat.py"
+    (public / "squat.py").write_text(squat.replace("SPACES", spaces))
+    prefix = ["sh", "-c", f'{liar} & until test -e up; do sleep 0.02; done; exec "$@"', "sh"]
+    o = overlord(daemon("web", SLEEP), folder=public, prefix=prefix, settings={"socket": "abstract"})
     o.says("web", "ok")
-    assert o.count("no control socket") == 1
-    comes_back(o, "db")
-    o.wait_ok("web", 2)
-    assert "nobody answers" in o.ask("health", code=69, inside=True).stderr
+    assert o.count("no control socket.*Address already in use.*socket = /PATH") == 1
+    for verb in ("health", "status"):
+        done = o.ask(verb, code=77)
+        assert done.stdout == ""
+    ends_well(o)
+
+
+# --- the answer is written -------------------------------------------------------------------------------------------
+
+
+def test_a_slow_reader_that_does_not_block(fleet: Start) -> None:
+    """A pipe that is full and O_NONBLOCK (node makes them so): all of the answer is written to the end."""
+    o = fleet("".join(daemon(f"unit-{number}", SLEEP, autostart="no") for number in range(600)) + daemon("web", SLEEP))
+    o.says("web", "ok")
+    reader, end = os.pipe()
+    os.set_blocking(end, False)
+    client = subprocess.Popen(o.client("status", "-j"), stdout=end, env={"PATH": PATH})
+    os.close(end)
+    eventually(lambda: int.from_bytes(fcntl.ioctl(reader, termios.FIONREAD, bytes(4)), sys.byteorder) >= 65536, "it is full")
+    time.sleep(0.2)
+    text = b""
+    while True:
+        data = os.read(reader, 4096)
+        if not data:
+            break
+        text += data
+    os.close(reader)
+    assert client.wait(PATIENCE) == 0
+    assert len(json.loads(text)) == 601
+    ends_well(o)
+
+
+@pytest.mark.parametrize("words", ("status", "health", "restart web", "version", "help", "check"))
+@pytest.mark.parametrize("where", (">/dev/full", ">&-", ">/dev/full 2>&-", "<&- >&- 2>&-"))
+def test_an_answer_that_cannot_be_written(fleet: Start, words: str, where: str) -> None:
+    """74, and the reason where there is somebody to read it; what was asked for is done."""
+    o = fleet(daemon("web", SLEEP))
+    o.says("web", "ok")
+    done = o.ask(*words.split(), code=74, prefix=["sh", "-c", f'exec "$@" {where}', "sh"])
+    reason = "No space left on device" if "full" in where else "Bad file descriptor"
+    assert done.stdout == ""
+    assert "2>&-" in where or f"the answer could not be written: {reason}" in done.stderr
+    eventually(lambda: o.starts("web") == (2 if words == "restart web" else 1), "what was asked for is done")
+    ends_well(o)
+
+
+def test_a_verb_that_nobody_waits_for(fleet: Start) -> None:
+    """`restart web | true`: it does not say 0 of what has not come about, nor does it wait for it."""
+    o = fleet(daemon("web", SLEEP) + daemon("slow", SLEEP, warmup=NEVER, autostart="no"))
+    o.says("web", "ok")
+    words = " ".join(o.client("start", "slow"))
+    argv = ["bash", "-c", f"{words} | true; exit ${{PIPESTATUS[0]}}"]
+    done = subprocess.run(argv, env={"PATH": PATH}, timeout=PATIENCE, check=False)
+    assert done.returncode in (74, 128 + signal.SIGPIPE)
+    assert o.starts("slow") == 1
+    ends_well(o)
+
+
+@pytest.mark.parametrize("request_", ("restart web", "wait web", "stop web", "status", "reload", "logs web"))
+@pytest.mark.parametrize("newline", ("\n", ""))
+def test_a_client_that_closes_its_side(fleet: Start, request_: str, newline: str) -> None:
+    """`printf 'restart web' | nc -N`: whoever has said all it has to say gets its answer."""
+    slow = "trap 'sleep 0.2; exit' TERM; while :; do sleep 0.01; done"
+    o = fleet(daemon("web", slow, **CAPTURED))
+    o.says("web", "ok")
+    with dial(o) as sock:
+        sock.sendall((request_ + newline).encode())
+        sock.shutdown(socket.SHUT_WR)
+        assert read_all(sock).endswith(b"=0\n")
+    with dial(o) as sock:
+        sock.shutdown(socket.SHUT_WR)
+        assert read_all(sock) == b""
+    with dial(o) as sock:
+        sock.sendall(b"events\n")
+        sock.shutdown(socket.SHUT_WR)
+        assert sock.recv(100)
+        before = Process(o.pid).stat[11:13]
+        time.sleep(0.3)
+        assert sum(map(int, Process(o.pid).stat[11:13])) - sum(map(int, before)) < 10, "it does not spin"
     ends_well(o)
 
 
@@ -1392,7 +1536,6 @@ def test_docker_stop_in_a_flood(fleet: Start) -> None:
     finally:
         over.set()
     thread.join(PATIENCE)
-    assert not (o.folder / "s").exists()
 
 
 LONG = "x" * 8000

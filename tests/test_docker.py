@@ -445,37 +445,59 @@ def test_verbs_in_a_container(example, start):
     assert container.join() == 7
 
 
+ONE = "[daemon:web]\ncmd = sleep 1000\nwarmup = 0\n"
+
+
 @pytest.mark.parametrize(
     "options",
     [
+        (),
         ("--read-only",),
         ("--read-only", "--user", "12345:12345", "--cap-drop", "ALL"),
-        ("--user", "www-data"),
+        ("--user", "www-data", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"),
+        ("--network", "none"),
     ],
     ids=" ".join,
 )
-def test_health_where_there_is_no_run(example, start, config, options):
-    """With a read-only root, or as another user, /dev/shm serves."""
-    mount = config("[daemon:web]\ncmd = sleep 1000\nwarmup = 0\n")
-    container = start(*options, *mount, example)
+def test_it_answers_without_a_file(example, start, config, options):
+    """On a read-only root, as any user, without a network, and whatever a script deletes: root may ask, others may not."""
+    container = start(*options, *config(ONE), example)
     container.wait_for("overlord: web: ok")
     assert overlord(container, "health").stdout == "healthy: 1 daemon ok\n"
-    assert not container.found("warning")
+    docker("exec", "--user", "root", container.id, "sh", "-c", "rm -rf /run/* /dev/shm/* 2>/dev/null || :")
+    assert overlord(container, "health", user="0").stdout == "healthy: 1 daemon ok\n"
+    assert overlord(container, "restart", "web", user="0").returncode == 0
+    refused = overlord(container, "status", user="redis", check=False)
+    assert refused.returncode == 77, refused.stderr
+    assert "only root and overlord's own user may ask" in refused.stderr
+    assert not container.found("warning|control socket")
     assert container.stop() < 9
 
 
-def test_root_asks_an_overlord_of_another_user(example, start, config):
-    mount = config("[daemon:web]\ncmd = sleep 1000\nwarmup = 0\n")
-    container = start("--user", "www-data", *mount, example)
-    container.wait_for("overlord: web: ok")
-    assert overlord(container, "health", user="root").returncode == 0
-    refused = overlord(container, "status", user="redis", check=False)
-    assert refused.returncode == 77, refused.stderr
+@pytest.mark.parametrize("shared", ("a volume on /run", "a network"))
+def test_two_containers_that_share(example, start, config, tmp_path, shared):
+    """Each answers for itself alone."""
+    one = config(ONE)
+    (tmp_path / "run").mkdir()
+    other = tmp_path / "other.conf"
+    other.write_text("[daemon:db]\ncmd = sleep 1000\nwarmup = 0\n")
+    volume = ("-v", f"{tmp_path}/run:/run") if "volume" in shared else ()
+    first = start(*one, *volume, example)
+    first.wait_for("overlord: web: ok")
+    joined = ("--network", f"container:{first.id}") if "network" in shared else volume
+    second = start("-v", f"{other}:/etc/overlord.conf:ro", *joined, example)
+    second.wait_for("overlord: db: ok")
+    assert overlord(second, "stop", "db").returncode == 0
+    assert re.search("^db +daemon +stopped", overlord(second, "status").stdout, re.MULTILINE)
+    assert re.search("^web +daemon +ok", overlord(first, "status").stdout, re.MULTILINE)
+    assert "there is no unit web" in overlord(second, "stop", "web", check=False).stderr
+    assert len(first.found("overlord: web: started")) == 1
+    assert second.stop() < 9
+    assert overlord(first, "health").stdout == "healthy: 1 daemon ok\n"
 
 
-def test_socket_of_a_killed_container_is_replaced(example, start, config):
-    mount = config("[daemon:web]\ncmd = sleep 1000\nwarmup = 0\n")
-    container = start(*mount, example)
+def test_a_killed_container_is_started_again(example, start, config):
+    container = start(*config(ONE), example)
     container.wait_for("overlord: web: ok")
     docker("kill", container.id)
     docker("wait", container.id)
@@ -624,6 +646,54 @@ def test_main_command_gets_the_stop_signal_and_gives_the_code(bare, start):
     container.stop()
     assert container.join() == 5
     container.position("^asked to stop")
+
+
+# 12 s from SIGTERM to the end, longer than `shutdown_timeout` is by default.
+BASH = "trap 'echo asked; sleep 12; echo saved; exit 6' TERM; echo up; while :; do sleep 0.1; done"
+PYTHON = """
+import os, signal, time
+signal.signal(signal.SIGTERM, lambda *_: (print("asked", flush=True), time.sleep(12), print("saved", flush=True), os._exit(6)))
+print("up", flush=True)
+while True:
+    signal.pause()
+"""
+
+
+def test_main_command_has_the_time_that_docker_gives_it(bare, start, config):
+    """`docker stop -t 20` of one that needs 12 s: alone, on a terminal, and beside daemons with `shutdown_timeout = 20s`."""
+    daemons = "[daemon:db]\ncmd = sleep 1000\n[daemon:web]\ncmd = sleep 1000\ndeps = db\n"
+    beside = config(f"[overlord]\nshutdown_timeout = 20s\n{daemons}")
+    commands = (("bash", "-c", BASH), ("python3", "-c", PYTHON))
+    containers = [start(*options, bare, *command) for command in commands for options in ((), ("-it",), beside)]
+    for container in containers:
+        container.wait_for("^up")
+    docker("stop", "-t", "20", *[container.id for container in containers])
+    for number, container in enumerate(containers):
+        assert container.join() == 6, (number, container.lines)
+        container.position("^saved")
+        assert bool(container.found("^overlord: ")) == (number % 3 == 2), container.lines
+
+
+def test_what_npm_leaves_behind_saves_its_data(bare, start):
+    """`npm start` waits for a shell that waits for node; a SIGTERM ends npm and the shell at once, and node needs 3 s."""
+    node = "trap 'echo saving; sleep 3; echo saved; exit' TERM; echo up; while :; do sleep 0.1; done"
+    container = start("-e", f"NODE={node}", bare, "sh", "-c", "sh -c 'eval \"$NODE\"' & wait")
+    container.wait_for("^up")
+    assert container.stop() < 9
+    assert container.join() == 143
+    container.position("^saved")
+
+
+def test_shutdown_by_hand_before_the_signal(bare, start, config):
+    """A Kubernetes preStop hook, then the platform's SIGTERM: a daemon that needs 3 s ends by itself."""
+    daemon = "trap 'sleep 3; echo saved; exit' TERM; echo up; while :; do sleep 0.1; done"
+    container = start(*config(f"[daemon:db]\ncmd = {daemon}\n"), bare)
+    container.wait_for("^up")
+    assert overlord(container, "shutdown").returncode == 0
+    assert container.stop() < 9
+    assert container.join() == 0
+    container.position("^saved")
+    container.position("SIGTERM received: shutting down already, within ")
 
 
 def test_main_command_of_the_example_runs_when_all_are_up(example):

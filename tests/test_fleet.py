@@ -14,7 +14,7 @@ import pytest
 import overlord
 from harness import daemon, script
 from overlord import BACKOFF, DONE, FAILED, IDLE, MAIN, OK, RUNNING, STARTING, STOPPED, STOPPING, WAITING
-from world import KILL, TERM, Stage, Temper, Worker, World, check, configure
+from world import KILL, TERM, Member, Stage, Temper, Worker, World, check, configure
 
 INT, QUIT, USR1 = (overlord.SIGNALS[name] for name in ("INT", "QUIT", "USR1"))
 QUICK = Temper(life=0.1)  # a script that does its work
@@ -794,11 +794,90 @@ def test_main_command_stops_first() -> None:
 
 @pytest.mark.parametrize(("asked", "sent"), [(TERM, TERM), (INT, INT), (37, TERM)])
 def test_signal_of_the_main_command(asked: int, sent: int) -> None:
-    """RTMIN+3 reaches it as TERM, and its own `stop_signal` where nobody asked."""
-    stage = Stage("", "main")
+    """Beside a daemon RTMIN+3 reaches it as TERM."""
+    stage = Stage(prompt("web"), "main")
     stage.request(asked)
     assert stage.kills[0][1:3] == (MAIN, sent)
     assert stage.code == 128 + sent
+
+
+@pytest.mark.parametrize("total", ["9s", "300ms"])
+def test_main_command_alone_has_no_deadline(total: str) -> None:
+    """Every signal is for it alone, and how long it takes is the platform's affair."""
+    stage = Stage(settings(shutdown_timeout=total), "main", boot=False)
+    stage.tempers[MAIN] = Temper(patience=3600.0, farewell=7)
+    stage.boot()
+    asked = stage.now
+    for number in (37, TERM, INT, INT, TERM, QUIT):
+        stage.request(number)
+    stage.advance(7200.0)
+    assert [number for _, number in stage.relayed] == [37, TERM, INT, INT, TERM, QUIT]
+    assert (stage.code, stage.exited_at) == (7, asked + 3600.0)
+    assert stage.kills == []
+    assert stage.fleet.ending.quiet
+
+
+@pytest.mark.parametrize("after", [0.0, 5.0, 3600.0])
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_what_a_main_command_alone_leaves(after: float, by_hand: bool) -> None:
+    """It has what remains of the time since somebody asked, and a second at least; then it is killed, and named."""
+    stage = Stage("", "main", boot=False)
+    stage.tempers[MAIN] = Temper(patience=after, farewell=3, workers=(Worker(patience=None),))
+    stage.boot()
+    asked = stage.now
+    if by_hand:
+        stage.fleet.ask_shutdown("shutdown by hand", stage.now, code=5)
+        stage.settle()
+    else:
+        stage.request()
+    stage.advance(after)
+    assert stage.code is None
+    stage.advance(20.0)
+    assert stage.code == (5 if by_hand else 3)
+    killed = [at - asked for at, _, signum, group in stage.kills if signum == KILL and group]
+    assert killed == [pytest.approx(max(8.0, after + 1.0))]
+
+
+def test_what_a_main_command_leaves_by_itself() -> None:
+    """Nobody asked: it is asked to end when the command has ended, and has the whole time. The daemons come after it."""
+    for config, time in (("", 8.0), (prompt("web"), 6.0)):
+        stage = Stage(config, "main", boot=False)
+        stage.tempers[MAIN] = Temper(workers=(Worker(patience=None), Worker(patience=0.5)))
+        stage.boot()
+        stage.advance(60.0)
+        ended = stage.now
+        stage.exit(MAIN, 4)
+        assert stage.kills == [(ended, MAIN, TERM, True)]
+        stage.advance(20.0)
+        assert stage.kills[1] == (pytest.approx(ended + time), MAIN, KILL, True)
+        assert [kill[1] for kill in stage.kills[2:]] == (["web"] if config else [])
+        assert stage.code == 4
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_no_max_age_in_a_shutdown(count: int) -> None:
+    """While the main command takes its time, nothing that it needs is stopped for its age."""
+    stage = Stage(settings(shutdown_timeout="61s") + prompt("a", max_age="10s", count=count), "main", boot=False)
+    stage.tempers[MAIN] = Temper(patience=30.0)
+    stage.boot()
+    asked = stage.now
+    stage.request()
+    stage.advance(60.0)
+    names = ["a"] if count == 1 else ["a-1", "a-2"]
+    assert [(at - asked, name) for at, name, _, _ in stage.kills] == [(0.0, MAIN), *((30.0, name) for name in names)]
+
+
+def test_share_of_the_main_command() -> None:
+    """Three quarters of what a shutdown has, however long that is, and all that remains is the daemons'."""
+    text = settings(shutdown_timeout="41s") + prompt("a", stop_timeout="1h") + prompt("b", deps="a", stop_timeout="1h")
+    stage = Stage(text, "main", boot=False)
+    stage.tempers = dict.fromkeys((MAIN, "a", "b"), STUBBORN)
+    stage.boot()
+    asked = stage.now
+    stage.request()
+    stage.advance(60.0)
+    killed = [(at - asked, name) for at, name, signum, _ in stage.kills if signum == KILL]
+    assert killed == [(pytest.approx(30.0), MAIN), (pytest.approx(35.0), "b"), (pytest.approx(40.0), "a")]
 
 
 def test_shares() -> None:
@@ -934,40 +1013,60 @@ def test_exits_while_being_stopped() -> None:
     assert (stage.code, stage.state("a")) == (0, STOPPED)
 
 
-def test_second_request() -> None:
-    """It kills at once, whatever still had time."""
+@pytest.mark.parametrize("first", [INT, TERM])
+def test_second_interrupt(first: int) -> None:
+    """A second SIGINT kills at once, whatever still had time, and whatever asked before."""
     stage = Stage(prompt("b", deps="a") + prompt("a"), boot=False)
     stage.tempers = {"a": STUBBORN, "b": Temper(patience=None, workers=(Worker(patience=None),))}
     stage.boot()
     asked = stage.now
-    stage.request()
-    assert stage.living() == ["a", "b"]
-    stage.request()
+    for number in [first, INT] if first == INT else [first, INT, INT]:
+        assert stage.living() == ["a", "b"]
+        stage.request(number)
     assert stage.living() == []
     stage.advance(1.0)
     assert stage.code == 0
     assert stage.exited_at == asked
 
 
-def test_second_request_kills_what_is_left_over() -> None:
+@pytest.mark.parametrize("first", [TERM, INT, QUIT, 37])
+@pytest.mark.parametrize("second", [TERM, QUIT, 37])
+def test_second_request(first: int, second: int) -> None:
+    """A second request of any other kind changes nothing, and one line says how much time is left."""
+    stages = []
+    for numbers in ([first], [first, second, second]):
+        stage = Stage(prompt("b", deps="a") + prompt("a"), boot=False)
+        stage.tempers = {"a": Temper(patience=3.0), "b": STUBBORN}
+        stage.boot()
+        asked = stage.now
+        for number in numbers:
+            stage.request(number)
+            stage.advance(1.0)
+        stage.advance(20.0)
+        stages.append((stage.code, stage.exited_at - asked, [(at - asked, *kill) for at, *kill in stage.kills]))
+    assert stages[0] == stages[1]
+    assert len([text for _, _, text in stage.said if "already, within" in text]) == 2
+
+
+def test_second_interrupt_kills_what_is_left_over() -> None:
     """Not only the units: the sweep is on its last word at once."""
-    stage = Stage("", "main", boot=False)
+    stage = Stage(prompt("web"), "main", boot=False)
     stage.tempers[MAIN] = Temper(patience=None, workers=(Worker(patience=None),))
     stage.boot()
     asked = stage.now
-    stage.request()
-    stage.request()
+    stage.request(INT)
+    stage.request(INT)
     assert (stage.code, stage.exited_at) == (137, asked)
     assert stage.sweeps == [(asked, KILL)]
 
 
-def test_second_request_names_the_killed() -> None:
+def test_second_interrupt_names_the_killed() -> None:
     """The last line names whoever had to be killed."""
     stage = Stage(prompt("b") + prompt("a"), boot=False)
     stage.tempers = {"a": STUBBORN}
     stage.boot()
-    stage.request()
-    stage.request()
+    stage.request(INT)
+    stage.request(INT)
     stage.advance(1.0)
     assert stage.why.endswith("had to be killed: a")
 
@@ -986,8 +1085,8 @@ def test_first_request_in_a_shutdown_of_its_own() -> None:
     stage.tempers["b"] = STUBBORN
     stage.boot()
     stage.exit("a", 3)
-    stage.request()
-    stage.request()
+    stage.request(INT)
+    stage.request(INT)
     assert stage.code == 3
 
 
@@ -1012,11 +1111,10 @@ def test_stop_signal_kill_is_no_last_resort() -> None:
 
 def test_sweep() -> None:
     """What is left after the units gets SIGTERM, a second, SIGKILL."""
-    stage = Stage("", "main", boot=False)
-    stage.tempers[MAIN] = Temper(workers=(Worker(patience=None), Worker(patience=0.5)))
-    stage.boot()
+    stage = Stage(prompt("a"))
     asked = stage.now
-    stage.exit(MAIN, 0)
+    stage.orphans.append(Member(Worker(patience=None)))
+    stage.request()
     assert [signum for _, signum in stage.sweeps] == [TERM]
     assert stage.code is None
     stage.advance(20.0)

@@ -10,8 +10,7 @@ import pytest
 import fuzz
 from conftest import Start
 from fuzz import SPLIT, TARGETS, guarded
-from harness import OVERLORD, PATH, PATIENCE, daemon
-from test_control import exchange
+from harness import OVERLORD, PATH, PATIENCE, daemon, exchange
 
 EXAMPLES = {"configuration": 150, "reload": 50}
 WEB = b" web\tdaemon\twaiting\t1\t%s\t\t0\t\t0\t%s\t\t\n=0\n"

@@ -194,8 +194,8 @@ def test_modules_of_a_sitecustomize(overlord: Start, tmp_path: Path) -> None:
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "sitecustomize.py").write_text("import re")
     (tmp_path / "site" / "re.py").write_text("hello = 1")
-    o = overlord(daemon("web", "sleep infinity"), settings={"socket": tmp_path / "socket"})
+    o = overlord(daemon("web", "sleep infinity"), settings={"socket": "abstract"})
     o.wait_ok("web")
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(tmp_path / "site")}
     for verb in ("check", "health", "status", "version"):
-        assert o.ask(verb, env=environment).stderr == ""
+        assert o.ask(verb, env=environment).stderr == o.ask(verb).stderr

@@ -10,7 +10,7 @@ from typing import Any, Callable, Iterator
 import pytest
 
 from conftest import Start, resolve
-from harness import PATH, Overlord, Process, daemon, eventually, script
+from harness import PATH, Asking, Overlord, Process, daemon, eventually, script
 
 NEVER = "1000s"
 SLEEP = "exec sleep 12345"
@@ -23,7 +23,7 @@ def fleet(overlord: Start, tmp_path: Path) -> Iterator[Start]:
     """Start an overlord with a socket."""
 
     def start(config: str = "", *command: str, **options: Any) -> Overlord:
-        o = overlord(config, *command, settings={"socket": options.get("folder", tmp_path) / "s"}, **options)
+        o = overlord(config, *command, settings={"socket": "abstract"}, **options)
         eventually(lambda: o.log or o.popen.poll() is not None, "its first words")
         return o
 
@@ -354,4 +354,56 @@ def test_a_stop_cmd_that_hangs(fleet: Start) -> None:
     o.says("web", r"stopped \(.*SIGKILL")
     eventually(lambda: not o.running("sleep", "54321") and not o.running("sleep", "54322"), "the command is gone")
     assert o.unit("other").alive
+    assert o.stop() == 0
+
+
+KILL_AND_GO_ON = "kill $MAINPID; until test -e go; do sleep 0.01; done; echo cleaned up >> journal"
+
+
+@pytest.mark.parametrize("how", ("stop", "restart", "shutdown"))
+def test_a_stop_cmd_that_outlives_the_daemon(fleet: Start, how: str) -> None:
+    """`pg_ctl stop -w`, "stop, then copy": it is let end, and only then the unit is stopped or started again."""
+    o = fleet(daemon("web", SLEEP, stop_cmd=KILL_AND_GO_ON) + daemon("db", SLEEP, deps="web"))
+    o.says("db", "ok")
+    pid = o.unit("web").pid
+    asked = Asking(o.client(how, *(["web"] if how != "shutdown" else [])))
+    o.says("web", "stopping .stop_cmd")
+    eventually(lambda: not Process(pid, o.proc).alive, "the daemon has ended")
+    assert not o.count("web: stopped")
+    assert o.starts("web") == 1
+    (o.folder / "go").touch()
+    assert asked.wait_exit() == 0
+    assert o.starts("web") == (2 if how == "restart" else 1)
+    if how != "shutdown":
+        assert o.journal.lines() == ["cleaned up"]
+        o.send(15)
+    assert o.wait_exit() == 0
+    assert o.journal.lines()[0] == "cleaned up"
+    assert not o.count("SIGKILL|stop_cmd.*killed|sending")
+
+
+def test_a_stop_cmd_that_outlives_its_time(fleet: Start) -> None:
+    """SIGKILL follows `stop_timeout` all the same, and what is said of it is true."""
+    o = fleet(daemon("web", SLEEP, stop_cmd="kill $MAINPID; exec sleep 54321", stop_timeout="300ms"))
+    o.says("web", "ok")
+    o.ask("stop", "web")
+    o.says("web", r"stop_cmd \(pid \d+\) has not ended, killing it")
+    o.says("web", r"stopped \(killed by SIGTERM")
+    assert not o.count("web: not gone"), "the daemon was gone by then"
+    assert not o.running("sleep", "54321")
+    assert not o.count("sending|stop_cmd killed")
+    assert o.stop() == 0
+
+
+def test_a_stop_cmd_that_fails_too_late(fleet: Start) -> None:
+    """The daemon has ended by then: its failure is told, and no signal is said to be sent."""
+    o = fleet(daemon("web", SLEEP, stop_cmd=f"{KILL_AND_GO_ON}; exit 3"))
+    o.says("web", "ok")
+    pid = o.unit("web").pid
+    asked = Asking(o.client("stop", "web"))
+    eventually(lambda: not Process(pid, o.proc).alive, "the daemon has ended")
+    (o.folder / "go").touch()
+    assert asked.wait_exit() == 0
+    assert o.count("web: stop_cmd exited with code 3$") == 1
+    assert not o.count("sending")
     assert o.stop() == 0

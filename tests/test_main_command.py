@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import signal
 import struct
 import termios
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from conftest import Start
-from harness import PATH, Overlord, Terminal, daemon, eventually, script
+from harness import PATH, Overlord, Process, Terminal, daemon, eventually, script, system_python
 
 UNTIL_GO = "until test -e go; do sleep 0.01; done"
 
@@ -191,6 +193,138 @@ def test_code_after_a_requested_stop(overlord: Start) -> None:
     assert o.stop() == 143
 
 
+# --- its time --------------------------------------------------------------------------------------------------------
+
+SLOW = "trap 'echo asked >> journal; until test -e go; do sleep 0.01; done; echo saved >> journal; exit 7' TERM INT USR1"
+SLOW += "; echo main >> journal; while :; do sleep 0.01; done"
+
+
+def test_alone_it_has_no_deadline(overlord: Start) -> None:
+    """How long it takes is the platform's affair, whatever `shutdown_timeout` says, and overlord says nothing."""
+    o = overlord("", "sh", "-c", SLOW, settings={"shutdown_timeout": "100ms"}, pid1=True)
+    o.journal.wait_for("main")
+    for sig in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
+        o.send(sig)
+        o.journal.wait_for("asked")
+    time.sleep(0.5)  # five times as long as overlord would give it
+    assert o.journal.lines().count("saved") == 0
+    (o.folder / "go").touch()
+    assert o.wait_exit() == 7
+    assert o.log == []
+
+
+@pytest.mark.parametrize("pid1", (True, False), ids=("pid1", "below another init"))
+@pytest.mark.parametrize("code", (None, 5))
+def test_alone_it_is_asked_by_hand(overlord: Start, code: int | None, pid1: bool) -> None:
+    """`overlord.py shutdown` asks it, and it alone says when it ends; a code that is given counts."""
+    o = overlord("", "sh", "-c", SLOW, settings={"shutdown_timeout": "100ms", "socket": "abstract"}, pid1=pid1)
+    o.journal.wait_for("main")
+    o.ask("shutdown", *([] if code is None else [str(code)]))
+    o.journal.wait_for("asked")
+    (o.folder / "go").touch()
+    assert o.wait_exit() == (7 if code is None else code)
+    assert o.journal.lines() == ["main", "asked", "saved"]
+
+
+def test_alone_each_signal_is_relayed_as_often_as_it_comes(overlord: Start, tmp_path: Path) -> None:
+    """Real-time signals queue: none is lost and none comes twice, those that would ask for shutdown included."""
+    count = """
+import signal, sys
+got = []
+numbers = {signal.SIGRTMIN, signal.SIGRTMIN + 3, signal.SIGRTMIN + 5, signal.SIGUSR2}
+signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+open("journal", "w").write("up\\n")
+while True:
+    number = signal.sigwait(numbers)
+    if number == signal.SIGUSR2:
+        break
+    got.append(number - signal.SIGRTMIN)
+print(*(got.count(number) for number in (0, 3, 5)))
+"""
+    (tmp_path / "count.py").write_text(count)
+    o = overlord("", system_python(), "-IS", "count.py")
+    o.journal.wait_for("up")
+    for _ in range(500):
+        for number in (0, 3, 5):
+            o.send(signal.SIGRTMIN + number)
+    command = o.running(system_python(), "-IS", "count.py")[0]
+
+    def pending() -> bool:
+        used = command.status["SigQ"].split("/")[0]
+        return int(used) >= 1500 or not command.signals("SigPnd") | command.signals("ShdPnd")
+
+    eventually(pending, "all have come")
+    eventually(lambda: not Process(o.pid).signals("ShdPnd"), "overlord has none left")
+    time.sleep(0.2)
+    o.send(signal.SIGUSR2)
+    assert o.wait_exit() == 0
+    assert o.out == ["500 500 500"]
+
+
+@pytest.mark.parametrize("wait", (0.0, 0.01, 0.02, 0.04, 0.06))
+def test_alone_a_signal_that_comes_first_of_all(overlord: Start, wait: float) -> None:
+    """Sent when overlord has begun and the command is not there yet, it reaches the command."""
+    o = overlord("", "sleep", "1000")
+    process = Process(o.pid)
+    eventually(lambda: signal.SIGTERM in process.signals("SigBlk") | process.signals("SigCgt"), "it has begun", pause=0)
+    time.sleep(wait)
+    o.send(signal.SIGTERM)
+    assert o.wait_exit() == 143
+
+
+NODE = "trap 'echo asked >> journal; {}; echo saved >> journal; exit' TERM; echo node >> journal; while :; do sleep 0.01; done"
+# npm, as Debian's: it waits for a shell that waits for node, and both end at a SIGTERM.
+NPM = "sh node & echo npm >> journal; wait"
+
+
+def npm(overlord: Start, folder: Path, node: str, config: str, **options: Any) -> Overlord:
+    """Start a command of the shape of `npm start`."""
+    (folder / "node").write_text(NODE.format(node))
+    o = overlord(config, "sh", "-c", NPM, **options)
+    for line in ("node", "npm"):
+        o.journal.wait_for(line)
+    return o
+
+
+@pytest.mark.parametrize("beside", (False, True), ids=("alone", "beside a daemon"))
+@pytest.mark.parametrize("pid1", (True, False), ids=("pid1", "below another init"))
+def test_what_it_leaves_has_the_rest_of_its_time(overlord: Start, tmp_path: Path, beside: bool, pid1: bool) -> None:
+    """`npm start` ends before its node does: that is asked, and may save its data, before the daemons' turn."""
+    web = daemon("web", "trap 'echo web >> journal; exit' TERM; while :; do sleep 0.01; done")
+    o = npm(overlord, tmp_path, "sleep 2", web if beside else "", pid1=pid1)
+    assert o.stop() == 143
+    assert o.journal.lines()[2:] == ["asked", "saved", *(["web"] if beside else [])]
+    assert not o.count("kill(ing|ed: )|not gone")
+
+
+@pytest.mark.parametrize("config", ("", daemon("web", "exec sleep infinity")), ids=("alone", "beside a daemon"))
+def test_what_it_leaves_and_does_not_end(overlord: Start, tmp_path: Path, config: str) -> None:
+    """It is killed when that time is over, and named."""
+    o = npm(overlord, tmp_path, "sleep 1000", config, settings={"shutdown_timeout": "2s"})
+    assert o.stop() == 143
+    assert o.journal.lines()[2:] == ["asked"]
+    assert o.log[-1].startswith("overlord: exiting with code 143: ")
+    assert re.search(r"had to be killed: .*sh \(pid \d+\)", o.log[-1])
+
+
+def test_what_it_leaves_when_it_ends_by_itself(overlord: Start) -> None:
+    """What is in its session is asked, in whatever job; who ends at once holds up nobody, and nothing is said."""
+    o = overlord("", "bash", "-c", "set -m; sleep 1000 & (sleep 1001 &) ; exit 3", settings={"shutdown_timeout": "1000s"})
+    assert o.wait_exit() == 3
+    assert o.log == []
+
+
+def test_its_share_beside_a_daemon(overlord: Start) -> None:
+    """A COMMAND that needs half of the time that a shutdown has ends by itself, however many daemons there are."""
+    slow = "trap 'sleep 3; echo saved >> journal; exit 7' TERM; echo main >> journal; while :; do sleep 0.01; done"
+    o = overlord(
+        daemon("db") + daemon("api", deps="db") + daemon("web", deps="api"), "sh", "-c", slow, settings={"shutdown_timeout": "9s"}
+    )
+    o.journal.wait_for("main")
+    assert o.stop() == 7
+    assert o.journal.lines()[-1] == "saved"
+
+
 # --- the terminal ----------------------------------------------------------------------------------------------------
 
 
@@ -286,6 +420,28 @@ def test_ctrl_c_reaches_a_program_once(overlord: Start, terminal: Terminal) -> N
     assert "shutting down" not in terminal.text
     o.send(signal.SIGTERM)
     assert o.wait_exit() == 143
+
+
+@pytest.mark.parametrize("config", ("", "a daemon"))
+def test_ctrl_c_when_the_command_has_ended(overlord: Start, terminal: Terminal, config: str) -> None:
+    """The terminal is overlord's then: two of them end what does not end."""
+    stubborn = "trap '' TERM; echo stubborn >> journal; while :; do sleep 0.01; done"
+    config = config and daemon("web", stubborn, stop_timeout="1000s")
+    left = "" if config else f"({stubborn}) & "
+    settings = {"shutdown_timeout": "1000s"}
+    o = on_terminal(overlord, terminal, config, "bash", "-c", f"{left}echo UP; read line; exit 5", settings=settings)
+    o.journal.wait_for("stubborn")
+    terminal.expect("UP")
+    terminal.type("go\n")
+    if config:
+        terminal.expect("web: stopping")
+    else:
+        eventually(lambda: len([each for each in o.processes() if each.ppid == 1 and each.pid > 1]) == 1, "it is reaped")
+    terminal.type("\x03")
+    terminal.expect("a second SIGINT kills at once")
+    terminal.type("\x03")
+    assert o.wait_exit() == 5
+    terminal.expect("had to be killed: ")
 
 
 def test_ctrl_c_without_a_main_command(overlord: Start, terminal: Terminal) -> None:

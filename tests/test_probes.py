@@ -18,7 +18,7 @@ import pytest
 import harness
 import overlord as program_under_test
 from conftest import Start
-from harness import PATIENCE, Overlord, Process, Stopwatch, daemon, eventually, script, system_python
+from harness import PATIENCE, Overlord, Process, Stopwatch, daemon, eventually, exchange, script, system_python
 
 NEVER = "1000s"
 SLEEP = "exec sleep 12345"
@@ -132,7 +132,7 @@ def fleet(overlord: Start, tmp_path: Path) -> Iterator[Start]:
     started: list[Overlord] = []
 
     def start(config: str = "", *command: str, **options: Any) -> Overlord:
-        options["settings"] = {"socket": options.get("folder", tmp_path) / "s", **options.get("settings", {})}
+        options["settings"] = {"socket": "abstract", **options.get("settings", {})}
         o = overlord(config, *command, **options)
         started.append(o)
         eventually(lambda: o.log or o.popen.poll() is not None, "its first words: it listens before it says anything")
@@ -145,11 +145,7 @@ def fleet(overlord: Start, tmp_path: Path) -> Iterator[Start]:
 
 def row(o: Overlord, name: str) -> dict[str, str]:
     """Return what `status` knows of a unit. Without a client, which would cost a tenth of a second."""
-    with socket.socket(socket.AF_UNIX) as sock:
-        sock.connect(str(o.folder / "s"))
-        sock.sendall(b"status\n")
-        sock.settimeout(PATIENCE)
-        text = b"".join(iter(lambda: sock.recv(65536), b"")).decode()
+    text = exchange(o, b"status\n").decode()
     rows = [dict(zip(program_under_test.RECORD, line[1:].split("\t"))) for line in text.splitlines() if line[:1] == " "]
     return next(each for each in rows if each["name"] == name)
 

@@ -7,7 +7,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import threading
 from pathlib import Path
@@ -15,10 +14,9 @@ from typing import Any, Callable, Iterator
 
 import pytest
 
-import harness
 import overlord
 from conftest import Start
-from harness import PATH, PATIENCE, Overlord, Process, daemon, eventually, script
+from harness import PATH, PATIENCE, Overlord, Process, daemon, eventually, exchange, script
 from test_output import Numbers, Reader, seq
 
 ROUNDS = 200  # reloads, in the tests of what is left behind
@@ -33,8 +31,8 @@ class Container:
     """One overlord with a control socket, and the files that it reads."""
 
     def __init__(self, start: Start, python: list[str], folder: Path, config: str, *command: str, **options: Any) -> None:
-        self.python, self.folder, self.path = python, folder, folder / "overlord.sock"
-        self.settings = {"socket": self.path, **options.pop("settings", {})}
+        self.folder = folder
+        self.settings = {"socket": "abstract", **options.pop("settings", {})}
         self.overlord: Overlord = start(config, *command, settings=self.settings, defaults=HEADER, **options)
         eventually(self.answers, f"an answer\n{self.overlord}")
 
@@ -57,8 +55,7 @@ class Container:
 
     def ask(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Run a verb, as a person does."""
-        argv = [*self.python, str(harness.OVERLORD), "-c", str(self.overlord.config), *words]
-        return subprocess.run(argv, capture_output=True, text=True, env={"PATH": PATH}, timeout=PATIENCE, check=False)
+        return self.overlord.ask(*words, code=None)
 
     def reload(self, config: str, **settings: object) -> list[str]:
         """Write another configuration and have it read; return what the caller is told to differ."""
@@ -69,11 +66,7 @@ class Container:
 
     def request(self, line: str = "reload") -> str:
         """Ask without the client, which is quicker; return the answer."""
-        with socket.socket(socket.AF_UNIX) as sock:
-            sock.settimeout(PATIENCE)
-            sock.connect(str(self.path))
-            sock.sendall(line.encode() + b"\n")
-            return b"".join(iter(lambda: sock.recv(65536), b"")).decode()
+        return exchange(self.overlord, line.encode() + b"\n").decode()
 
     def pids(self, *names: str) -> list[int]:
         """Return the pids of units that run, as `status` tells."""

@@ -11,7 +11,7 @@ from conftest import Start
 from harness import Process, children, daemon, eventually, program, storm
 
 # How a program can meet a signal, and whether it then notices it.
-MEETS = {"catch": True, "block": True, "sigwait": True, "thread": True, "ignore": False}
+MEETS = {"catch": True, "block": True, "thread": True, "ignore": False}
 
 
 def listener(name: str, mode: str, *signals: str, **options: object) -> str:
@@ -21,7 +21,7 @@ def listener(name: str, mode: str, *signals: str, **options: object) -> str:
 
 @pytest.mark.parametrize("mode", MEETS)
 def test_relayed_to_who_does_something_about_it(overlord: Start, mode: str) -> None:
-    """Whoever catches, blocks, awaits or ignores a signal gets it, and lives."""
+    """Whoever catches, blocks or ignores a signal, in whatever thread, gets it, and lives."""
     o = overlord(
         listener("web", mode, "SIGUSR1", forward="USR1") + listener("probe", "catch", "SIGUSR1", forward="USR1")
     )
@@ -208,3 +208,22 @@ def test_what_overlord_may_not_signal(overlord: Start) -> None:
     o.says("web", "SIGHUP relayed")
     assert o.stop() == 0
     assert not o.count("internal error")
+
+
+@pytest.mark.parametrize("what", ("its log", "a unit's output"))
+def test_a_broken_pipe_of_overlords_own_is_not_relayed(overlord: Start, what: str) -> None:
+    """Whoever read it is gone: the SIGPIPE that overlord's own write raises is none of the main command's."""
+    probing = daemon("web", "exec sleep 1000", health="tcp:1", health_interval="20ms", health_retries=1000)
+    writing = daemon("web", "while :; do echo x; sleep 0.01; done", stdout="prefix")
+    reader, end = os.pipe()
+    command = "trap 'echo PIPE >> journal' PIPE; echo up >> journal; for i in $(seq 100); do sleep 0.01; done; exit 7"
+    stream = {"stderr": end} if what == "its log" else {"stdout": end}
+    if what == "its log":
+        o = overlord(probing, "sh", "-c", command, stdout=end, stderr=end)
+    else:
+        o = overlord(writing, "sh", "-c", command, **stream)
+    os.close(end)
+    o.journal.wait_for("up")
+    os.close(reader)
+    assert o.wait_exit() == 7
+    assert o.journal.lines() == ["up"]

@@ -189,7 +189,7 @@ def test_distance_of_one_mistake(word: str, at: int) -> None:
 @given(st.text(st.characters(blacklist_categories=("Cs",))))
 def test_quote_json(text: str) -> None:
     """Any text comes back as it was, in one line."""
-    quoted = overlord.quote_json(text)
+    quoted = overlord.spell_json(text)
     assert json.loads(quoted) == text
     assert not re.search(r"[\0-\x1f\x7f]", quoted)
 
@@ -198,7 +198,7 @@ def test_quote_json(text: str) -> None:
 def test_quote_json_of_bytes(data: bytes) -> None:
     """Bytes that are no UTF-8 make JSON that can be encoded."""
     text = data.decode("utf-8", "surrogateescape")
-    quoted = overlord.quote_json(text)
+    quoted = overlord.spell_json(text)
     assert json.loads(quoted.encode()) == text
 
 

@@ -27,7 +27,7 @@ from diagram import edges
 from harness import daemon, script
 from overlord import BACKOFF, DONE, FAILED, IDLE, MAIN, OK, RUNNING, STARTING, STOPPED, STOPPING, WAITING, Event
 
-KILL, TERM, CHLD = overlord.SIGNALS["KILL"], overlord.SIGNALS["TERM"], overlord.SIGNALS["CHLD"]
+KILL, TERM, INT, CHLD = (overlord.SIGNALS[name] for name in ("KILL", "TERM", "INT", "CHLD"))
 EPSILON = 1e-6
 ENDED = (STOPPED, DONE, FAILED)
 RESTING = (IDLE, *ENDED)
@@ -147,13 +147,14 @@ class Client:
         self.before: dict[str, str] = {}  # the states when it asked
         self.answer = ""
         self.code: int | None = None
-        self.gone = False  # it has hung up
+        self.gone = self.heard = False  # it has hung up; what it said was heard
 
     def fileno(self) -> int:
         return id(self)
 
     def recvmsg(self, size: int, room: int, flags: int) -> tuple[bytes, list[Any], int, None]:
-        return (" ".join(self.words) + "\n").encode(), [], 0, None
+        heard, self.heard = (b"" if self.heard else (" ".join(self.words) + "\n").encode()), True
+        return heard, [], 0, None
 
     def send(self, data: bytes, flags: int) -> int:
         check(self.code is None, f"{self.words} is answered twice")
@@ -206,7 +207,7 @@ class Watched(overlord.Fleet):
 
     def ask_shutdown(self, why: str, now: float, signum: int | None = None, code: int | None = None) -> None:
         if self.stage:
-            self.stage.asked_to_end(code)
+            self.stage.asked_to_end(code, signum)
         super().ask_shutdown(why, now, signum, code)
 
     def apply(self, name: str, event: Event, now: float) -> None:
@@ -270,7 +271,9 @@ class Stage:
         self.ended_at = self.exited_at = 0.0
         self.requested = 0
         self.by_request = False
-        self.again: list[float] = []  # further requests
+        self.again: list[float] = []  # when a second SIGINT came
+        self.interrupts = 0
+        self.relayed: list[tuple[float, int]] = []  # to a main command without units
         # What the checks remember, apart from what the fleet does.
         self.clock = 0  # counts events
         self.waiting_since: dict[str, int] = {}
@@ -436,14 +439,17 @@ class Stage:
                 self.respawns.pop(name, None)
         self.config = config
 
-    def asked_to_end(self, code: int | None) -> None:
-        """Somebody wants it all to end."""
+    def asked_to_end(self, code: int | None, signum: int | None) -> None:
+        """Somebody wants it all to end: of a main command without units, which is for that alone to hear."""
         self.requested += 1
         self.note(f"request {self.requested}" + ("" if code is None else f" with code {code}"))
         self.asked_code = code if self.asked_code is None else self.asked_code
-        if self.fleet.ending:
+        if self.fleet.transparent():
+            return
+        self.interrupts += signum == INT
+        if self.fleet.ending and signum == INT and self.interrupts > 1:
             self.again.append(self.now)
-        else:
+        elif not self.fleet.ending:
             self.begin_ending(None)
             self.by_request = True
 
@@ -482,7 +488,11 @@ class Stage:
         self.watch.strike(self.now)
         while self.arrived:
             number = self.arrived.popleft()
+            relayed = self.fleet.transparent()
             self.fleet.ask_shutdown(f"{overlord.spell_signal(number)} received", self.now, number)
+            if relayed:
+                self.relayed.append((self.now, number))
+                self.signal(self.current[MAIN], number)
         dead, self.dead = self.dead, []
         for process in dead:
             self.reap(process)
@@ -511,7 +521,7 @@ class Stage:
 
     def reap(self, process: Process) -> None:
         process.reaped = True
-        left = process.unit != MAIN and process.group_lives()
+        left = process.group_lives()
         if left:
             self.groups[process.pid] = process
         else:
@@ -777,7 +787,7 @@ class Stage:
             self.begin_ending(self.code_of(name, event, new))
         if event.kind == "stop" and new.state == STOPPING and fleet.ending:
             left = max(0.0, fleet.ending.units_end - self.now)
-            share = left / max(1, self.levels[name])
+            share = left / max(1, self.levels[name]) if name != MAIN else left * 0.75 if self.levels[name] > 1 else left
             check(new.deadline is None or new.deadline <= self.now + share + EPSILON, "{} has more than its share: {}", name, new)
 
     def catch_up(self) -> None:
@@ -968,6 +978,7 @@ class Stage:
         """Check the end: its code by the precedence of the specification, and that it came in time."""
         check(self.code is not None, "there was no exit")
         total = self.config.settings.shutdown_timeout
+        total = total if self.fleet.order != [MAIN] else max(total, overlord.LEFT_LEAST + overlord.sweep_share(total))
         kills = [*((kill[0], kill[2]) for kill in self.kills), *self.sweeps]
         last = max((at for at, signum in kills if signum == KILL and at not in self.again), default=0.0)
         check(last <= self.ended_at + total + slack, f"a SIGKILL {last - self.ended_at:.2f} s after the request, not {total}")
@@ -1080,7 +1091,7 @@ class World(Stage):
     def ask_to_end(self) -> None:
         """Somebody wants it all to end: by a signal, or by hand."""
         if self.random.random() < 0.7:
-            self.arrived.append(TERM)
+            self.arrived.append(self.random.choice((TERM, INT)))
         else:
             self.request_by_hand("shutdown", *self.random.choice(([], ["0"], ["7"], ["256"])))
 
@@ -1109,7 +1120,7 @@ class World(Stage):
         client.before = {name: status.state for name, status in self.fleet.status.items()}
         self.clients.append(client)
         if self.code is None:
-            request = overlord.Request(self.control, client)
+            request = overlord.Request(self.control, client, 0)
             self.control.requests.append(request)
             request.hear()
         return client

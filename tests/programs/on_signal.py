@@ -20,7 +20,8 @@ def note(line):
 
 def got(number, frame=None):
     """Note a signal."""
-    note(f"{name} got {signal.Signals(number).name}")
+    known = number in set(signal.Signals)
+    note(f"{name} got {signal.Signals(number).name if known else f'SIG{number}'}")
 
 
 def look():
@@ -44,7 +45,7 @@ def idle():
 
 
 name, mode = sys.argv[1:3]
-signals = {signal.Signals[word] for word in sys.argv[3:]}
+signals = {int(word[3:]) if word[3:].isdigit() else signal.Signals[word] for word in sys.argv[3:]}
 if mode in ("block", "sigwait", "thread"):
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)
 for each in signals:
