@@ -1641,8 +1641,9 @@ class Fleet:
         """Somebody asks for shutdown, by a signal or with an exit code; a second SIGINT wants it at once. Where overlord is
         transparent, the Loop relays the signal, and only a request by hand needs one."""
         self.code = code if self.code is None else self.code
-        self.interrupts += signum == SIGNALS["INT"] and not self.transparent()
-        if self.transparent():
+        transparent = self.transparent()
+        self.interrupts += signum == SIGNALS["INT"] and not transparent
+        if transparent:
             self.asked = now if self.asked is None else self.asked
             if signum is None:
                 self.actions.append(Kill(MAIN, self.status[MAIN].pid, SIGNALS["TERM"], False))
@@ -2366,7 +2367,7 @@ class Watch:
 
 
 # What a path leads to: `folder`, a descriptor of the one that holds it; `path` without links; `stat`, None where there is
-# nothing; `safe`: nobody but root and overlord's own user can change what any name on the way stands for.
+# nothing; `safe`: nobody but root and overlord's own user can change what any name on the way stands for, or make a missing one.
 Place = namedtuple("Place", "folder path stat safe")
 LOOKS_MOST = 1000  # names and links on the way to a file
 
@@ -2399,7 +2400,7 @@ def find(path: str, make: bool = False) -> Place:
                         pass
                     names.insert(0, name)
                     continue
-                return Place(folder, "/".join([at, name, *names]), None, safe)
+                return Place(folder, "/".join([at, name, *names]), None, safe and is_fixed(folder, None))
             try:
                 stat = os.fstat(entry)
                 safe = safe and (name == ".." or is_fixed(folder, stat))
@@ -2426,13 +2427,14 @@ def find(path: str, make: bool = False) -> Place:
         raise
 
 
-def is_fixed(folder: int, entry: os.stat_result) -> bool:
-    """Tell whether nobody but root and overlord's own user can change which entry of a folder a name stands for. In a sticky
-    folder others can neither remove nor rename root's, but put links there, and second names of root's files."""
+def is_fixed(folder: int, entry: os.stat_result | None) -> bool:
+    """Tell whether nobody but root and overlord's own user can change which entry of a folder a name stands for, or make it
+    (None). In a sticky folder others can neither remove nor rename root's, but put links there, and second names of files."""
     own, above = (0, os.geteuid()), os.fstat(folder)
-    kind = entry.st_mode & 0o170000
-    kept = kind == 0o040000 or (kind != 0o120000 and entry.st_nlink == 1)
-    sticky = above.st_mode & 0o1000 and entry.st_uid in own and kept
+    sticky = False
+    if entry and above.st_mode & 0o1000 and entry.st_uid in own:
+        kind = entry.st_mode & 0o170000
+        sticky = kind == 0o040000 or (kind != 0o120000 and entry.st_nlink == 1)
     if above.st_uid in own and (sticky or not above.st_mode & 0o022):
         return True
     return bool(os.fstatvfs(folder).f_flag & os.ST_RDONLY)
@@ -3335,10 +3337,9 @@ class Kernel:
     def fork(self, child: Callable[[], tuple[str, int]]) -> int:
         """Return the pid of a child that makes a call. Raises StartError.
 
-        That returns why it failed, to be had by `reason`, and the exit code, which is 0 for no reason, and EX_TEMPFAIL where
-        something was scarce. RACE: until exec a child still
-        has overlord's handlers and its wake-up pipe, so that a signal sent to the child would reach overlord. All signals
-        are blocked from before the fork until the child has shed both.
+        The call returns why it failed, which `reason` hands out, and an exit code: 0 where it did not fail, EX_TEMPFAIL where
+        something was scarce. RACE: until exec a child still has overlord's handlers and its wake-up pipe, so that a signal
+        sent to the child would reach overlord. All signals are blocked from before the fork until the child has shed both.
         """
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, ALL_SIGNALS)
         try:
@@ -4421,10 +4422,8 @@ class Attempt:
 
 
 class Prober:
-    """The probes of one unit for one purpose: `ready` while it starts, `health` while it is OK, `wait_for` before it starts.
-
-    It ends by itself when the unit is not in that state any more, or under another process.
-    """
+    """The probes of one unit for one purpose: `ready` while it starts, `health` while it is OK, `wait_for` before it starts. It
+    ends by itself when the unit is not in that state any more, or under another process."""
 
     def __init__(self, loop: Loop, name: str, purpose: str) -> None:
         self.loop, self.name, self.purpose = loop, name, purpose
@@ -4449,12 +4448,13 @@ class Prober:
         return same and status.state == state and key == self.key and not self.loop.fleet.ending
 
     def attempt(self) -> bool:
-        if self.current() and self.last and self.last.pid in self.loop.helpers:  # in the kernel, whence no signal brings it back
-            self.ended("the try before still hangs", False)
-        elif self.current():
+        if self.current():
             spec, self.tried = self.loop.fleet.units[self.name], time.monotonic()
             timeout = spec.health_timeout if spec.kind == "daemon" else PROBE_TIMEOUT
-            self.last = Attempt(self.loop, self.probes[0], spec, timeout, self.ended)
+            if self.last and self.last.pid in self.loop.helpers:  # SIGKILL does not end it: a file system hangs
+                self.ended("the try before still hangs", False)
+            else:
+                self.last = Attempt(self.loop, self.probes[0], spec, timeout, self.ended)
         return True  # what came of it may be there already
 
     def ended(self, wrong: str, scarce: bool) -> None:

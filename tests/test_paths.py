@@ -312,6 +312,36 @@ def test_a_user_points_at_what_he_may_not_read(overlord: Start, folder: Path, se
     assert o.count("xyzzy") == 0
 
 
+COME_AND_GO = """
+import os, sys
+while True:
+    for made in (False, True):
+        os.unlink(sys.argv[1]) if not made and os.path.islink(sys.argv[1]) else made and os.symlink(sys.argv[2], sys.argv[1])
+"""
+
+
+@pytest.mark.parametrize("secret", (False, True), ids=("env_file", "secrets"))
+def test_a_link_that_comes_and_goes(folder: Path, secret: bool) -> None:
+    """A name that is missing at the look may be there at the reading: only where root alone can make it, root reads it."""
+    (folder / "real").write_text("KEY=xyzzy\n")
+    (folder / "real").chmod(0o400)
+    users = folder / "users"
+    users.mkdir()
+    os.chown(users, NOBODY, NOBODY)
+    path = users / "file"
+    spec = SimpleNamespace(env_file=() if secret else (str(path),), secrets=("KEY",) if secret else ())
+    argv = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", system_python(), "-ISc", COME_AND_GO]
+    attacker = subprocess.Popen([*argv, str(path), str(folder / "real")])
+    try:
+        eventually(path.is_symlink, "it has begun")
+        for _ in range(CALLS // 5):
+            assert program_under_test.read_fixed(spec, {b"KEY_FILE": os.fsencode(path)}) == {}  # type: ignore[arg-type]
+        assert attacker.poll() is None
+    finally:
+        attacker.kill()
+        attacker.wait()
+
+
 @pytest.mark.parametrize("secret", (False, True), ids=("env_file", "secrets"))
 def test_a_file_of_the_users_own(overlord: Start, folder: Path, secret: bool) -> None:
     """In a folder of his, and his: he may read it."""

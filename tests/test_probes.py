@@ -11,6 +11,7 @@ import socket
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Callable, Iterator
 
 import pytest
@@ -895,3 +896,30 @@ def test_mistakes_are_located(overlord: Start) -> None:
                  r"wait_for: 99999 is no port",
                  r"ready_timeout: ", r"health_retries: ", r"\[daemon:b\] ready: log: needs captured output", r"\[script:c\] ready: "):  # noqa: E501
         assert o.count(rf"overlord\.conf:\d+: .*{text}"), (text, o.log)  # fmt: skip
+
+
+@pytest.mark.parametrize("purpose", ("ready", "health", "wait_for"))
+def test_a_child_that_no_signal_ends(purpose: str) -> None:
+    """In a file system that hangs not even SIGKILL ends one: no second one is started, and overlord does not spin."""
+    overlord = program_under_test
+    probe = overlord.Probe("file", "", 0, "/hangs", "file:/hangs")
+    state = {"ready": overlord.STARTING, "health": overlord.OK, "wait_for": overlord.WAITING}[purpose]
+    values = {"ready": probe, "health": probe, "wait_for": (probe,), "health_interval": 0.02, "health_timeout": 0.02}
+    spec = SimpleNamespace(name="web", kind="daemon", health_retries=1000, **values)
+    forked: list[int] = []
+    kernel = SimpleNamespace(fork=lambda child: forked.append(-7) or 4_194_999, send=lambda *words: "")
+    fleet = SimpleNamespace(status={"web": overlord.Status(state, pid=5)}, units={"web": spec}, ending=None)
+    log = SimpleNamespace(say=lambda *words: None)
+    loop = SimpleNamespace(fleet=fleet, kernel=kernel, helpers={}, watch=overlord.Watch(), log=log)
+    prober = overlord.Prober(loop, "web", purpose)
+    tries = []
+    attempt = prober.attempt
+    prober.attempt = lambda: tries.append(1) or attempt()  # type: ignore[method-assign]
+    loop.watch.later(time.monotonic() + 0.5, lambda: True)
+    if purpose == "health":
+        prober.attempt()
+    until = time.monotonic() + 0.5
+    while time.monotonic() < until and len(tries) < 100:
+        loop.watch.wait(until, once=True)
+    assert len(forked) == 1
+    assert 1 <= len(tries) < 60, "25 at the most, and some for a clock that is coarse"
