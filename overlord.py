@@ -204,7 +204,7 @@ PROBE_TIMEOUT = 3.0  # s, of one try for a script, which has no `health_timeout`
 REAP_BATCH = 500  # dead processes reaped before other events have their turn
 ASK_TIMEOUT = 5.0  # s, in which a client has to ask, and overlord to begin its answer
 REQUEST_MAX, WORDS_MAX = 8192, 256  # bytes and words of a request
-ANSWER_MAX, ANSWERS_MAX = 1 << 20, 1 << 24  # bytes kept for a client that follows and does not read, and for all of them
+ANSWER_MAX, ANSWERS_MAX = 1 << 20, 1 << 22  # bytes kept for a client that follows and does not read, and for all of them
 CLIENTS_MAX, ACCEPT_BATCH = 200, 20
 LOG_KEPT = 65536  # bytes of overlord's own messages kept while nobody reads them
 OOM_WINDOW = 1.0  # s after the kernel's count of processes killed for want of memory grew, in which a SIGKILL was one
@@ -3817,6 +3817,8 @@ class Request:
         self.until: Callable[[float], bool] | None = None  # answers when it can, and tells so
         self.follows: frozenset[str] = frozenset()  # units whose messages are part of the answer
         self.stream: tuple[str, frozenset[str]] | None = None  # "events" or "logs", of which units
+        self.parts: Iterator[bytes] = iter(())  # the rest of the answer, each made once the one before has been taken
+        self.due: set[str] = set()  # units whose lines up to now are still to come there
         self.listen()
         self.timer: list[Any] | None = self.watch.later(time.monotonic() + ASK_TIMEOUT, self.close)
 
@@ -3856,7 +3858,7 @@ class Request:
 
     def send(self, data: bytes) -> None:
         """Add bytes to the answer, unless the client does not take them."""
-        if len(self.answer) > ANSWER_MAX and (self.stream or self.until or self.control.held() > ANSWERS_MAX):
+        if len(self.answer) > ANSWER_MAX and (self.stream or self.until):
             self.close()
         elif self.sock:
             self.answer += data
@@ -3874,13 +3876,17 @@ class Request:
 
     def flush(self) -> None:
         try:
-            while self.answer:
+            while self.sock:
+                self.answer += b"" if self.answer else next(filter(None, self.parts), b"")
+                if not self.answer:
+                    break
                 del self.answer[: self.sock.send(self.answer[:65536], MSG_DONTWAIT | MSG_NOSIGNAL)]
         except BlockingIOError:
             self.watch.on(self.sock.fileno(), select.EPOLLOUT, self.flush)
             if self.over:  # it has ASK_TIMEOUT to take some more
                 self.watch.cancel(self.timer)
                 self.timer = self.watch.later(time.monotonic() + ASK_TIMEOUT, self.close)
+            self.control.hold()
             return
         except OSError:
             self.close()
@@ -3895,7 +3901,8 @@ class Request:
         if self.sock:
             self.watch.off(self.sock.fileno())
             close_socket(self.sock)
-            self.sock = None
+            self.sock = self.until = None
+            self.answer, self.parts = bytearray(), iter(())  # PYTHON: what waits for a client refers to him
             self.control.drop(self)
 
 
@@ -3977,8 +3984,10 @@ class Control:
                 request.asked = True
                 request.fail("only root and overlord's own user may ask, in its own container", EX_NOPERM)
 
-    def held(self) -> int:
-        return sum(len(request.answer) for request in self.requests)
+    def hold(self) -> None:
+        """Hang up on whoever has left most of his answer unread, where all the answers have grown too large."""
+        if sum(len(request.answer) for request in self.requests) > ANSWERS_MAX:
+            max(self.requests, key=lambda request: len(request.answer)).close()
 
     def listen(self) -> None:
         self.watch.on(self.listener.fileno(), select.EPOLLIN, self.accept)
@@ -4044,7 +4053,7 @@ class Control:
         """Pass captured lines on to those who follow them."""
         for request in [request for request in self.requests if request.stream]:
             kind, names = request.stream or ("", ())
-            if kind == "logs" and unit in names:
+            if kind == "logs" and unit in names and unit not in request.due:
                 head = f" {unit} | ".encode() if len(names) > 1 else b" "
                 text = line + block[:end]
                 text = text[:-1] if text.endswith(b"\n") else text
@@ -4104,17 +4113,23 @@ class Control:
         """Answer with the last captured lines, and go on with those to come."""
         chosen = self.match(names)
         missing = [name for name in chosen if name not in self.output.tails]
-        for name in missing:
-            spec = self.fleet.units[name]
-            request.put([f"{name} is not captured; set output = prefix, or stdout in [{spec.kind}:{name}]"], "!")
-        for name in chosen:
-            head = f" {name} | ".encode() if len(chosen) > 1 else b" "
-            lines = self.output.tails[name].lines(int(options.get("n", TAIL_LINES))) if name not in missing else []
-            request.send(b"".join(head + line + b"\n" for line in lines))
-        if "f" in options and len(missing) < len(chosen):
-            request.stream = ("logs", frozenset(chosen))
-        else:
-            request.end(1 if missing else 0)
+        hint = "is not captured; set output = prefix, or stdout in"
+        request.put([f"{name} {hint} [{self.fleet.units[name].kind}:{name}]" for name in missing], "!")
+        follow = "f" in options and len(missing) < len(chosen)
+        request.due = {*chosen}.difference(missing)
+
+        def parts() -> Iterator[bytes]:
+            for name in [each for each in chosen if each in request.due]:
+                head, number = f" {name} | ".encode() if len(chosen) > 1 else b" ", int(options.get("n", TAIL_LINES))
+                request.due.remove(name)
+                if name in self.output.tails:  # no reload has removed it
+                    yield b"".join([head + line + b"\n" for line in self.output.tails[name].lines(number)])
+            if not follow:
+                yield b"=%d\n" % bool(missing)
+
+        request.parts, request.over = parts(), not follow
+        request.stream = ("logs", frozenset(chosen)) if follow else None
+        request.flush()
 
     def do_events(self, request: Request, options: dict[str, float], names: list[str], now: float) -> None:
         """Answer with the state of each unit, and go on with every change."""
@@ -4125,21 +4140,19 @@ class Control:
     # ------------------------------------------------------------------------------------------------ the verbs: act
     def do_start(self, request: Request, options: dict[str, float], names: list[str], now: float) -> None:
         chosen = self.match(names)
-        running = [name for name in chosen if self.up(name) and self.fleet.units[name].kind == "daemon"]
+        running = [name for name in chosen if self.fleet.status[name].state == OK and self.fleet.units[name].kind == "daemon"]
         request.put([f"{name}: is up already" for name in running])
-        before = self.counts()
         asleep = {name for name, status in self.fleet.status.items() if status.state not in (STARTING, OK, RUNNING)}
         needed = self.fleet.start(chosen, now)
         coming = [name for name in needed if name in asleep and self.fleet.units[name].kind == "daemon"]
         awaited = dict.fromkeys([name for name in chosen if name not in running] + coming)
-        self.wait_up(request, list(awaited), before, options, now)
+        self.wait_up(request, list(awaited), options, now)
 
     def do_restart(self, request: Request, options: dict[str, float], names: list[str], now: float) -> None:
         """Restart units; wait until they and all that bounce with them are up, or are not."""
         chosen = self.match(names)
-        before = self.counts()
         self.fleet.restart(chosen, now)
-        self.wait_up(request, chosen, before, options, now)
+        self.wait_up(request, chosen, options, now)
 
     def do_stop(self, request: Request, options: dict[str, float], names: list[str], now: float) -> None:
         chosen = self.match(names)
@@ -4182,7 +4195,7 @@ class Control:
                 request.fail(f"{gone[0]} was removed by a reload", 1)
             elif ended:
                 request.fail(f"{ended[0]} is {status[ended[0]].state}: {status[ended[0]].why}", 1)
-            elif all(self.up(name) for name in chosen):
+            elif all(one.state == OK for one in status.values()):
                 request.put([f"{name}: ok" for name in chosen])
                 request.end(0)
             return request.over
@@ -4222,7 +4235,7 @@ class Control:
             new = [name for name, what in news.items() if not what.startswith("changed in place") and name in self.fleet.units]
             coming = [name for name in new if self.fleet.status[name].state not in (IDLE, STOPPED, OK)]
             coming = [name for name in coming if self.fleet.serving.get(name) != BY_CLOCK]  # which is nobody's OK
-            self.wait_up(request, coming, self.counts(), {}, now)
+            self.wait_up(request, coming, {}, now)
             return True
 
         self.wait(request, replaced, options, now, list(news))
@@ -4240,17 +4253,10 @@ class Control:
         teams = self.fleet.teams
         return match_names([name for each in patterns for name in teams.get(each, (each,))], self.fleet.order)
 
-    def up(self, name: str) -> bool:
-        return name in self.fleet.status and self.fleet.status[name].state == OK
-
-    def counts(self) -> dict[str, int]:
-        return {name: status.oks for name, status in self.fleet.status.items()}
-
-    def wait_up(
-        self, request: Request, names: list[str], before: dict[str, int], options: dict[str, float], now: float
-    ) -> None:
+    def wait_up(self, request: Request, names: list[str], options: dict[str, float], now: float) -> None:
         """Answer when each unit got OK once more, and so did all that bounce with it; or failed to."""
         fleet, found = self.fleet, list(names)
+        before = {name: status.oks for name, status in fleet.status.items()}
         for name in found:
             for other in fleet.dependents.get(name, ()) if fleet.status[name].oks else ():  # its first OK bounces nobody
                 if (name, "bounce") in fleet.units[other].deps and other not in found and fleet.status[other].pid:
@@ -4914,12 +4920,6 @@ class Loop:
                 self.read_signals()
                 if not set(self.fleet.settings.shutdown_signals).isdisjoint(self.arrived):
                     return  # a thousand starts must not make a stop request wait
-            elif isinstance(action, Kill):
-                self.kill(action)
-            elif isinstance(action, Test):
-                self.test(action)
-            elif isinstance(action, StopCommand):
-                self.stop_by_command(action)
             elif isinstance(action, Sweep):
                 if action.signum == SIGNALS["KILL"]:
                     left = self.init.leftovers()
@@ -4928,7 +4928,8 @@ class Loop:
                     self.control.dismiss_clients()
                 self.init.sweep(action.signum)
             else:
-                self.leave(action)
+                perform = {Kill: self.kill, Test: self.test, StopCommand: self.stop_by_command, Exit: self.leave}[type(action)]
+                perform(action)  # type: ignore[operator]
             self.take()
             self.watch.look()  # a thousand starts are no pause
         self.control.look(time.monotonic())

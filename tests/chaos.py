@@ -67,7 +67,7 @@ CROWD_SAYS = (b"", b"sta", b"logs -f *\n", b"events\n", b"status\n", b"\0\n", b"
 MISTAKES = ("[daemon:a]\ndeps = b\n", "x", "[daemon:\xff", "[x:y]\nz = 1\n")
 HOG = "exec tail /dev/zero"
 CALM = 2.0  # s without a wake-up that count as idle
-# Bytes that PID 1 has for itself. Full tails of each captured unit (256 KiB) and what followers do not read (16 MiB at
+# Bytes that PID 1 has for itself. Full tails of each captured unit (256 KiB) and what followers do not read (4 MiB at
 # most) are bounded; the pages remain, and when they are first needed is chance: steps, and then it is flat. So there is a
 # ceiling for all of it, and for the growth of each round the median over the second half of a long run.
 CEILING, GROWTH, ENOUGH = 40 << 20, 256 << 10, 8

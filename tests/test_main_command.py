@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import re
@@ -10,7 +11,7 @@ import struct
 import termios
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Iterator
 
 import pytest
 
@@ -422,6 +423,14 @@ def test_ctrl_c_reaches_a_program_once(overlord: Start, terminal: Terminal) -> N
     assert o.wait_exit() == 143
 
 
+def children(o: Overlord) -> Iterator[int]:
+    """Go through the children of PID 1."""
+    for each in o.processes():
+        with contextlib.suppress(OSError):  # it has gone by now
+            if each.ppid == 1:
+                yield each.pid
+
+
 @pytest.mark.parametrize("config", ("", "a daemon"))
 def test_ctrl_c_when_the_command_has_ended(overlord: Start, terminal: Terminal, config: str) -> None:
     """The terminal is overlord's then: two of them end what does not end."""
@@ -436,7 +445,8 @@ def test_ctrl_c_when_the_command_has_ended(overlord: Start, terminal: Terminal, 
     if config:
         terminal.expect("web: stopping")
     else:
-        eventually(lambda: len([each for each in o.processes() if each.ppid == 1 and each.pid > 1]) == 1, "it is reaped")
+        eventually(lambda: len(list(children(o))) == 1, "it is reaped")
+    eventually(lambda: Process(o.pid).stat[5] == Process(o.pid).stat[2], "the terminal's foreground group is overlord's")
     terminal.type("\x03")
     terminal.expect("a second SIGINT kills at once")
     terminal.type("\x03")
