@@ -204,7 +204,7 @@ PROBE_TIMEOUT = 3.0  # s, of one try for a script, which has no `health_timeout`
 REAP_BATCH = 500  # dead processes reaped before other events have their turn
 ASK_TIMEOUT = 5.0  # s, in which a client has to ask, and overlord to begin its answer
 REQUEST_MAX, WORDS_MAX = 8192, 256  # bytes and words of a request
-ANSWER_MAX, ANSWERS_MAX = 1 << 20, 1 << 22  # bytes kept for a client that follows and does not read, and for all of them
+ANSWER_MAX, ANSWERS_MAX = 1 << 20, 1 << 22  # bytes kept for one client that follows and does not read, and for all clients
 CLIENTS_MAX, ACCEPT_BATCH = 200, 20
 LOG_KEPT = 65536  # bytes of overlord's own messages kept while nobody reads them
 OOM_WINDOW = 1.0  # s after the kernel's count of processes killed for want of memory grew, in which a SIGKILL was one
@@ -3818,7 +3818,7 @@ class Request:
         self.follows: frozenset[str] = frozenset()  # units whose messages are part of the answer
         self.stream: tuple[str, frozenset[str]] | None = None  # "events" or "logs", of which units
         self.parts: Iterator[bytes] = iter(())  # the rest of the answer, each made once the one before has been taken
-        self.due: set[str] = set()  # units whose lines up to now are still to come there
+        self.due: set[str] = set()  # captured units whose last lines are still to be sent, with what they write until then
         self.listen()
         self.timer: list[Any] | None = self.watch.later(time.monotonic() + ASK_TIMEOUT, self.close)
 
@@ -3886,7 +3886,7 @@ class Request:
             if self.over:  # it has ASK_TIMEOUT to take some more
                 self.watch.cancel(self.timer)
                 self.timer = self.watch.later(time.monotonic() + ASK_TIMEOUT, self.close)
-            self.control.hold()
+            self.control.limit_unread()
             return
         except OSError:
             self.close()
@@ -3902,7 +3902,7 @@ class Request:
             self.watch.off(self.sock.fileno())
             close_socket(self.sock)
             self.sock = self.until = None
-            self.answer, self.parts = bytearray(), iter(())  # PYTHON: what waits for a client refers to him
+            self.answer, self.parts = bytearray(), iter(())  # else a reference cycle keeps both
             self.control.drop(self)
 
 
@@ -3984,8 +3984,8 @@ class Control:
                 request.asked = True
                 request.fail("only root and overlord's own user may ask, in its own container", EX_NOPERM)
 
-    def hold(self) -> None:
-        """Hang up on whoever has left most of his answer unread, where all the answers have grown too large."""
+    def limit_unread(self) -> None:
+        """Hang up on whoever has left most unread, where all clients together have left too much."""
         if sum(len(request.answer) for request in self.requests) > ANSWERS_MAX:
             max(self.requests, key=lambda request: len(request.answer)).close()
 
