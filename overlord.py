@@ -14,11 +14,13 @@ The rooms of this file, each using only names that stand above it:
     Graph    who waits for whom: order and cycles
     Config   INI text to validated specs, or all the mistakes with file and line
     Machine  one unit: (spec, status, event, now, chance) -> (status, actions), from a keyed table
-    Fleet    all units: dependencies, bounce waves, ordered shutdown, exit code
+    Unit     one unit among its neighbours: its record, and what is next for it
+    Fleet    all units: bounce waves, reload, ordered shutdown, exit code
     Output   bytes of the units to lines to where they go, and overlord's own messages; never blocking
     Kernel   the system calls that touch processes: spawn, signal, reap, look into /proc
     Init     what only an init does: standard descriptors, subreaper, sweep, the terminal
-    Control  the socket: one request line in, lines out; what is asked for is the Fleet's to do
+    Sockets  unix sockets, and who is at the other end
+    Control  what a running overlord is asked: one request line in, lines out; the Fleet does it
     Probes   readiness and health, never blocking
     Loop     wait, read, feed, perform
     CLI      arguments, files, verbs
@@ -44,8 +46,42 @@ if __name__ == "__main__":
     gc.disable()  # COST: a start makes forty thousand objects, and drops few of them; `main` and `run` enable it again
 
 VERSION = "0.1.0"
-VERBS = ("run", "check", "compile", "version", "help")
-ASKING = "status health start stop restart signal reload wait logs events graph timeline why shutdown".split()
+
+
+class Verb:
+    """A verb: the words and options that it takes, and who obeys it, which the rooms Control and CLI put in."""
+
+    def __init__(self, name: str, asks: str, words: str, help: str) -> None:
+        self.name, self.words, self.help = name, words, help
+        self.asks = asks  # what a running overlord is asked for it; nothing: it is done in the process of who wants it, alone
+        self.answer: Any = None  # in the running overlord: a method of Control
+        self.show: Any = None  # in the process of who wants it: a function; None: the answer is shown as it comes
+
+
+VERBS = {
+    row[0]: Verb(*row)
+    for row in (
+        ("run", "", "", "start what the configuration says, and stay (as PID 1 of a container, or anywhere)"),
+        ("check", "", "", "say what is wrong with the configuration, and what the image lacks (exit 0, or 78)"),
+        ("compile", "", "FILE", "write the same program as compiled code, which starts in a quarter of the time"),
+        ("version", "", "", "print the version"),
+        ("help", "", "[OPTION]", "print this, or what a configuration option means"),
+        ("status", "status", "[-j] [NAME ...]", "how they are; exit 0 when each is ok, idle, running, done or stopped, else 3"),
+        ("health", "health", "", "one line; exit 0 when every daemon is ok, else 1: for HEALTHCHECK"),
+        ("start", "start", "NAME ... [-t SECONDS]", "start them and what they depend on; exit 1 when they do not come up"),
+        ("stop", "stop", "NAME ... [-t SECONDS]", "stop them; exit 1 when they do not stay so"),
+        ("restart", "restart", "NAME ... [-t SECONDS]", "restart them, instances one at a time; exit 1 when they do not come up"),
+        ("signal", "signal", "SIGNAL NAME ...", "send a signal: HUP, -HUP, SIGHUP, 1"),
+        ("reload", "reload", "[-t SECONDS]", "read the configuration again and do what differs; mistakes change nothing (78)"),
+        ("wait", "wait", "NAME ... [-t SECONDS]", "wait until they are ok; exit 1 when they cannot be any more, or not in time"),
+        ("logs", "logs", "[-f] [-n N] NAME ...", "the last N lines (100) of their captured output; -f goes on"),
+        ("events", "events", "[NAME ...]", "the state of each, and then each change, a line each: NAME STATE WHY"),
+        ("graph", "status", "[--dot]", "who depends on whom"),
+        ("timeline", "timeline", "[-j] [NAME ...]", "how the start went: who waited for whom, and for how long"),
+        ("why", "status", "NAME", "why it is in its state, down the chain of what it depends on"),
+        ("shutdown", "shutdown", "[CODE]", "stop everything; the container exits with CODE"),
+    )
+}
 
 
 def slurp(path: str) -> bytes:
@@ -55,10 +91,7 @@ def slurp(path: str) -> bytes:
 
 
 def found_environment() -> dict[bytes, bytes]:
-    """Return the environment as the container gave it, byte for byte.
-
-    PYTHON: locale coercion (PEP 538) adds LC_CTYPE to os.environ; /proc/self/environ still has the original.
-    """
+    """Return the container's environment, byte for byte. PYTHON: locale coercion (PEP 538) adds LC_CTYPE to os.environ."""
     try:
         pairs = (entry.partition(b"=") for entry in slurp("/proc/self/environ").split(b"\0"))
         return {key: value for key, equals, value in pairs if key and equals}
@@ -67,10 +100,7 @@ def found_environment() -> dict[bytes, bytes]:
 
 
 def parse_arguments(arguments: list[str]) -> tuple[str | None, str, list[str]]:
-    """Return the configuration file if one is named, the verb, and the words after it (for `run`, the main command).
-
-    What is wrong with the arguments comes as the verb `mistake` and the text.
-    """
+    """Return the file of `-c`, the verb (`mistake` where it is wrong), and the words after it: that text, or the main command."""
     path, words = None, list(arguments)
     while words and words[0].startswith("-"):
         word = words.pop(0)
@@ -84,17 +114,10 @@ def parse_arguments(arguments: list[str]) -> tuple[str | None, str, list[str]]:
             return path, "mistake", [
                 "-c needs a FILE" if word == "-c" else f"unknown option {word}; as the main command: overlord.py -- {word}"
             ]
-    if words and words[0] in ASKING:
-        return path, words[0], words[1:]
-    if not words or words == ["run"]:
-        return path, "run", []
-    if words[0] not in VERBS:
-        return path, "run", words
-    if words[0] == "compile" and len(words) != 2:
-        return path, "mistake", ["compile needs the FILE to write, as /sbin/overlord.py"]
-    if words[1:] and words[0] not in ("compile", "help"):
-        hint = ": for a main command leave it out" if words[0] == "run" else ""
-        return path, "mistake", [f"{words[0]} takes no arguments{hint}"]
+    if words[:1] == ["run"] and words[1:]:
+        return path, "mistake", ["run takes no arguments: for a main command leave it out"]
+    if not words or words == ["run"] or words[0] not in VERBS:
+        return path, "run", words if words != ["run"] else []
     return path, words[0], words[1:]
 
 
@@ -105,12 +128,10 @@ def decode(data: bytes) -> str:
 
 def settle_in() -> None:
     """Execute overlord again from its compiled code, in an interpreter that knows nothing of the application's settings.
-
     `-I -S` keeps out PYTHON* variables, site hooks and the folder of this file. Having the code already, the new process
     has not the 9 MB of garbage that compiling leaves behind, which costs it 10 ms once. The code travels in a memfd, as a
     .pyc; what cannot travel in the environment or the arguments, since neither may change, does as a -X option: the number
-    of that descriptor, and the signal mask that overlord was started with. UTF-8 whatever the locale: configurations are.
-    """
+    of that descriptor, and the signal mask that overlord was started with. UTF-8 whatever the locale: configurations are."""
     from _frozen_importlib_external import MAGIC_NUMBER
 
     mask = ",".join(str(int(number)) for number in FOUND_MASK)
@@ -176,14 +197,8 @@ else:
 warnings.simplefilter("ignore")  # they go straight to stderr, whose reader may be stuck
 
 DEFAULT_CONFIG = "/etc/overlord.conf"
-EX_USAGE = 64  # sysexits(3)
-EX_UNAVAILABLE = 69
-EX_IOERR = 74
-EX_TEMPFAIL = 75
-EX_NOPERM = 77
-EX_CONFIG = 78
-NOT_EXECUTABLE = 126  # the shell's codes, POSIX 2.8.2
-NOT_FOUND = 127
+EX_USAGE, EX_UNAVAILABLE, EX_IOERR, EX_TEMPFAIL, EX_NOPERM, EX_CONFIG = 64, 69, 74, 75, 77, 78  # sysexits(3)
+NOT_EXECUTABLE, NOT_FOUND = 126, 127  # the shell's codes, POSIX 2.8.2
 FIRST_LINE_MAX = 127  # bytes, `#!` and newline included: execve(2)
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -232,11 +247,17 @@ STOPPING, BACKOFF, STOPPED, DONE, FAILED = "stopping", "backoff", "stopped", "do
 STATES = (IDLE, WAITING, STARTING, OK, RUNNING, STOPPING, BACKOFF, STOPPED, DONE, FAILED)
 MAIN = "main command"  # its name as a unit; the blank keeps it apart from every configured one
 
-# Events of a unit. `value` is a pid (spawned), an exit code or minus a signal (exited), or true for a passing fault
-# (unspawned); `left`: the leader is gone, others of its group are not; `then`: what follows a stop ("stop", "restart"
-# or "fail"); `limit`: seconds that shutdown leaves it; `signum`: in place of stop_signal; `hint`: what is known of the cause.
-EVENTS = ("want", "start", "spawned", "unspawned", "exited", "emptied", "deadline", "stop", "ready", "unwell")
-Event = namedtuple("Event", "kind value why left then limit signum hint", defaults=(0, "", False, "", None, None, ""))
+# Events of a unit. `barred`: a script that has to run before its start failed; `stale`: its process is not the one wanted any
+# more. `pid`: of the new process (spawned); `code`: an exit code or minus a signal (exited); `passing`: the fault may pass
+# (unspawned); `left`: the leader is gone, others of its group are not; `wanted`: it is to be up once it is gone; `fails`: the
+# end that this leads to is a failure (stop, stale); `limit`: seconds that shutdown leaves it; `signum`: in place of
+# stop_signal; `hint`: what is known of the cause.
+EVENTS = ("want", "start", "spawned", "unspawned", "barred", "exited", "emptied", "deadline", "stop", "stale", "ready")
+Event = namedtuple(
+    "Event",
+    "kind why pid code passing left wanted fails limit signum hint",
+    defaults=("", 0, 0, False, False, True, False, None, None, ""),
+)
 
 # Actions: what the pure rooms want done, performed by the Loop in order.
 Spawn = namedtuple("Spawn", "unit")
@@ -247,11 +268,15 @@ Test = namedtuple("Test", "unit purpose")
 Sweep = namedtuple("Sweep", "signum")
 Exit = namedtuple("Exit", "code why quiet")
 Changed = namedtuple("Changed", "unit state why")  # for whoever follows
+Wake = namedtuple("Wake", "unit instant")  # by `Fleet.expire`, in the place of what was said before; None: not at all
 Forget = namedtuple("Forget", "unit")
 Replan = namedtuple("Replan", "")  # a reload may have changed schedules, the log and its files
 
-RELOAD = "reload"
-BY_HAND, BY_CLOCK = "by hand", "by schedule"  # for whom a unit runs; the blank keeps it apart from every name
+RELOAD, RESTART, SHUTDOWN = "reload", "restart by hand", "shutdown"  # why a process is stopped
+# By whom a unit is wanted, other than a unit whose `always` script it is; the blank keeps it apart from every name.
+BY_CONFIG, BY_NEED, BY_HAND, BY_CLOCK = "by configuration", "by dependency", "by hand", "by schedule"
+# Sets of states. RESTING: nothing comes of it by itself; COMING: it has no process, or none that is OK; ENDED: it was up once.
+RESTING, ENDED, COMING = (IDLE, STOPPED, DONE, FAILED), (STOPPED, DONE, FAILED), (WAITING, STARTING, STOPPING, BACKOFF)
 
 SIGNALS = {name[3:]: int(getattr(signal, name)) for name in dir(signal) if name[:3] == "SIG" and name[3:].isalnum()}
 SIGNAL_NAMES = {number: "SIG" + name for name, number in sorted(SIGNALS.items(), reverse=True)}
@@ -374,15 +399,68 @@ def suggest(word: str, known: Iterable[str]) -> str:
     return f', did you mean "{near[0][1]}"?' if close else ""
 
 
+def parse_number(low: int, high: int, base: int = 10) -> Callable[[str], int]:
+    """Return a parser for a whole number between two bounds."""
+
+    def parse(text: str) -> int:
+        sign = "-" if text[:1] == "-" and base != 8 else ""
+        if not is_number(text[len(sign) :], base=base) or not low <= int(text, base) <= high:
+            bounds = f"an octal number from 000 to {high:o}" if base == 8 else f"a whole number from {low} to {high}"
+            raise Mistake(f"{text!r} is not {bounds}")
+        return int(text, base)
+
+    return parse
+
+
+Flag = namedtuple("Flag", "long parse")  # with `parse` it takes a value
+FLAGS = {"t": Flag("timeout", parse_duration), "n": Flag("lines", parse_number(0, 999999)), "f": Flag("follow", None),
+         "j": Flag("json", None), "": Flag("dot", None)}  # fmt: skip
+
+
+def parse_request(words: list[str], verbs: Mapping[str, Verb]) -> tuple[Verb, dict[str, Any], list[str]]:
+    """Return the verb of a request, its options and its other words, in whatever order they stand. Raises Mistake."""
+    verb = verbs.get(words[0]) if words else None
+    if not verb:
+        raise Mistake(f"there is no verb {words[0] if words else ''!r}{suggest(words[0], verbs) if words else ''}")
+    flags = {short: flag for short, flag in FLAGS.items() if f"[-{short or '-dot'}" in verb.words}
+    options: dict[str, Any] = {}
+    rest: list[str] = []
+    given = deque(words[1:])
+    while given:
+        word = given.popleft()
+        if not word or re.search(r"\s", word):
+            raise Mistake(f"there is no unit {word!r}")
+        if word == "--":
+            rest += given
+            break
+        if word[0] != "-" or (verb.name == "signal" and not rest):  # whose -HUP is no option
+            rest.append(word.lstrip("-") if not rest and verb.name == "signal" else word)
+            continue
+        long, equals, value = word[2:].partition("=") if word[:2] == "--" else ("", "", word[2:])
+        flag = next((flag for flag in flags.values() if flag.long == long), None) if long else flags.get(word[1:2])
+        if not flag or (equals and not flag.parse):
+            raise Mistake(f"{verb.name} has no option {word}{suggest(long, [each.long for each in flags.values()])}")
+        if flag.parse and not (equals or value) and not given:
+            raise Mistake(f"{verb.name} {word} needs a value")
+        if flag.parse:
+            options[flag.long] = flag.parse(value if equals or value else given.popleft())
+        else:
+            options[flag.long] = True
+            given.extendleft([f"-{value}"] if value else [])
+    needed = re.sub(r"\[.*?\]|\.\.\.", "", verb.words).split()
+    most = WORDS_MAX if "..." in verb.words else len(needed) + len(re.findall(r"\[[A-Z]", verb.words))
+    if not len(needed) <= len(rest) <= most:
+        raise Mistake(f"{verb.name} {'needs' if needed else 'takes'} {verb.words or 'no arguments'}")
+    return verb, options, rest
+
+
 # ============================================================================================================ Graph
 # Who waits for whom: the order to start in, and cycles.
 
 
 def sort_units(units: Mapping[str, Spec]) -> tuple[list[str], list[list[str]]]:
     """Return the names with dependencies first, else in the order given, and each cycle as a path a, b, a.
-
-    COST: each unit and each dependency once; no recursion, so a chain may be as long as one likes.
-    """
+    COST: each unit and each dependency once; no recursion, so a chain may be as long as one likes."""
     order: list[str] = []
     cycles: list[list[str]] = []
     begun: set[str] = set()
@@ -429,19 +507,6 @@ def parse_choice(*choices: str) -> Callable[[str], str]:
         if text not in choices:
             raise Mistake(f"{text!r} is none of: {', '.join(choices)}{suggest(text, choices)}")
         return text
-
-    return parse
-
-
-def parse_number(low: int, high: int, base: int = 10) -> Callable[[str], int]:
-    """Return a parser for a whole number between two bounds."""
-
-    def parse(text: str) -> int:
-        sign = "-" if text[:1] == "-" and base != 8 else ""
-        if not is_number(text[len(sign) :], base=base) or not low <= int(text, base) <= high:
-            bounds = f"an octal number from 000 to {high:o}" if base == 8 else f"a whole number from {low} to {high}"
-            raise Mistake(f"{text!r} is not {bounds}")
-        return int(text, base)
 
     return parse
 
@@ -567,8 +632,7 @@ def parse_schedule(text: str) -> Schedule:
     weekdays = frozenset(day % 7 for day in parse_field(words[4], 0, 7, WEEKDAYS))
     if not any(day <= days_of(2024, month) for day in days for month in months) and words[4][0] == "*":
         raise Mistake(f"{text!r} names a day that no year has")
-    either = words[2][0] != "*" and words[4][0] != "*"
-    return Schedule(minutes, hours, days, months, weekdays, either, words[1][0] == "*", None)
+    return Schedule(minutes, hours, days, months, weekdays, words[2][0] != "*" and words[4][0] != "*", words[1][0] == "*", None)
 
 
 def parse_field(text: str, low: int, high: int, names: list[str] | None = None) -> frozenset[int]:
@@ -602,11 +666,9 @@ def days_of(year: int, month: int) -> int:
 
 def next_run(plan: Schedule, after: float, localtime: Callable[[float], Any], mktime: Callable[[Any], float]) -> float | None:
     """Return the first instant after `after` (seconds since the epoch) that a schedule names, None for never.
-
     When clocks go forward, what is planned for the hour that is left out runs at its end; when they go back, what is
     planned for the hour that comes twice runs the first time. Where the hour is `*` it goes by the time that passes.
-    COST: looks at each day until one fits, and there, in the worst case, at each minute.
-    """
+    COST: looks at each day until one fits, and there, in the worst case, at each minute."""
     year, month, day, hour = localtime(after)[:4]
     for _ in range(366 * 9):  # there may be eight years between two 29th of February
         weekday = (localtime(mktime((year, month, day, 12, 0, 0, 0, 0, -1)))[6] + 1) % 7
@@ -649,8 +711,7 @@ def locate_time(
         while localtime(instant)[:5] < (*date, *clock):
             instant += 60
         return instant
-    earlier = [instant - gap for gap in (7200, 3600, 1800) if localtime(instant - gap)[:5] == (*date, *clock)]
-    return min([instant, *earlier])
+    return min([instant, *[instant - gap for gap in (7200, 3600, 1800) if localtime(instant - gap)[:5] == (*date, *clock)]])
 
 
 # What `ready`, `health` and `wait_for` ask. `path`: of a file or socket, in a URL, of a command its text, of `log` a pattern.
@@ -768,10 +829,8 @@ def unquote(piece: re.Match[str], environment: Mapping[str, str]) -> str:
 
 def expand(text: str, environment: Mapping[str, str], quoted: bool = False) -> str:
     """Replace `${VAR}`, `${VAR:-default}`, `${VAR:?message}` and `$$`; any other `$` is itself.
-
     In double quotes a backslash keeps `$`, `"`, a backquote and itself from their meaning, as in the shell. A default may
-    hold further `${...}`. COST: one pass pairs the braces.
-    """
+    hold further `${...}`. COST: one pass pairs the braces."""
     if "$" not in text and not quoted:
         return text
     tokens = list(re.finditer(r'\\[$"`\\]|\$\$|\$\{|\}' if quoted else r"\$\$|\$\{|\}", text))
@@ -915,9 +974,9 @@ OPTIONS = (
            "going is not doubled, and a failure never ends the container"),
     Option("forward", "d", parse_forward, "HUP", "",
            "signals passed on to it; `HUP>USR2` sends another, `none` for none; never one that would kill it"),
-    Option("count", "d", parse_number(0, 1000), "1", "",
-           "above 1: instances `NAME-1` to `NAME-N`, each with `OVERLORD_INSTANCE`, and a dependency on `NAME` means all of "
-           "them; `0`: none, and a dependency on it is met"),
+    Option("count", "d", parse_number(0, 1000), "", "none",
+           "instances `NAME-1` to `NAME-N`, each with `OVERLORD_INSTANCE`, and a dependency on `NAME` means all of them; `0`: "
+           "none, and a dependency on it is met"),
     Option("autostart", "d", parse_boolean, "true", "", "`false`: started only as a dependency or by hand"),
 )
 # Options that shape the process: a reload that changes one restarts the unit.
@@ -940,6 +999,16 @@ else:
     Spec = namedtuple("Spec", ["name", "kind", "instance", *[o.name for o in OPTIONS if o.kinds != "o"]])
     Settings = namedtuple("Settings", [o.name for o in OPTIONS if o.kinds == "o"])
 Config = namedtuple("Config", "settings units order")  # units: name -> Spec; order: dependencies first
+
+
+def section_of(spec: Spec) -> str:
+    """Return the section of the configuration that defines a unit."""
+    return f"{spec.kind}:{spec.name.rpartition('-')[0] if spec.instance else spec.name}"
+
+
+def is_captured(spec: Spec) -> bool:
+    """Tell whether overlord reads what a unit writes."""
+    return not {spec.stdout, spec.stderr} <= {"inherit", "null", "stdout"}
 
 
 def default_of(option: Option) -> Any:
@@ -998,7 +1067,7 @@ class Draft:
         self.mistakes: list[tuple[int, str]] = []
         self.parser = RawConfigParser(strict=False, interpolation=None, comment_prefixes=(), default_section="\0")
         self.parser.converters.clear()  # COST: each section would get three methods of its own
-        self.parser.optionxform = sys.intern  # type: ignore[assignment,method-assign]  # they are lower case by then
+        self.parser.optionxform = lambda name: sys.intern(name.lower())  # type: ignore[assignment,method-assign]
 
     def read(self, path: str, content: bytes) -> None:
         """Take in one more file; what it says goes over what earlier files said."""
@@ -1006,8 +1075,7 @@ class Draft:
         try:
             text = content.decode().lstrip("\ufeff")  # COST: the codec `utf-8-sig` is a module of its own
         except UnicodeDecodeError as error:
-            place = first + content.count(b"\n", 0, error.start)
-            self.mistake(place, "", f"byte 0x{content[error.start]:02x} is not UTF-8")
+            self.mistake(first + content.count(b"\n", 0, error.start), "", f"byte 0x{content[error.start]:02x} is not UTF-8")
             return
         if "\0" in text:
             self.mistake(first + text.count("\n", 0, text.index("\0")), "", "a NUL byte")
@@ -1034,11 +1102,8 @@ class Draft:
         return self.lines - lines + 1
 
     def locate(self, first: int, text: str) -> Iterator[str]:
-        """Yield the lines for configparser, noting where things stand.
-
-        PYTHON: configparser keeps no line numbers, stops at the first duplicate, and inside a value drops lines that
-        begin with `;` or `#` and all indentation.
-        """
+        """Yield the lines for configparser, noting where things stand. PYTHON: it keeps no line numbers, stops at the first
+        duplicate, and inside a value drops lines that begin with `;` or `#` and all indentation."""
         section: str | None = ""  # None: a header that is none
         depth = 0  # how far the option in progress is indented: what is indented deeper belongs to it
         opened: set[str] = set()  # sections of this file
@@ -1057,8 +1122,6 @@ class Draft:
                 continue
             line, inside, taken, depth = line.strip(), False, False, indent
             header = re.fullmatch(r"\[\s*([^\]\s][^\]]*)\]\s*(?:[#;].*)?", line) if line[0] == "[" else None
-            name, *value = (part.strip() for part in re.split("[=:]", line, maxsplit=1))
-            name = sys.intern(name.lower())  # COST: a thousand units have the same few
             if header:
                 section = ":".join(part.strip() for part in header[1].split(":", 1))
                 if section in opened:
@@ -1071,21 +1134,24 @@ class Draft:
             elif line[0] == "[":
                 section = None
                 self.mistake(place, "", f"{line!r} is no section, write [daemon:NAME], [script:NAME] or [overlord]")
-            elif section is None:
-                inside = True
-            elif not section:
+            elif section == "":
                 self.mistake(place, "", f"{line!r} stands before the first [section]")
-            elif not (name and value) or len(name.split()) > 1:
-                inside = True
-                self.mistake(place, f"[{section}]", f"{line!r} is not of the form option = value; indent it to go on a value")
             else:
-                inside = True
-                taken = self.places.get((section, name), 0) < first  # not in this file
+                inside, taken = True, section is not None and self.takes(section, line, place, first)
                 if taken:
-                    self.places[section, name] = place
-                    yield f"{name} = {value[0]}"
-                else:
-                    self.mistake(place, f"[{section}] {name}", "stands there twice in this file")
+                    yield line
+
+    def takes(self, section: str, line: str, place: int, first: int) -> bool:
+        """Note where an option stands, in a file that begins at `first`, or what is wrong with it; tell whether it counts."""
+        name, *value = re.split("[=:]", line, maxsplit=1)
+        name = sys.intern(name.strip().lower())  # COST: a thousand units have the same few
+        if not (name and value) or len(name.split()) > 1:
+            self.mistake(place, f"[{section}]", f"{line!r} is not of the form option = value; indent it to go on a value")
+        elif self.places.get((section, name), 0) >= first:
+            self.mistake(place, f"[{section}] {name}", "stands there twice in this file")
+        else:
+            self.places[section, name] = place
+        return self.places.get((section, name)) == place
 
     def mistake(self, place: int, subject: str, text: str) -> None:
         """Note what is wrong, and where."""
@@ -1119,9 +1185,7 @@ class Draft:
                 # A command is for the shell, which expands it itself; in `wait_for`, each line is a probe.
                 pieces = text.split("\n") if option.name == "wait_for" else [text]
                 shelled = option.name in PROBED
-                value = "\n".join(
-                    each if shelled and each[:4] == "cmd:" else expand(each, self.environment) for each in pieces
-                )
+                value = "\n".join(each if shelled and each[:4] == "cmd:" else expand(each, self.environment) for each in pieces)
                 none = value == "none" and (option.shown in ("none", "inherited") or option.name == "socket")
                 self.parsed[key] = None if none else option.parse(value)
             return self.parsed[key]
@@ -1174,16 +1238,14 @@ class Draft:
         for cycle in cycles:
             at = self.locate_option(cycle[0], units, "deps")
             self.mistake(at[0], at[1], f"a cycle: {' -> '.join(cycle)}; one of these has to start first")
-        if any(unit.count != 1 for unit in units.values()):
+        if any(unit.count is not None for unit in units.values()):
             units = self.number(units)
             order = sort_units(units)[0]
         if self.mistakes:
             raise Mistakes([text for _, text in sorted(set(self.mistakes))])
         return Config(settings, units, order)
 
-    def unit(
-        self, section: str, kind: str, name: str, place: int, settings: Settings, base: dict[str, Any], plain: Spec
-    ) -> Spec:
+    def unit(self, section: str, kind: str, name: str, place: int, settings: Settings, base: dict[str, Any], plain: Spec) -> Spec:
         """Return the spec of one unit: its own options over those of its kind over the defaults, in `plain`."""
         given = {**base, **self.values(section, kind)}
         if "cmd" not in given:
@@ -1200,16 +1262,15 @@ class Draft:
             except Mistake as mistake:
                 at = section if (section, "env") in self.places else kind
                 self.mistake(self.places[at, "env"], f"[{at}] env", str(mistake))
-        captured = not {unit.stdout, unit.stderr} <= {"inherit", "null", "stdout"}
-        if unit.ready and unit.ready.kind == "log" and not captured:
+        if unit.ready and unit.ready.kind == "log" and not is_captured(unit):
             at = section if (section, "ready") in self.places else kind
             self.mistake(self.places[at, "ready"], f"[{at}] ready", "log: needs captured output, write stdout = prefix")
         return unit
 
     def number(self, units: dict[str, Spec]) -> dict[str, Spec]:
         """Return the units with the instances of each in its place, and all of them wherever it is named."""
-        names = {name: [f"{name}-{number + 1}" for number in range(unit.count)] for name, unit in units.items()}
-        names.update({name: [name] for name, unit in units.items() if unit.count == 1})
+        given = {name: unit.count for name, unit in units.items() if unit.count is not None}
+        names = {name: [f"{name}-{number + 1}" for number in range(given[name])] if name in given else [name] for name in units}
         for name, unit in units.items():
             for clash in [other for other in names[name] if other != name and other in units]:
                 text = f"the name is taken by an instance of [{unit.kind}:{name}], which has a count of {unit.count}"
@@ -1219,7 +1280,7 @@ class Draft:
         for name, unit in units.items():
             deps = tuple((other, how) for dep, how in unit.deps for other in names.get(dep, ()))
             for number, instance in enumerate(names[name], 1):
-                numbered[instance] = unit._replace(name=instance, instance=number if instance != name else 0, count=1, deps=deps)
+                numbered[instance] = unit._replace(name=instance, instance=number if name in given else 0, count=None, deps=deps)
         return numbered
 
     def unknown_section(self, place: int, section: str) -> None:
@@ -1266,20 +1327,61 @@ class Draft:
                     self.mistake(place, subject, f"{spell_signal(source)} asks for shutdown and is never forwarded")
 
 
+def is_shaped(old: Spec, new: Spec) -> bool:
+    """Tell whether two definitions of a unit make different processes."""
+    return any(getattr(old, key) != getattr(new, key) for key in SHAPING)
+
+
+def compare(old: Config, new: Config) -> dict[str, str]:
+    """Return in words what becomes of each unit whose definition differs."""
+    news = {}
+    for name in [*new.units, *(name for name in old.units if name not in new.units)]:
+        one, two = old.units.get(name), new.units.get(name)
+        if not one or not two:
+            news[name] = "new" if two else "removed"
+        elif one != two and name != MAIN:
+            differ = [key for key in Spec._fields if getattr(one, key) != getattr(two, key)]
+            news[name] = f"{'changed' if SHAPING.intersection(differ) else 'changed in place'}: {', '.join(differ)}"
+    return news
+
+
+def pack_config(read: Callable[[], Config], base: Config) -> bytes:
+    """Return as bytes what is read, or the mistakes. COST: of a definition that is as in `base`, its name alone."""
+    import pickle
+
+    try:
+        config = read()
+    except Mistakes as mistakes:
+        return pickle.dumps([*mistakes.args[0], f"{mistakes}, nothing has changed"])
+    units = {name: None if spec == base.units.get(name) else spec for name, spec in config.units.items()}
+    return pickle.dumps(config._replace(units=units))
+
+
+def unpack_config(data: bytes, base: Config) -> Config | list[str]:
+    """Return what `pack_config` was given, with the same base, or the mistakes."""
+    import _pickle  # type: ignore[import-not-found]  # COST: `pickle` has the same, and much in Python
+
+    found: Any = _pickle.loads(data) if data else ["the configuration could not be read: the process that did so has ended"]
+    if isinstance(found, Config):
+        found = found._replace(units={name: spec or base.units[name] for name, spec in found.units.items()})
+    return found  # type: ignore[no-any-return]
+
+
 # ========================================================================================================== Machine
 # One unit: (spec, status, event, now, chance) -> (status, actions). A cell of TABLE is a function, or None where the
-# event means nothing in that state, or `impossible`.
+# event means nothing in that state, or `never`: it cannot come.
 
 # `since`: when the state was entered; `deadline`: what it means is the state's affair; `pid`: the process that overlord
 # started, and after its death the id of its group while that lives; `left`: it is only the group that lives; `oks`: how
 # often it got OK; `up`: this process got OK; `ready`: it is known to be ready, or need not be; `starts`: how many it had,
-# the last at `started`; `lived`: for how long, once it is dead; `expires`: when max_age is reached; `then`, `code`: what
-# the end leads to; `delay`: the last back-off; `respawned`, `recent`: restarts after it ended by itself, ever and their
-# instants where `respawns` has a window; `why`: the reason, in words; `hint`: what is known of it.
+# the last at `started`; `lived`: for how long, once it is dead; `expires`: when max_age is reached; `stale`: why the process
+# is not the one wanted any more; `then`: its end is that of a "stop", or one to "fail", else its own; `code`: with which;
+# `delay`: the last back-off; `respawned`, `recent`: restarts after it ended by itself, ever and their instants where
+# `respawns` has a window; `why`: the reason, in words; `hint`: what is known of it.
 Status = namedtuple(
     "Status",
-    "state since deadline pid left oks up ready starts started lived expires then code delay respawned recent why hint",
-    defaults=(IDLE, 0.0, None, 0, False, 0, False, False, 0, 0.0, 0.0, None, "", 0, None, 0, (), "", ""),
+    "state since deadline pid left oks up ready starts started lived expires stale then code delay respawned recent why hint",
+    defaults=(IDLE, 0.0, None, 0, False, 0, False, False, 0, 0.0, 0.0, None, "", "", 0, None, 0, (), "", ""),
 )
 
 
@@ -1298,7 +1400,7 @@ def step(spec: Spec, status: Status, event: Event, now: float, chance: float) ->
     return cell(spec, status, event, now, chance) if cell else (status, [])
 
 
-def impossible(spec: Spec, status: Status, event: Event, now: float, chance: float) -> tuple[Status, list[Any]]:
+def never(spec: Spec, status: Status, event: Event, now: float, chance: float) -> tuple[Status, list[Any]]:
     """Refuse an event that cannot come."""
     raise Impossible(f"{spec.name}: {event.kind} in state {status.state}")
 
@@ -1312,21 +1414,19 @@ def enlist(spec: Spec, status: Status, event: Event, now: float, chance: float) 
     """Start the way up: wait until the Fleet says that what it depends on is there."""
     if status.state == OK and spec.kind == "daemon":
         return status, []
-    reminder = now + REMINDER if spec.kind == "main" else None
-    return enter(status, WAITING, now, deadline=reminder, then="", why=event.why), []
+    return enter(status, WAITING, now, deadline=now + REMINDER if spec.kind == "main" else None, then="", why=event.why), []
 
 
 def launch(spec: Spec, status: Status, event: Event, now: float, chance: float) -> tuple[Status, list[Any]]:
     """Ask for the process; `spawned` or `unspawned` answers before anything else happens to the unit."""
-    state = STARTING if spec.kind == "daemon" else RUNNING
-    return enter(status, state, now, up=False, left=False, why=""), [Spawn(spec.name)]
+    return enter(status, STARTING if spec.kind == "daemon" else RUNNING, now, up=False, left=False, why=""), [Spawn(spec.name)]
 
 
 def adopt(spec: Spec, status: Status, event: Event, now: float, chance: float) -> tuple[Status, list[Any]]:
     """Note the pid of the new process and set the clocks that run from its start."""
-    said: list[Any] = [Say("info", spec.name, f"started (pid {event.value})")]
+    said: list[Any] = [Say("info", spec.name, f"started (pid {event.pid})")]
     expires = now + spec.max_age[0] - spec.max_age[1] * chance if spec.max_age else None
-    status = status._replace(pid=event.value, starts=status.starts + 1, started=now)
+    status = status._replace(pid=event.pid, starts=status.starts + 1, started=now)
     if spec.kind != "daemon":
         return status._replace(deadline=now + spec.timeout if spec.timeout else None), said
     first = min(spec.warmup or spec.ready_timeout, spec.ready_timeout) if spec.ready else spec.warmup
@@ -1346,8 +1446,7 @@ def ripen(spec: Spec, status: Status, event: Event, now: float, chance: float) -
         return prove(spec, status, event, now, chance)
     if now < due:  # the warm-up alone is over
         return status._replace(deadline=due), []
-    why = f"not ready within {spell_duration(spec.ready_timeout)}"
-    return halt(spec, status, Event("stop", why=why, then="fail"), now, chance)
+    return halt(spec, status, Event("stop", f"not ready within {spell_duration(spec.ready_timeout)}", fails=True), now, chance)
 
 
 def greet(spec: Spec, status: Status, event: Event, now: float, chance: float) -> tuple[Status, list[Any]]:
@@ -1368,14 +1467,22 @@ def prove(spec: Spec, status: Status, event: Event, now: float, chance: float) -
     return enter(status, OK, now, deadline=status.expires, oks=status.oks + 1, up=True), actions
 
 
-def give_up(spec: Spec, status: Status, event: Event, now: float, chance: float) -> tuple[Status, list[Any]]:
-    """Stop a daemon that answers no more or has reached its `max_age`, or a script that has used up its `timeout`."""
-    why, then = event.why, "fail"
-    if event.kind == "deadline" and spec.kind == "daemon":
-        why, then = f"max_age reached after {spell_duration(now - status.started)}", "restart"
-    elif event.kind == "deadline":
-        why = f"timeout {spell_duration(spec.timeout)} reached"
-    return halt(spec, status, Event("stop", why=why, then=then), now, chance)
+def age(spec: Spec, status: Status, event: Event, now: float, chance: float) -> tuple[Status, list[Any]]:
+    """A daemon has reached its `max_age`."""
+    why = f"max_age reached after {spell_duration(now - status.started)}"
+    return outdate(spec, status._replace(deadline=None), Event("stale", why), now, chance)
+
+
+def outdate(spec: Spec, status: Status, event: Event, now: float, chance: float) -> tuple[Status, list[Any]]:
+    """The process is not the one wanted any more: the Fleet says when it is replaced. A failure is the better reason."""
+    if not status.pid or (status.stale and not event.fails):
+        return status, []
+    return status._replace(stale=event.why, then="fail" if event.fails else status.then), []
+
+
+def time_out(spec: Spec, status: Status, event: Event, now: float, chance: float) -> tuple[Status, list[Any]]:
+    """Stop a script that has used up its `timeout`."""
+    return halt(spec, status, Event("stop", f"timeout {spell_duration(spec.timeout)} reached", fails=True), now, chance)
 
 
 def remind(spec: Spec, status: Status, event: Event, now: float, chance: float) -> tuple[Status, list[Any]]:
@@ -1389,35 +1496,33 @@ def halt(spec: Spec, status: Status, event: Event, now: float, chance: float) ->
         return withdraw(spec, status, event, now, chance)
     signum = event.signum or spec.stop_signal
     limit = spec.stop_timeout if event.limit is None else min(spec.stop_timeout, event.limit)
-    status = enter(status, STOPPING, now, deadline=now + limit, then=event.then, why=event.why)
+    status = enter(status, STOPPING, now, deadline=now + limit, stale="", then="fail" if event.fails else "stop", why=event.why)
     said = Say("info", spec.name, f"stopping ({'stop_cmd' if spec.stop_cmd else spell_signal(signum)}): {event.why}")
     return status, [said, StopCommand(spec.name, status.pid) if spec.stop_cmd else Kill(spec.name, status.pid, signum, False)]
 
 
 def hasten(spec: Spec, status: Status, event: Event, now: float, chance: float) -> tuple[Status, list[Any]]:
-    """A stop while stopping: the later wish counts, the earlier deadline stays."""
-    then = "restart" if event.then == "restart" and status.then != "stop" else "stop"
+    """A stop while stopping: what comes of it is not its own doing, the earlier deadline stays."""
     if event.limit is not None and status.deadline is not None:
         status = status._replace(deadline=min(status.deadline, now + event.limit))
-    return status._replace(then=then, why=event.why), []
+    return status._replace(then="stop", why=event.why), []
 
 
 def revive(spec: Spec, status: Status, event: Event, now: float, chance: float) -> tuple[Status, list[Any]]:
-    """Asked for while it stops: start it again once it is gone."""
-    return status._replace(then="restart"), []
+    """Asked for while it stops: it comes again once it is gone, however it ends."""
+    return status._replace(then="stop"), []
 
 
 def kill(spec: Spec, status: Status, event: Event, now: float, chance: float) -> tuple[Status, list[Any]]:
     """The time to stop is over: SIGKILL to the whole group. LINUX: only a process stuck in the kernel survives it."""
     words = ("not all gone", "the rest") if status.left else ("not gone", "it")
     text = f"{words[0]} after {spell_duration(now - status.since)}, killing {words[1]} (SIGKILL)"
-    actions = [Say("warning", spec.name, text), Kill(spec.name, status.pid, SIGNALS["KILL"], True)]
-    return status._replace(deadline=None), actions
+    return status._replace(deadline=None), [Say("warning", spec.name, text), Kill(spec.name, status.pid, SIGNALS["KILL"], True)]
 
 
 def withdraw(spec: Spec, status: Status, event: Event, now: float, chance: float) -> tuple[Status, list[Any]]:
     """Stop a unit that has no process: nothing to wait for."""
-    if event.then == "restart":
+    if event.wanted:
         return enlist(spec, status, event, now, chance)
     said = [Say("info", spec.name, f"stopped ({event.why})")] if event.why == BY_HAND else []
     return enter(status, STOPPED, now, then="", why=event.why), said
@@ -1425,22 +1530,21 @@ def withdraw(spec: Spec, status: Status, event: Event, now: float, chance: float
 
 def fall(spec: Spec, status: Status, event: Event, now: float, chance: float) -> tuple[Status, list[Any]]:
     """The process that overlord started has ended by itself: what it left of its group goes first."""
-    end = {"code": event.value, "lived": now - status.started, "then": event.then, "why": event.why, "hint": event.hint}
-    status = status._replace(**end)
+    end = {"code": event.code, "lived": now - status.started, "then": "", "why": event.why, "hint": event.hint}
+    status = status._replace(stale="", **end)
     if not event.left:
         return conclude(spec, status, event, now, chance)
-    text = f"{spell_end(event.value)} and left processes behind, stopping them ({spell_signal(spec.stop_signal)})"
+    text = f"{spell_end(event.code)} and left processes behind, stopping them ({spell_signal(spec.stop_signal)})"
     actions = [Say("warning", spec.name, text), Kill(spec.name, status.pid, spec.stop_signal, True)]
     return enter(status, STOPPING, now, left=True, deadline=now + spec.stop_timeout, why=event.why), actions
 
 
 def drop(spec: Spec, status: Status, event: Event, now: float, chance: float) -> tuple[Status, list[Any]]:
     """The process has ended while being stopped: now the stop signal is for what it leaves behind."""
-    status = status._replace(code=event.value, lived=now - status.started, left=event.left)
+    status = status._replace(code=event.code, lived=now - status.started, left=event.left)
     if not event.left:
         return conclude(spec, status, event, now, chance)
-    signum = spec.stop_signal if status.deadline is not None else SIGNALS["KILL"]
-    return status, [Kill(spec.name, status.pid, signum, True)]
+    return status, [Kill(spec.name, status.pid, spec.stop_signal if status.deadline is not None else SIGNALS["KILL"], True)]
 
 
 def conclude(spec: Spec, status: Status, event: Event, now: float, chance: float) -> tuple[Status, list[Any]]:
@@ -1448,8 +1552,8 @@ def conclude(spec: Spec, status: Status, event: Event, now: float, chance: float
     end = f"{spell_end(status.code)} after {spell_duration(status.lived)}"
     steady = status.lived >= max(STEADY, status.delay or 0.0)
     gone = status._replace(pid=0, left=False, delay=None if steady else status.delay)
-    if status.then in ("stop", "restart"):
-        again = ", restarting" if status.then == "restart" else ""
+    if status.then == "stop" or not event.wanted:
+        again = ", restarting" if event.wanted else ""
         gone = enter(gone, WAITING if again else STOPPED, now, then="")
         return gone, [Say("info", spec.name, f"stopped ({end}){again}")]
     early = spec.kind == "daemon" and not status.up
@@ -1466,18 +1570,17 @@ def conclude(spec: Spec, status: Status, event: Event, now: float, chance: float
         end += "; a daemon has to stay in the foreground"
     end += f": {status.hint}" if status.hint and not success else ""
     if spec.kind == "script" and success:
-        text = f"ok ({end})"
-        return enter(gone, OK, now, oks=status.oks + 1, then="", why=end), [Say("info", spec.name, text)]
+        return enter(gone, OK, now, oks=status.oks + 1, then="", why=end), [Say("info", spec.name, f"ok ({end})")]
     gone = gone._replace(then="", code=status.code if success else status.code or 1)
     return end_run(spec, gone, end, success, now, chance)
 
 
 def miss(spec: Spec, status: Status, event: Event, now: float, chance: float) -> tuple[Status, list[Any]]:
-    """There is no process: overlord could not make one (`value`: for a reason that may pass), or a script failed."""
-    if event.then == "stop":
+    """There is no process: overlord could not make one, or a script that has to run before failed."""
+    if not event.wanted:
         return withdraw(spec, status, event, now, chance)
     status, end = status._replace(code=1), f"cannot start: {event.why}"
-    if not event.value:
+    if not event.passing:
         return end_run(spec, status, end, False, now, chance)
     return retry(spec, status, end, FORK_DELAY, now, chance)  # no fault of the unit, so not held against it
 
@@ -1510,34 +1613,210 @@ def retry(spec: Spec, status: Status, end: str, least: float, now: float, chance
 
 
 TABLE: dict[str, tuple[Callable[..., tuple[Status, list[Any]]] | None, ...]] = {
-    # state   want    start       spawned     unspawned   exited      emptied     deadline    stop       ready   unwell
-    IDLE:     (enlist, impossible, impossible, impossible, impossible, impossible, impossible, None,      None,   None),
-    WAITING:  (None,   launch,     impossible, miss,       impossible, impossible, remind,     withdraw,  None,   None),
-    STARTING: (None,   impossible, adopt,      miss,       fall,       impossible, ripen,      halt,      greet,  None),
-    OK:       (enlist, impossible, impossible, impossible, fall,       impossible, give_up,    halt,      None,   give_up),
-    RUNNING:  (None,   impossible, adopt,      miss,       fall,       impossible, give_up,    halt,      None,   None),
-    STOPPING: (revive, impossible, impossible, impossible, drop,       conclude,   kill,       hasten,    None,   None),
-    BACKOFF:  (enlist, impossible, impossible, impossible, impossible, impossible, enlist,     withdraw,  None,   None),
-    STOPPED:  (enlist, impossible, impossible, None,       impossible, impossible, impossible, None,      None,   None),
-    DONE:     (enlist, impossible, impossible, impossible, impossible, impossible, impossible, None,      None,   None),
-    FAILED:   (enlist, impossible, impossible, impossible, impossible, impossible, impossible, None,      None,   None),
+    # state    want    start   spawned  unspawned  barred  exited  emptied   deadline  stop      stale    ready
+    IDLE:     (enlist, never,  never,   never,     never,  never,  never,    never,    None,     None,    None),
+    WAITING:  (None,   launch, never,   never,     miss,   never,  never,    remind,   withdraw, None,    None),
+    STARTING: (None,   never,  adopt,   miss,      never,  fall,   never,    ripen,    halt,     outdate, greet),
+    OK:       (enlist, never,  never,   never,     never,  fall,   never,    age,      halt,     outdate, None),
+    RUNNING:  (None,   never,  adopt,   miss,      never,  fall,   never,    time_out, halt,     outdate, None),
+    STOPPING: (revive, never,  never,   never,     never,  drop,   conclude, kill,     hasten,   None,    None),
+    BACKOFF:  (enlist, never,  never,   never,     never,  never,  never,    enlist,   withdraw, None,    None),
+    STOPPED:  (enlist, never,  never,   never,     never,  never,  never,    never,    None,     None,    None),
+    DONE:     (enlist, never,  never,   never,     never,  never,  never,    never,    None,     None,    None),
+    FAILED:   (enlist, never,  never,   never,     never,  never,  never,    never,    None,     None,    None),
 }  # fmt: skip
 
 
+def renew(old: Spec, new: Spec, status: Status, changed: bool, chance: float) -> Status:
+    """Return the status under another definition: `changed`, of its process, has the counts begin anew."""
+    if changed:
+        status = status._replace(delay=None, respawned=0, recent=())
+    if status.pid and status.state in (STARTING, OK, RUNNING):
+        if old.max_age != new.max_age:
+            expires = status.started + new.max_age[0] - new.max_age[1] * chance if new.max_age else None
+            status = status._replace(expires=expires, deadline=expires if status.state == OK else status.deadline)
+        if old.timeout != new.timeout:
+            status = status._replace(deadline=status.started + new.timeout if new.timeout else None)
+    return status
+
+
+def shift(status: Status, gap: float) -> Status:
+    """Return the status with its deadlines so many seconds later."""
+    deadline, expires = (at and at + gap for at in (status.deadline, status.expires))
+    started = status.started + (gap if status.state == STARTING and status.pid else 0.0)
+    return status._replace(deadline=deadline, expires=expires, started=started)
+
+
+# ============================================================================================================= Unit
+# One unit among its neighbours: all that is known of it, and what is next for it, which `Unit.find_next` alone decides.
+
+# What `find_next` answers. `deed`: "wait", or what to do, nothing where it is empty; `whom`: the unit that it waits for, if it
+# is one; `at`: as which of its deps; `why`: what it waits for, who wants it, or why it is stopped.
+Next = namedtuple("Next", "deed whom at why", defaults=("", None, -1, ""))
+
+
+class Unit:
+    """One unit: all that is known of it. Removing a unit is removing its record."""
+
+    __slots__ = (
+        *("name", "spec", "status"),
+        *("deps", "dependents", "team"),  # neighbours: (unit, state) in the order written; units; all instances of its daemon
+        *("wanted", "by", "queued"),  # is it to be up; who wanted that, or whom a script runs for; who wants its next run
+        *("tried", "succeeded"),  # script: it had its run for all that need it `ok`; it was ok once for them
+        *("waits", "at", "reason"),  # the unit that it waits for; as which of its deps; for what in words
+        *("stuck", "waiters"),  # who at the end of that chain ended for good; units that wait for it
+        *("ran", "reach"),  # waiting: its `always` scripts that have run -> why in vain; "asked" or "there": its `wait_for`
+        *("leaving", "changing"),  # a reload or a shutdown takes it down; a reload changes its definition
+        *("ahead", "passed", "height"),  # then: how many come before it; it is over with; levels of live units from here down
+        *("story", "note", "next_run"),  # for `timeline`; what it says of itself; when its schedule is due, in words
+        # For the rooms below: its timer; what hears it as `ready = fd:N` and by sd_notify(3); the pid of its `stop_cmd` at
+        # work, which may outlive the daemon; who probes it; its schedule, and when it is to run next.
+        *("timer", "ear", "notices", "stop_command", "prober", "plan"),
+        "queue",  # it is to be looked at
+    )
+
+    def __init__(self, spec: Spec) -> None:
+        self.name, self.spec, self.status = spec.name, spec, Status()
+        self.deps: tuple[tuple[Unit, str], ...] = ()
+        self.dependents: list[Unit] = []
+        self.team: list[Unit] = []
+        self.by = self.queued = self.reason = self.reach = self.note = self.next_run = ""
+        self.wanted = self.tried = self.succeeded = self.leaving = self.changing = self.queue = False
+        self.passed, self.ahead, self.height, self.at, self.ear, self.stop_command = True, 0, 0, -1, -1, 0
+        self.waits: Unit | None = None
+        self.stuck: Unit | None = None
+        self.waiters: dict[Unit, None] = {}
+        self.ran: dict[str, str] = {}
+        self.story: tuple[tuple[float, str], ...] = ()
+        nothing: Any = None
+        self.timer = self.notices = self.prober = self.plan = nothing
+
+    def lives(self) -> bool:
+        """Tell whether it has a process, or is about to get one."""
+        return self.status.state in (STARTING, RUNNING, STOPPING) or bool(self.status.pid)
+
+    def keeps_up(self) -> bool:
+        """Tell whether it is a reason for overlord to go on."""
+        return self.lives() or self.status.state in (BACKOFF, STOPPED)
+
+    def rests(self) -> bool:
+        """Tell whether nothing comes of it by itself."""
+        return self.status.state in RESTING or (self.status.state == OK and not self.status.pid)
+
+    def in_vain(self) -> bool:
+        """Tell whether it waits for one that ended for good, and has not been asked for since."""
+        return bool(self.stuck and self.stuck.rests())
+
+    def why_wait(self) -> str:
+        """Return in words what it waits for, and who at the end of that chain ended for good."""
+        end = self.stuck
+        vain = f", and {end.name} is {end.status.state}{', but by schedule alone' * (end.status.state == OK)}" if end else ""
+        return f"{self.name} waits for {self.reason}{vain}"
+
+    def find_next(self) -> Next:
+        """Return what is next for it. Pure: reads its record and those of its neighbours, and changes nothing."""
+        state = self.status.state
+        if self.leaving:  # a shutdown or a reload takes it down, when all that depend on it are over with
+            begun = self.lives() or (state in (WAITING, BACKOFF) and not self.wanted)
+            due = not self.ahead or self.status.then == "fail"
+            return Next("stop", why=self.status.stale if self.wanted else BY_HAND) if begun and due else Next()
+        if self.rests():
+            return self.find_asker()
+        if not self.wanted:
+            return Next("stop", why=BY_HAND)
+        return self.find_way_up() if state == WAITING else self.find_turn() if self.status.stale else Next()
+
+    def find_asker(self) -> Next:
+        """It rests: is it to be up, and who wants that? What ended for good is not brought back by those who depend on it."""
+        if self.spec.kind != "script":
+            needed = self.wanted or (self.status.state == IDLE and self.waiters)
+            return Next("want", why=self.by if self.wanted else BY_NEED) if needed else Next()
+        if self.queued:
+            return Next("want", why=self.queued)
+        hows = [(each, each.needs()) for each in self.waiters]
+        asking = [each for each, how in hows if (how == "always" or not self.tried) and not each.is_met(self, how)]
+        if not asking:
+            return Next()
+        first = min(asking, key=lambda each: float(each.status.since))  # lest two that flap keep a third from its turn
+        return Next("want", why=first.name if first.needs() == "always" else BY_NEED)
+
+    def needs(self) -> str:
+        """Return in which state it needs the unit that it waits for, nothing where it waits for other reasons."""
+        return self.deps[self.at][1] if self.at >= 0 else ""
+
+    def find_way_up(self) -> Next:
+        """It waits: for the first of its deps that is not there, then for its bounce ancestors, then for what is outside.
+        COST: goes on with the dep where it stood, and looks at those that were met before once more at the end."""
+        if self.changing:  # by a reload, which has something to stop first
+            return Next("wait", why=self.reason)
+        start = max(0, self.at)
+        for index in (*range(start, len(self.deps)), *range(start)):
+            dep, how = self.deps[index]
+            if self.ran.get(dep.name):
+                return Next("barred", why=f"script {dep.name} failed: {self.ran[dep.name]}")
+            if not self.is_met(dep, how):
+                return Next("wait", dep, index, f"{dep.name}:{OK if how == 'up' else how}")
+        ancestor = self.find_unsettled()
+        if ancestor:
+            return Next("wait", ancestor, why=f"{ancestor.name} to be restarted")
+        if self.spec.wait_for and self.reach != "there":
+            return Next("wait" if self.reach else "reach", why=", ".join(probe.text for probe in self.spec.wait_for))
+        return Next("start")
+
+    def is_met(self, dep: Unit, how: str) -> bool:
+        """Tell whether one dependency is there."""
+        if dep.leaving:  # not as it will be
+            return False
+        if dep.spec.kind == "script":
+            return dep.name in self.ran if how == "always" else dep.succeeded
+        return bool(dep.status.state == OK or (how == "up" and dep.rests()))
+
+    def find_turn(self) -> Next:
+        """Its process is stale: replaced at once if it failed, else one instance after the other, after bounce ancestors."""
+        failed, stale = self.status.then == "fail", self.status.stale
+        for other in self.team if self.status.state == OK and not failed else ():
+            if other.is_awaited(stale):
+                return Next("wait", other, why=f"{other.name} to be up")
+        ancestor = None if failed else self.find_unsettled()
+        return Next("wait", ancestor, why=f"{ancestor.name} to be restarted") if ancestor else Next("stop", why=stale)
+
+    def is_awaited(self, why: str) -> bool:
+        """Tell whether the replacing of another instance waits for it. Not where it waits for what never comes; and that it fails
+        again and again does not keep others from being replaced for their age."""
+        failing = self.status.delay is not None and self.status.state != STOPPING and why not in (RESTART, RELOAD)
+        return self.status.state in COMING and not failing and not self.in_vain()
+
+    def find_unsettled(self) -> Unit | None:
+        """Return a bounce ancestor that is down or still to be restarted; one that will never be is no matter."""
+        ancestors, seen = [self], set()
+        while ancestors:
+            for dep, how in ancestors.pop().deps:
+                if how != "bounce" or dep in seen:
+                    continue
+                seen.add(dep)
+                if dep.status.state == OK and not dep.status.stale:
+                    ancestors.append(dep)
+                elif dep.status.state not in RESTING and not dep.in_vain():
+                    return dep
+        return None
+
+
+def bouncing(units: Iterable[Unit]) -> list[Unit]:
+    """Return units and all that bounce with them, directly or not."""
+    found = list(units)
+    seen = set(found)
+    for unit in found:  # grows on the way
+        more = [other for other in unit.dependents if other not in seen and (unit, "bounce") in other.deps]
+        seen.update(more)
+        found += more
+    return found
+
+
 # ============================================================================================================ Fleet
-# All units: settle dependencies, spread bounces, stop in order, find the exit code.
+# All units: `Fleet.look` does what `Unit.find_next` says, and notes whom the unit waits for. Whenever a record changes, its
+# unit and those that wait for it are looked at again. Shutdown, reload, exit code.
 
 Ending = namedtuple("Ending", "why code quiet signum units_end end")  # a shutdown under way; instants, exit code or None
-
-
-def lives(status: Status) -> bool:
-    """Tell whether a unit has a process, or is about to get one."""
-    return status.state in (STARTING, RUNNING, STOPPING) or bool(status.pid)
-
-
-def busy(status: Status) -> bool:
-    """Tell whether a unit is a reason for overlord to go on."""
-    return lives(status) or status.state in (BACKOFF, STOPPED)
 
 
 def sweep_share(total: float) -> float:
@@ -1547,38 +1826,20 @@ def sweep_share(total: float) -> float:
 
 class Fleet:
     """All units together. What happens comes in by `feed` and its kin; what to do about it leaves by `take`.
-
-    COST: an event is paid for by the units it touches, never by the number of units.
-    """
+    COST: an event is paid for by the units it touches, never by the number of units."""
 
     def __init__(self, config: Config, chance: Callable[[], float]) -> None:
         self.chance = chance
-        self.adopt(config)
-        self.status = dict.fromkeys(self.order, Status())
         self.actions: list[Any] = []
-        self.timers: list[tuple[float, str]] = []  # a heap; an entry counts while it is the deadline of its unit
-        self.deadline: float | None = None  # of the fleet itself (its name in the heap is ""), in a shutdown
-        self.todo: deque[tuple[str, Event | None]] = deque()  # events to feed; None: settle. No recursion, any chain
-        self.next_runs: dict[str, str] = {}  # script -> when it is run by its schedule next, in words
-        self.notes: dict[str, str] = {}  # what daemons say of themselves
-        self.reaching: set[str] = set()  # waiting for what lives outside: `wait_for`
-        self.reached: set[str] = set()  # and it is there
-        self.turns: dict[str, dict[str, str]] = {}  # name -> which of its instances are still to be restarted, and why
-        self.by_hand: set[str] = set()  # daemons that a person started: their end is not the container's
-        self.pending: Config | None = None  # reload: what takes effect when all that is `leaving` has stopped
-        self.leaving: dict[str, Spec | None] = {}  # what that changes or removes -> what it becomes
-        self.stories: dict[str, tuple[tuple[float, str], ...]] = {}  # unit -> what happened until it was up for the first time
+        self.deadline: float | None = None  # of the fleet itself, in a shutdown
+        self.events: deque[tuple[Unit, Event]] = deque()  # to be fed, and units to be looked at. No recursion, any chain
+        self.looks: deque[Unit] = deque()
+        self.pending: Config | None = None  # reload: what takes effect when all that leaves for it has stopped
+        self.unpassed = 0  # in a reload or a shutdown: units that are not over with
         self.followed = False  # somebody wants to know of each change
-        self.blocked: dict[str, int] = {}  # waiting unit -> which of its deps it waits for
-        self.ran: dict[str, set[str]] = {}  # waiting unit -> `always` scripts that have run for this start
-        self.requests: dict[str, dict[str, None]] = {}  # script -> for whom to run it; "" for all who need it `ok`
-        self.serving: dict[str, str] = {}  # script at work -> for whom
-        self.tried: set[str] = set()  # scripts that had their run for `ok`
-        self.held: dict[str, str] = {}  # still to be restarted, or to start, in a bounce wave -> after whom
-        self.review = False  # a state changed while somebody was held
-        self.busy = 0
+        self.busy = 0  # units that are a reason for overlord to go on
         self.began: float | None = None  # when it was booted, until everything is up
-        self.coming: set[str] = set()  # daemons asked for that are not up yet
+        self.rising: list[Unit] = []  # daemons that may not be up yet, until then
         self.slowest = (0.0, "")  # the unit that took longest from its start to OK, of those
         self.first_failure: int | None = None
         self.ending: Ending | None = None
@@ -1586,56 +1847,63 @@ class Fleet:
         self.interrupts = 0  # how often SIGINT asked for shutdown
         self.sweeping = self.swept_hard = False
         self.code: int | None = None  # what a person wants the container to exit with
-        self.heights: dict[str, int] = {}  # in a shutdown: levels of live units from here down, this one included
-        self.unpassed: dict[str, int] = {}  # in a shutdown: unit not yet over with -> how many dependents come before it
-        self.killed: list[str] = []
+        self.killed: list[str] = []  # units, and whoever else, that had to be
+        self.units: dict[str, Unit] = {}  # in the order of the configuration: dependencies first
+        self.adopt(config)
 
     def adopt(self, config: Config) -> None:
-        self.settings, self.units = config.settings, config.units
-        self.order: list[str] = config.order
-        self.dependents: dict[str, list[str]] = {}
-        self.bouncers = {dep for spec in self.units.values() for dep, how in spec.deps if how == "bounce"}
-        self.scheduled = any(spec.schedule for spec in self.units.values())
-        self.teams: dict[str, list[str]] = {}  # name -> its instances
-        for spec in self.units.values():
-            for dep, _ in spec.deps:
-                self.dependents.setdefault(dep, []).append(spec.name)
-            if spec.instance:
-                self.teams.setdefault(spec.name.rpartition("-")[0], []).append(spec.name)
+        """Take over a configuration: a record for each unit, and who its neighbours are."""
+        self.config, self.settings = config, config.settings
+        self.scheduled = any(spec.schedule for spec in config.units.values())
+        self.units = {name: self.units.get(name) or Unit(config.units[name]) for name in config.order}
+        teams: dict[str, list[Unit]] = {}
+        for name, unit in self.units.items():
+            unit.spec = config.units[name]
+            unit.deps = tuple((self.units[dep], how) for dep, how in unit.spec.deps)
+            unit.team = teams.setdefault(name.rpartition("-")[0], []) if unit.spec.instance else []
+            unit.dependents, unit.waiters, unit.waits, unit.at, unit.stuck = [], {}, None, -1, None
+            unit.team.append(unit)
+            for dep, _ in unit.deps:
+                dep.dependents.append(unit)
 
     # -------------------------------------------------------------------------------------------- what comes in
     def boot(self, now: float) -> None:
         """Ask for every daemon with autostart, and for the main command."""
-        self.began, want = now, Event("want")
-        for name in self.order:
-            if self.units[name].autostart and self.units[name].kind != "script":
-                self.todo.append((name, want))
+        self.began = now
+        for unit in self.units.values():
+            self.want_by_config(unit, unit.spec.autostart)
         self.work(now)
+
+    def want_by_config(self, unit: Unit, wanted: bool) -> None:
+        if wanted and unit.spec.kind != "script":
+            unit.wanted, unit.by = True, BY_CONFIG
+            self.look_later(unit)
 
     def feed(self, name: str, event: Event, now: float) -> None:
         """Take in what happened to a unit, and all that follows from it."""
-        self.todo.append((name, event))
+        if name in self.units:  # a reload may have removed it
+            self.events.append((self.units[name], event))
         self.work(now)
 
-    def expire(self, now: float) -> None:
-        """Take in every deadline that has passed."""
-        while self.timers and self.timers[0][0] <= now:
-            instant, name = heappop(self.timers)
-            if not name and self.deadline == instant:
-                self.overdue(now)
-            elif name and self.status[name].deadline == instant:
-                if self.status[name].state == OK and (self.ending or self.units[name].instance):
-                    self.status[name] = self.status[name]._replace(deadline=None)
-                    if not self.ending:  # in a shutdown each is stopped in its turn, however old it is
-                        self.take_turn(name, f"max_age reached after {spell_duration(now - self.status[name].started)}", now)
-                else:
-                    self.feed(name, Event("deadline"), now)
+    def expire(self, name: str, now: float) -> None:
+        """Take in that an instant has come for which a Wake asked; it counts if it is still the deadline of that unit."""
+        if not name and self.deadline is not None and self.deadline <= now:
+            self.overdue(now)
+        unit = self.units.get(name)
+        if unit and unit.status.deadline is not None and unit.status.deadline <= now:
+            self.events.append((unit, Event("deadline")))
+        self.work(now)
+
+    def reach(self, name: str, now: float) -> None:
+        """What a unit waits for outside is there."""
+        self.units[name].reach = "there"
+        self.look_later(self.units[name])
         self.work(now)
 
     def transparent(self) -> bool:
         """Tell whether a main command lives and there is no unit beside it: then overlord only relays signals, as tini does."""
-        main = self.status.get(MAIN)
-        return bool(self.order == [MAIN] and main and main.pid and not main.left and not self.ending)
+        main = self.units.get(MAIN)
+        return bool(main and len(self.units) == 1 and main.status.pid and not main.status.left and not self.ending)
 
     def ask_shutdown(self, why: str, now: float, signum: int | None = None, code: int | None = None) -> None:
         """Somebody asks for shutdown, by a signal or with an exit code; a second SIGINT wants it at once. Where overlord is
@@ -1646,15 +1914,14 @@ class Fleet:
         if transparent:
             self.asked = now if self.asked is None else self.asked
             if signum is None:
-                self.actions.append(Kill(MAIN, self.status[MAIN].pid, SIGNALS["TERM"], False))
+                self.actions.append(Kill(MAIN, self.units[MAIN].status.pid, SIGNALS["TERM"], False))
         elif not self.ending:
             self.shut_down(why, None, now, signum)
         elif signum == SIGNALS["INT"] and self.interrupts > 1:
             self.say("warning", "", f"{why} again: killing what is left at once")
-            for name, status in self.status.items():
-                if status.pid:
-                    self.killed += [] if status.left else [name]
-                    self.actions.append(Kill(name, status.pid, SIGNALS["KILL"], True))
+            for unit in [unit for unit in self.units.values() if unit.status.pid]:
+                self.killed += [] if unit.status.left else [unit.name]
+                self.actions.append(Kill(unit.name, unit.status.pid, SIGNALS["KILL"], True))
             self.sweep(SIGNALS["KILL"], now)
         else:
             left = spell_duration(max(0.0, self.ending.end - now))
@@ -1662,34 +1929,13 @@ class Fleet:
             self.say("info", "", f"{why}: shutting down already, within {left}{hint}")
         self.work(now)
 
-    def also_killed(self, names: list[str]) -> None:
-        """Note who else, beside the units, had to be killed."""
-        self.killed += names
-
-    def swept(self) -> None:
-        """The sweep is over: nobody is left."""
-        if self.sweeping and self.deadline is not None:
-            self.leave()
-
-    def next_deadline(self) -> float | None:
-        """Return when `expire` is due, None for never."""
-        while self.timers:
-            instant, name = self.timers[0]
-            if instant == (self.status[name].deadline if name else self.deadline):
-                return instant
-            heappop(self.timers)
-        return None
-
     def shift(self, gap: float) -> None:
         """Move all deadlines: for so many seconds nothing ran (docker pause)."""
-        for name, status in self.status.items():
-            deadline, expires = (at and at + gap for at in (status.deadline, status.expires))
-            started = status.started + (gap if status.state == STARTING and status.pid else 0.0)
-            self.status[name] = status._replace(deadline=deadline, expires=expires, started=started)
+        for unit in self.units.values():
+            unit.status = shift(unit.status, gap)
         self.deadline = self.deadline and self.deadline + gap
         if self.ending:
             self.ending = self.ending._replace(units_end=self.ending.units_end + gap, end=self.ending.end + gap)
-        self.rebuild_timers()
 
     def take(self) -> list[Any]:
         """Return the actions to be performed, in order, and forget them."""
@@ -1698,576 +1944,387 @@ class Fleet:
 
     # ----------------------------------------------------------------------------------------------- the engine
     def work(self, now: float) -> None:
-        """Feed and settle until nothing follows any more."""
-        while self.todo or self.review:
-            if not self.todo:
-                self.review = False
-                if self.pending and not self.unpassed:
-                    self.replace(now)
-                self.settle_held(now)
-                continue
-            name, event = self.todo.popleft()
-            if name not in self.status:  # a reload removed it
-                continue
-            if event is None:
-                self.settle(name, now)
+        """Feed and look until nothing follows any more."""
+        while self.events or self.looks or (self.pending and not self.unpassed):
+            if self.events:
+                unit, event = self.events.popleft()
+                if self.units.get(unit.name) is unit:  # no reload has removed it
+                    self.apply(unit, event, now)
+            elif self.looks:
+                unit = self.looks.popleft()
+                unit.queue = False
+                if self.units.get(unit.name) is unit:
+                    self.look(unit, now)
             else:
-                self.apply(name, event, now)
-        if not self.busy and not self.ending and not self.reaching and not self.scheduled:
+                self.replace(now)
+        if self.ending and not self.unpassed and not self.sweeping:
+            self.sweep(SIGNALS["TERM"], now)
+        elif not (self.ending or self.busy or self.scheduled or any(unit.reach == "asked" for unit in self.units.values())):
             self.run_dry(now)
 
-    def apply(self, name: str, event: Event, now: float) -> None:
+    def look_later(self, unit: Unit, first: bool = False) -> None:
+        """See to it that a unit is looked at: it has changed, or somebody that it waits for."""
+        if not unit.queue:
+            unit.queue = True
+            (self.looks.appendleft if first else self.looks.append)(unit)
+
+    def look(self, unit: Unit, now: float) -> None:
+        """Do what is next for a unit."""
+        answer = unit.find_next()
+        self.wait_on(unit, answer, now)
+        if self.unpassed and not (unit.passed or unit.ahead or (unit.leaving and unit.lives())):
+            self.pass_on(unit)
+        if answer.deed == "stop" and not self.swept_hard:  # all had SIGKILL then, and nobody more comes later
+            self.apply(unit, self.stop_event(unit, answer.why, now), now)
+        elif answer.deed == "want":
+            unit.wanted, unit.by = True, answer.why
+            unit.queued = "" if unit.queued == answer.why else unit.queued
+            unit.tried = unit.tried or answer.why == BY_NEED
+            self.apply(unit, Event("want"), now)
+        elif answer.deed == "reach":
+            unit.reach = "asked"
+            self.actions.append(Test(unit.name, "wait_for"))
+        elif answer.deed not in ("", "wait", "stop"):
+            self.apply(unit, Event(answer.deed, answer.why), now)
+
+    def wait_on(self, unit: Unit, answer: Next, now: float) -> None:
+        """Note for whom a unit waits, and whether that is in vain; say for what, once."""
+        whom, stuck, reason = answer.whom, None, answer.why if answer.deed in ("wait", "reach") else ""
+        if unit.waits and unit.waits is not whom:
+            unit.waits.waiters.pop(unit, None)
+        fresh, unit.waits, unit.at, unit.reason = reason and reason != unit.reason, whom, answer.at, reason
+        if whom:
+            if unit not in whom.waiters:
+                whom.waiters[unit] = None
+                self.look_later(whom, first=True)
+            stuck = whom if whom.rests() and not whom.find_next().deed else whom.stuck
+        if stuck is not unit.stuck:
+            unit.stuck = stuck
+            for waiter in unit.waiters:
+                self.look_later(waiter)
+        if fresh and unit.status.state == WAITING:
+            self.tell(unit, f"{WAITING} for {reason}", now)
+            self.say("debug" if unit.name == MAIN else "info", unit.name, f"waiting for {reason}")  # for MAIN, see `remind`
+        elif fresh and whom in unit.team:
+            self.say("info", unit.name, f"to be restarted ({unit.status.stale}), waiting for {reason}")
+
+    def wake(self, unit: Unit) -> None:
+        """A unit's record has changed: look at it again, and at those that wait for it whose answer may be another one now."""
+        for waiter in unit.waiters if unit.rests() or unit.spec.kind == "daemon" else ():
+            how = waiter.needs()
+            vain = how != "always" and (unit.rests() or waiter.stuck)
+            if not how or vain or waiter.is_met(unit, how) or unit.name in waiter.ran:
+                self.look_later(waiter)
+        for other in bouncing([unit]) if unit.status.state in ENDED else ():  # what was on the way to an ancestor is no more
+            if other.waits and other.at < 0:
+                self.look_later(other)
+        self.look_later(unit)
+
+    def apply(self, unit: Unit, event: Event, now: float) -> None:
         """Let the Machine make the next status of a unit, and store it. The one place where a status changes state."""
-        old = self.status[name]
-        if self.ending and event.kind in ("exited", "emptied", "unspawned"):
-            old, event = old._replace(then="stop"), event._replace(then="stop")  # no restart any more
-        new, actions = step(self.units[name], old, event, now, self.chance())
+        old = unit.status
+        removed = self.pending and unit.name not in self.pending.units and unit.spec.kind == "daemon"
+        new, actions = step(unit.spec, old, event._replace(wanted=unit.wanted and not removed), now, self.chance())
         self.actions += actions
         if self.ending and event.kind == "deadline" and old.state == STOPPING and not old.left:
-            self.killed.append(name)  # what it has left behind, the Loop names
-        self.status[name] = new
-        if new.deadline is not None and (new.deadline != old.deadline or event.kind == "deadline"):
-            heappush(self.timers, (new.deadline, name))
-            if len(self.timers) > 2 * len(self.status) + 64:
-                self.rebuild_timers()
-        self.busy += busy(new) - busy(old)
+            self.killed.append(unit.name)  # what it has left behind, the Loop names
+        self.put(unit, new)
         if new.state != old.state:
+            self.changed(unit, old, new, now)
             if self.followed:
-                self.actions.append(Changed(name, new.state, self.explain(name, now)))
-            self.tell(name, new.state, now)
-            self.changed(name, old, new, now)
+                self.actions.append(Changed(unit.name, new.state, self.explain(unit, now)))
         elif event.kind == "deadline" and new.state == WAITING:
-            self.say("info", "", self.spell_wait(name))
+            self.say("info", "", unit.why_wait())
+        if new.state != old.state or new.stale != old.stale:
+            self.wake(unit)
 
-    def rebuild_timers(self) -> None:
-        """Drop the entries that count no more."""
-        self.timers = [(status.deadline, name) for name, status in self.status.items() if status.deadline is not None]
-        self.timers += [(self.deadline, "")] if self.deadline is not None else []
-        heapify(self.timers)
+    def put(self, unit: Unit, new: Status) -> None:
+        """Store a status, with its timer and what it counts for."""
+        old, kept, unit.status = unit.status, unit.keeps_up(), new
+        if new.deadline != old.deadline or (new.deadline is not None and new.state != old.state):
+            self.actions.append(Wake(unit.name, new.deadline))
+        self.busy += unit.keeps_up() - kept
 
     def say(self, level: str, name: str, text: str) -> None:
         self.actions.append(Say(level, name, text))
 
-    def tell(self, name: str, what: str, now: float) -> None:
+    def tell(self, unit: Unit, what: str, now: float) -> None:
         """Note for the timeline what happens to a unit on its way up."""
-        story = self.stories.get(name, ())
-        if len(story) < STORY and (not story or story[-1][1] not in (OK, DONE, FAILED)):
-            self.stories[name] = (*story, (now, what))
+        if len(unit.story) < STORY and (not unit.story or unit.story[-1][1] not in (OK, DONE, FAILED)):
+            unit.story = (*unit.story, (now, what))
 
-    def changed(self, name: str, old: Status, new: Status, now: float) -> None:
-        """Spread the news of a unit's new state."""
-        spec = self.units[name]
+    def changed(self, unit: Unit, old: Status, new: Status, now: float) -> None:
+        """Note what else a new state of a unit means."""
+        self.tell(unit, new.state, now)
         if new.state in (STARTING, WAITING):
-            self.notes.pop(name, None)
+            unit.note = ""
         if old.state == WAITING:
-            self.reaching.discard(name)
-            self.reached.discard(name)
-            self.blocked.pop(name, None)
-            self.ran.pop(name, None)
-        if new.state == WAITING:
-            self.todo.append((name, None))
-        for_whom = None
-        if new.state in (OK, FAILED, STOPPED):
-            for_whom = self.serving.pop(name, None)
-            if for_whom == BY_CLOCK:
-                self.status[name] = new._replace(oks=old.oks)  # it changes no `ok`
-            self.answer(name, for_whom, new)
-        for dependent in self.dependents.get(name, ()):
-            at = self.blocked.get(dependent)
-            if at is not None and self.units[dependent].deps[at] in ((name, OK), (name, "bounce"), (name, "up")):
-                self.todo.append((dependent, None))
-        if new.state == OK and spec.kind == "daemon" and not self.ending:
-            self.bounce(name, new)
-        if self.began is not None and spec.kind != "main":
-            self.rise(spec, new, now - self.began, now)
-        if spec.instance and new.state in (OK, STOPPED, DONE, FAILED):
-            self.next_turn(name, now)
-        if self.held and (name in self.held or name in self.bouncers or new.state in (DONE, FAILED, STOPPED)):
-            self.review = True
+            unit.reach, unit.at = "", -1
+            unit.ran.clear()
+        ended = new.state in ENDED or (new.state == OK and not new.pid)
+        if ended and not (self.pending and unit.leaving and new.state == STOPPED):  # which the next reload may bring back
+            unit.wanted = False
+        if ended and unit.spec.kind == "script":
+            unit.succeeded = unit.succeeded or (new.state == OK and unit.by != BY_CLOCK)
+            other = self.units.get(unit.by)
+            if other and other.status.state == WAITING:  # whose `always` script it is
+                other.ran[unit.name] = "" if new.state == OK else new.why or new.state
+        if new.state == OK and new.oks > 1 and new.pid and not self.ending:
+            for other in unit.dependents:  # it runs against the process before
+                if (unit, "bounce") in other.deps and other.status.state in (STARTING, OK):
+                    self.events.append((other, Event("stale", f"{unit.name} was restarted")))
+        if self.began is not None and unit.spec.kind != "main":
+            self.rise(unit, now)
         if not self.ending:
-            self.judge(spec, new, for_whom, now)
-        if self.unpassed.get(name) == 0 and not lives(new):
-            self.passed([name], now)
+            self.judge(unit, now)
 
-    def rise(self, spec: Spec, status: Status, total: float, now: float) -> None:
+    def rise(self, unit: Unit, now: float) -> None:
         """Say, once, that everything is up, and what took longest. Where a daemon ends for good before that, it never is."""
-        if status.state == OK:
-            self.coming.discard(spec.name)
-            self.slowest = max(self.slowest, (now - status.started, spec.name))
-        elif status.state in (DONE, FAILED, STOPPED) and spec.name in self.coming:
+        if unit.status.state in ENDED and unit.spec.kind == "daemon":
             self.began = None
+        if unit.status.state != OK or self.began is None:
             return
-        elif spec.kind == "daemon":
-            self.coming.add(spec.name)
-        if not self.coming and status.state == OK and spec.kind == "daemon":
-            took, name = self.slowest
-            text = f"everything is up after {spell_duration(total)}, longest took {name}, {spell_duration(took)}"
-            self.say("info", "", text)
+        self.slowest = max(self.slowest, (now - unit.status.started, unit.name))
+        while self.rising and self.rising[-1].status.state == OK:
+            self.rising.pop()
+        if not self.rising and unit.spec.kind == "daemon":  # but of those one may have gone down again
+            daemons = [each for each in self.units.values() if each.spec.kind == "daemon"]
+            self.rising = [each for each in daemons if each.status.state != OK and (each.wanted or each.status.state != IDLE)]
+        if not self.rising and unit.spec.kind == "daemon":
+            text = f"everything is up after {spell_duration(now - self.began)}"
+            self.say("info", "", f"{text}, longest took {self.slowest[1]}, {spell_duration(self.slowest[0])}")
             self.began = None
 
-    def judge(self, spec: Spec, status: Status, for_whom: str | None, now: float) -> None:
-        """Find out what the end of a unit does to the container."""
+    def judge(self, unit: Unit, now: float) -> None:
+        """Find out what the end of a unit does to the container; of one that somebody started by hand, or the clock, nothing."""
+        spec, status = unit.spec, unit.status
         gone = spec.kind == "main" and status.left  # what it leaves behind is stopped first, and the daemons after that
-        if status.state not in (DONE, FAILED) and not (status.state == OK and spec.kind == "script") and not gone:
+        ended = status.state in (DONE, FAILED) or (status.state == OK and spec.kind == "script") or gone
+        if not ended or unit.by in (BY_HAND, BY_CLOCK):
             return
-        if for_whom in (BY_HAND, BY_CLOCK) or spec.name in self.by_hand:
-            return
+        for_one = unit.by not in (BY_CONFIG, BY_NEED)
         failed = status.state == FAILED or (gone and status.code not in spec.success)
-        policy = (spec.on_failure or ("ignore" if for_whom else "shutdown")) if failed else spec.on_success
-        if failed and self.first_failure is None and not for_whom:
+        policy = (spec.on_failure or ("ignore" if for_one else "shutdown")) if failed else spec.on_success
+        if failed and self.first_failure is None and not for_one:
             self.first_failure = exit_code(status.code)
         if policy == "shutdown":
-            verb = "failed" if failed else "ended"
             end = status.why or f"{spell_end(status.code)} after {spell_duration(status.lived)}"
-            why = f"{spec.name} {verb}: {end}" if spec.kind != "main" else f"{MAIN} {end}"
+            why = f"{unit.name} {'failed' if failed else 'ended'}: {end}" if spec.kind != "main" else f"{MAIN} {end}"
             self.shut_down(why, exit_code(status.code) if failed else 0, now)
 
     def run_dry(self, now: float) -> None:
         """Nothing runs and nothing can ever run again: say so and go."""
-        waiting = [name for name, status in self.status.items() if status.state == WAITING]
+        waiting = [unit for unit in self.units.values() if unit.status.state == WAITING]
         more = "; ..." if len(waiting) > 3 else ""
-        detail = f" ({'; '.join(self.spell_wait(name) for name in waiting[:3])}{more})" if waiting else ""
-        if all(spec.kind == "script" for spec in self.units.values()):
+        detail = f" ({'; '.join(unit.why_wait() for unit in waiting[:3])}{more})" if waiting else ""
+        if all(unit.spec.kind == "script" for unit in self.units.values()):
             detail = ": there is no daemon, and a script runs only when a unit depends on it"
         self.shut_down(f"nothing is left to run{detail}", self.first_failure or 0, now)
         self.work(now)
 
-    # --------------------------------------------------------------------------------------------- dependencies
-    def settle(self, name: str, now: float) -> None:
-        """Start a waiting unit if all that it depends on is there, else ask for the first that is not.
-
-        COST: goes on where it stood, and looks at what was met before once more at the end.
-        """
-        spec, status = self.units[name], self.status[name]
-        if status.state != WAITING or self.ending:
-            return
-        if self.pending and self.pending.units.get(name) != spec:  # `replace` comes back to it
-            return
-        at = self.blocked.pop(name, 0)
-        for index in (*range(at, len(spec.deps)), *range(at)):
-            dep, how = spec.deps[index]
-            if not self.met(name, dep, how):
-                self.blocked[name] = index
-                self.block(name, f"{dep}:{OK if how == 'up' else how}", now)
-                self.ask(name, dep, how)
-                return
-        if any(how == "bounce" for _, how in spec.deps) and not self.clear(name):
-            self.held.setdefault(name, "")
-            self.block(name, "the restarts of what it bounces with", now)
-            return
-        if spec.wait_for and name not in self.reached:
-            self.block(name, ", ".join(probe.text for probe in spec.wait_for), now)
-            if name not in self.reaching:
-                self.reaching.add(name)
-                self.actions.append(Test(name, "wait_for"))
-            return
-        self.held.pop(name, None)
-        self.apply(name, Event("start"), now)
-
-    def reach(self, name: str, now: float) -> None:
-        """What a unit waits for outside is there."""
-        self.reaching.discard(name)
-        self.reached.add(name)
-        self.todo.append((name, None))
-        self.work(now)
-
-    def spell_wait(self, name: str) -> str:
-        """Return in words what a unit waits for, and who at the end of that chain ended for good."""
-        end = self.stuck(name)
-        return f"{name} waits for {self.status[name].why}" + (f", and {end} is {self.status[end].state}" if end else "")
-
-    def explain(self, name: str, now: float) -> str:
+    def explain(self, unit: Unit, now: float) -> str:
         """Return in words why a unit is in its state, and what comes next."""
-        status = self.status[name]
-        why = str(status.why)
+        status, why = unit.status, str(unit.status.why)
         left = spell_duration(max(0.0, status.deadline - now)) if status.deadline is not None else ""
         if status.state == WAITING:
-            return self.spell_wait(name).partition(" waits ")[2]
-        if status.state == STARTING and not status.ready:
-            return f"not ready yet, {left} to go" + (f": {self.notes[name]}" if name in self.notes else "")
-        if status.state == STARTING:
-            return f"warming up, {left} to go" if left else ""
-        if status.state == OK and name in self.notes:
-            return self.notes[name]
+            return unit.why_wait().partition(" waits ")[2] if unit.reason else ""
+        if status.stale:
+            return f"to be restarted ({status.stale})" + (f", waiting for {unit.reason}" if unit.reason else "")
+        if status.state == STARTING and left:
+            note = f": {unit.note}" if unit.note and not status.ready else ""
+            return f"{'warming up' if status.ready else 'not ready yet'}, {left} to go{note}"
+        if status.state == OK and unit.note:
+            return unit.note
         if status.state == RUNNING:
-            return f"for {self.serving[name]}" if self.serving.get(name) else ""
+            return unit.by if unit.by in (BY_HAND, BY_CLOCK) else f"for {unit.by}" if unit.by in self.units else ""
         if status.state == STOPPING:
-            return why + (f", killed in {left}" if left else ", killed")
-        if name in self.next_runs:
-            return f"{why}{'; ' if why else ''}next run {self.next_runs[name]}"
+            why = why or f"{spell_end(status.code)}, what it left behind is stopped"
+            return f"{why}, killed in {left}" if left else f"{why}, killed"
+        if unit.next_run:
+            return f"{why}{'; ' if why else ''}next run {unit.next_run}"
         return f"{why}; next try in {left}" if status.state == BACKOFF else why
 
-    def block(self, name: str, reason: str, now: float) -> None:
-        """Note and say what a unit waits for, once."""
-        if self.status[name].why != reason:
-            self.tell(name, f"{WAITING} for {reason}", now)
-            self.status[name] = self.status[name]._replace(why=reason)
-            self.say("debug" if name == MAIN else "info", name, f"waiting for {reason}")  # for MAIN, see `remind`
-
-    def met(self, name: str, dep: str, how: str) -> bool:
-        """Tell whether one dependency of a unit is there."""
-        if dep in self.leaving:  # not as it will be
-            return False
-        status = self.status[dep]
-        if how == "always":
-            return dep in self.ran.get(name, ())
-        if self.units[dep].kind == "script":
-            return bool(status.oks)
-        return status.state == OK or (how == "up" and status.state in (IDLE, STOPPED, DONE, FAILED))
-
-    def ask(self, name: str, dep: str, how: str) -> None:
-        """See to it that a dependency comes up, if nobody has yet; what was stopped or has ended is left alone."""
-        if self.units[dep].kind == "script":
-            if how == "always" or dep not in self.tried:
-                token = name if how == "always" else ""
-                if self.serving.get(dep) != token:
-                    self.requests.setdefault(dep, {})[token] = None
-                    self.next_run(dep)
-        elif how != "up" and self.status[dep].state == IDLE:
-            self.todo.append((dep, Event("want")))
-
-    def next_run(self, script: str) -> None:
-        """Run a script for the next who asked, unless it is at work: two runs never overlap."""
-        queue = self.requests.get(script)
-        while queue and script not in self.serving and not self.ending:
-            token = next(iter(queue))
-            del queue[token]
-            if token in self.status:
-                wanted = self.status[token].state == WAITING
-            else:
-                wanted = token in (BY_HAND, BY_CLOCK) or (not token and not self.status[script].oks)
-            if wanted:
-                self.serving[script] = token
-                if not token:
-                    self.tried.add(script)
-                self.todo.append((script, Event("want")))
-
-    def answer(self, script: str, for_whom: str | None, status: Status) -> None:
-        """A run of a script is over: tell whom it was for, and go on with the next."""
-        if for_whom in self.status and self.status[for_whom].state == WAITING:
-            if status.state == OK:
-                self.ran.setdefault(for_whom, set()).add(script)
-                self.todo.append((for_whom, None))
-            else:
-                self.todo.append((for_whom, Event("unspawned", why=f"script {script} failed: {status.why}")))
-        if for_whom is not None:
-            self.next_run(script)
-
-    # --------------------------------------------------------------------------------------------- bounce waves
-    def bounce(self, name: str, status: Status) -> None:
-        """A daemon is OK: whoever bounces with it and still runs against the process before has to be restarted."""
-        for dependent in self.dependents.get(name, ()) if status.oks > 1 else ():
-            other = self.status[dependent]
-            if (name, "bounce") in self.units[dependent].deps and other.pid and other.state in (STARTING, OK):
-                self.held[dependent] = name
-
-    def take_turn(self, name: str, why: str, now: float) -> None:
-        """Restart an instance, unless another one of its name is on its way up: then after that."""
-        team = name.rpartition("-")[0]
-        if any(self.status[other].state in (WAITING, STARTING, STOPPING, BACKOFF) for other in self.teams[team] if other != name):
-            self.turns.setdefault(team, {})[name] = why
-        elif self.status[name].pid:
-            self.apply(name, Event("stop", why=why, then="restart"), now)
-
-    def next_turn(self, name: str, now: float) -> None:
-        """An instance is up, or will not be: it is the turn of the next that is to be restarted."""
-        queue = self.turns.get(name.rpartition("-")[0])
-        if queue and not self.ending:
-            queue.pop(name, None)  # it has been restarted meanwhile, or will not be
-            for following in list(queue):
-                why = queue.pop(following)
-                if self.status[following].pid:
-                    self.take_turn(following, why, now)
-                    return
-
-    def settle_held(self, now: float) -> None:
-        """Restart each held unit none of whose bounce ancestors is down or still to be restarted."""
-        for name, after in list(self.held.items()):
-            state = self.status[name].state
-            if state == WAITING:
-                self.todo.append((name, None))
-            elif state not in (STARTING, OK):
-                del self.held[name]
-            elif self.clear(name):
-                del self.held[name]
-                self.apply(name, Event("stop", why=f"{after} was restarted", then="restart"), now)  # the next look sees it
-
-    def clear(self, name: str) -> bool:
-        """Tell whether no bounce ancestor of a unit is down or still to be restarted; one that will never be is no matter."""
-        ancestors, seen = [name], set()
-        while ancestors:
-            for dep, how in self.units[ancestors.pop()].deps:
-                if how != "bounce" or dep in seen:
-                    continue
-                seen.add(dep)
-                state = self.status[dep].state
-                if state == OK and dep not in self.held:
-                    ancestors.append(dep)
-                elif state not in (IDLE, STOPPED, DONE, FAILED) and not self.stuck(dep):
-                    return False
-        return True
-
-    def bottom(self, name: str) -> str:
-        """Return for whom a waiting unit waits at the end of the chain."""
-        while self.status[name].state == WAITING and name in self.blocked:
-            name = self.units[name].deps[self.blocked[name]][0]
-        return name
-
-    def stuck(self, name: str) -> str:
-        """Return for whom that ended for good a waiting unit waits at the end of the chain, or nothing."""
-        name = self.bottom(name)
-        return name if self.status[name].state in (STOPPED, DONE, FAILED) else ""
-
     # --------------------------------------------------------------------------------------------------- by hand
-    def start(self, names: Iterable[str], now: float, going: Iterable[str] = ()) -> list[str]:
-        """A person asks for units, and so for all that they depend on, stopped or not. Returns them all. `going`: those which
-        are on their way already."""
-        wanted = set(names).difference(going)
-        found = list(names)
-        for name in found:  # grows on the way
-            found += [dep for dep, _ in self.units[name].deps if dep not in found]
-        for name in reversed(found):
-            status = self.status[name]
-            if self.units[name].kind == "script":
-                self.tried.discard(name)
-                if status.state == WAITING:
-                    self.todo.append((name, None))
-                if name in wanted:
-                    self.requests.setdefault(name, {})[BY_HAND] = None
-                    self.next_run(name)
-            elif status.state in (IDLE, STOPPED, DONE, FAILED, BACKOFF, STOPPING):
-                if status.state not in (BACKOFF, STOPPING):
-                    self.by_hand.add(name)
-                self.todo.append((name, Event("want")))
-            elif status.state == WAITING:
-                self.todo.append((name, None))
+    def start(self, asked: list[Unit], now: float, going: Iterable[Unit] = ()) -> list[Unit]:
+        """A person asks for units, so for all they depend on; return them all. Scripts `going` need no run of their own."""
+        found, seen = list(asked), set(asked)
+        for unit in found:  # grows on the way
+            more = [dep for dep, _ in unit.deps if dep not in seen]
+            seen.update(more)
+            found += more
+        for unit in [*reversed(found[len(asked) :]), *asked]:  # what others depend on comes first
+            if unit.spec.kind == "script":
+                unit.tried = False
+                unit.queued = BY_HAND if unit in asked and unit not in going else unit.queued
+            else:
+                unit.wanted, unit.by = True, unit.by if unit.wanted else BY_HAND
+                if unit.status.state in (BACKOFF, STOPPING):
+                    self.events.append((unit, Event("want")))
+            self.look_later(unit)
         self.work(now)
         return found
 
-    def stop(self, names: Iterable[str], now: float) -> None:
+    def stop(self, asked: list[Unit], now: float) -> None:
         """A person wants units stopped; who depends on them goes on."""
-        for name in names:
-            if lives(self.status[name]) or self.status[name].state in (WAITING, BACKOFF):
-                self.todo.append((name, Event("stop", why=BY_HAND, then="stop")))
+        for unit in asked:
+            unit.wanted, unit.queued = False, ""
+            self.look_later(unit)
         self.work(now)
+
+    def restart(self, asked: list[Unit], now: float) -> None:
+        """A person wants units stopped and started again, or started where they are not running."""
+        going = [unit for unit in asked if unit.lives()]
+        for unit in going:
+            unit.wanted = True
+            self.events.append((unit, Event("stale", RESTART)))
+        self.start(asked, now, going)
 
     def run_by_clock(self, name: str, now: float) -> None:
         """It is time for a scheduled run of a script, unless one is under way."""
-        if name in self.serving or self.status[name].state in (WAITING, RUNNING, STOPPING, BACKOFF):
+        unit = self.units[name]
+        if not unit.rests() or unit.queued:
             self.say("warning", name, "the run before is still going, so this one is left out")
         elif not self.ending:
-            self.requests.setdefault(name, {})[BY_CLOCK] = None
-            self.next_run(name)
+            unit.queued = BY_CLOCK
+            self.look_later(unit)
         self.work(now)
-
-    def restart(self, names: Iterable[str], now: float) -> None:
-        """A person wants units stopped and started again, or started where they are not running."""
-        going = [name for name in names if lives(self.status[name])]
-        for name in names:
-            if self.units[name].instance and self.status[name].pid:
-                self.take_turn(name, f"restart {BY_HAND}", now)
-            elif self.status[name].pid and self.status[name].state != STOPPING:
-                self.todo.append((name, Event("stop", why=f"restart {BY_HAND}", then="restart")))
-        self.work(now)
-        self.start(names, now, going)
 
     # ---------------------------------------------------------------------------------------------------- reload
     def reload(self, config: Config, now: float) -> dict[str, str]:
-        """Take over another configuration; return what happens to each unit whose definition differs.
-
-        What shapes a process restarts it, anything else takes effect in place. First all that was removed or changed stops,
-        in reverse dependency order, under the configuration that it was started with. Then the new one replaces that, and
-        everything comes up as always. So there is never a mixture of two graphs.
-        """
-        asked, running = (self.pending or self).units, self.units
-        news = {}
-        for name in [*config.units, *(name for name in asked if name not in config.units)]:
-            old, new = asked.get(name), config.units.get(name)
-            differ = [key for key in Spec._fields if old and new and getattr(old, key) != getattr(new, key)]
-            if not old or not new:
-                news[name] = "new" if new else "removed"
-            elif differ and name != MAIN:
-                news[name] = f"{'changed' if SHAPING.intersection(differ) else 'changed in place'}: {', '.join(differ)}"
-        for name, old in running.items():
+        """Take over another configuration; return what happens to each unit whose definition differs. First all that was removed
+        or changed stops, in reverse dependency order, but for instances that stay. Then the new one is in force, everything
+        comes up as always, and instances are restarted one at a time. So there is never a mixture of two graphs."""
+        news = compare(self.pending or self.config, config)
+        for name, unit in self.units.items():
             new = config.units.get(name)
-            if not new or any(getattr(old, key) != getattr(new, key) for key in SHAPING):
-                self.leaving[name] = new
-            elif name in self.leaving and self.status[name].pid and self.status[name].state != STOPPING:
-                del self.leaving[name]  # the reload before this one changed it, and this one back, in time
+            unit.changing = new != unit.spec
+            shaped = not new or (unit.changing and is_shaped(unit.spec, new))
+            unit.leaving = shaped and not (new and new.instance and unit.spec.instance)
         self.settings, self.pending = config.settings, config
-        self.stop_in_order(now)
+        self.stop_in_order()
         self.work(now)
         return news
 
     def replace(self, now: float) -> None:
         """All that was to stop for a reload has: go on under the new configuration."""
         assert self.pending
-        before, config = self.units, self.pending
-        changed, self.leaving, self.pending = self.leaving, {}, None
+        config, self.pending = self.pending, None
+        asked = {name for name, unit in self.units.items() if unit.wanted}
+        for name, unit in list(self.units.items()):
+            new = config.units.get(name)
+            if new and new.kind == unit.spec.kind:
+                self.redefine(unit, new)
+                continue
+            self.busy -= unit.keeps_up()
+            self.actions.append(Forget(unit))
+            del self.units[name]
         self.adopt(config)
-        for name in before:
-            if name not in self.units:
-                self.busy -= busy(self.status.pop(name))
-                self.actions.append(Forget(name))
-        for table in (self.stories, self.requests, self.serving, self.held, self.ran, self.notes):
-            for name in [name for name in table if name not in self.units]:
-                del table[name]
-        turns, self.turns = self.turns, {}
+        self.rising = []
         self.actions.append(Replan())
-        for names in (self.coming, self.by_hand, self.tried, self.reaching, self.reached):
-            names.intersection_update(self.units)
-        for script, token in list(self.serving.items()):
-            if token and token not in self.units and token not in (BY_HAND, BY_CLOCK):
-                self.serving[script] = BY_HAND  # for nobody any more
-        self.blocked.clear()
-        for name, spec in self.units.items():
-            status = old = self.status.get(name, Status())
-            if name in changed:
-                fresh = {"delay": None, "respawned": 0, "recent": ()}
-                status = status._replace(**fresh) if spec.kind == before[name].kind else Status(starts=status.starts)
-                self.by_hand.discard(name)
-                self.tried.discard(name)
-                if spec.kind != before[name].kind:
-                    self.serving.pop(name, None)
-                    self.requests.pop(name, None)
-            elif name in before and status.pid and status.state in (STARTING, OK, RUNNING):
-                status = self.renew(before[name], spec, status)
-                if spec.health and spec.health != before[name].health and status.state == OK:
-                    self.actions.append(Test(name, "health"))
-            if name in before and spec.wait_for != before[name].wait_for:
-                self.reaching.discard(name)
-                self.reached.discard(name)
-            self.status[name] = status
-            self.busy += busy(status) - (busy(old) if name in before else 0)
-            asleep = (BACKOFF, DONE, FAILED) if spec.kind == "daemon" else (BACKOFF,)
-            again = name in changed and (status.state in asleep or (status.state == STOPPED and status.why == RELOAD))
-            again = again or (spec.kind == "daemon" and status.state == IDLE and (spec.autostart or old.state == WAITING))
-            if again or status.state == WAITING:
-                self.todo.append((name, Event("want") if again else None))
-        for script in list(self.requests):
-            self.next_run(script)
-        for queue in turns.values():
-            for name in [name for name in queue if name in self.units and name not in changed and self.units[name].instance]:
-                self.take_turn(name, queue[name], now)
-        self.rebuild_timers()
-        self.review = True
+        for name, unit in self.units.items():
+            if unit.status.state == IDLE and not unit.wanted:  # it is new, perhaps in the place of a script
+                self.want_by_config(unit, unit.spec.autostart or name in asked)
+            if unit.by not in self.units and " " not in unit.by:
+                unit.by = BY_HAND  # whose `always` script it was is no more
+            self.look_later(unit)
 
-    def renew(self, old: Spec, new: Spec, status: Status) -> Status:
-        """Return the status of a process that goes on under a definition with another `max_age` or `timeout`."""
-        if old.max_age != new.max_age:
-            age = new.max_age
-            expires = status.started + age[0] - age[1] * self.chance() if age else None
-            status = status._replace(expires=expires, deadline=expires if status.state == OK else status.deadline)
-        if old.timeout != new.timeout:
-            status = status._replace(deadline=status.started + new.timeout if new.timeout else None)
-        return status
+    def redefine(self, unit: Unit, new: Spec) -> None:
+        """Have a unit go on under a new definition."""
+        old, unit.leaving = unit.spec, False
+        if not unit.changing:
+            return
+        unit.changing, shaped, state = False, is_shaped(old, new), unit.status.state
+        self.put(unit, renew(old, new, unit.status, shaped, self.chance()))
+        unit.reach = unit.reach if old.wait_for == new.wait_for else ""
+        unit.ran = unit.ran if old.deps == new.deps else {}
+        if new.health and new.health != old.health and state == OK:
+            self.actions.append(Test(unit.name, "health"))
+        if shaped:
+            unit.tried = False
+            unit.by = BY_CONFIG if unit.by == BY_HAND and new.kind == "daemon" else unit.by
+            if unit.status.pid or state == BACKOFF:
+                self.events.append((unit, Event("want") if state == BACKOFF else Event("stale", RELOAD)))
+            elif state in (DONE, FAILED):
+                self.want_by_config(unit, True)
 
     # -------------------------------------------------------------------------------------------------- shutdown
     def shut_down(self, why: str, code: int | None, now: float, signum: int | None = None) -> None:
-        """Stop everything in reverse dependency order; a unit's turn comes when all that depends on it is over with.
-
-        A finished script still passes the order on: what needs it needs what it needs. What a main command without units
-        leaves behind has what remains since somebody asked for the end, and a second at least.
-        """
-        alone = self.order == [MAIN] and bool(self.status[MAIN].starts)
-        total = self.settings.shutdown_timeout
-        units_end = (now if self.asked is None else self.asked) + total - sweep_share(total)
+        """Stop everything, each unit when all that depends on it is over with, a finished script in its place. What a main
+        command without units leaves behind has what remains since somebody asked for the end, and a second at least."""
+        alone = list(self.units) == [MAIN] and bool(self.units[MAIN].status.starts)
+        share = sweep_share(self.settings.shutdown_timeout)
+        units_end = (now if self.asked is None else self.asked) + self.settings.shutdown_timeout - share
         units_end = max(units_end, now + LEFT_LEAST) if alone else units_end
-        end = units_end + sweep_share(total)
-        self.leaving, self.pending = {}, None
-        self.ending = Ending(why, code, alone, signum, units_end, end)
+        self.pending = None
+        self.ending = Ending(why, code, alone, signum, units_end, units_end + share)
         self.say("debug" if self.ending.quiet else "info", "", f"shutting down: {why}")
-        self.set_deadline((units_end + end) / 2)
-        self.held.clear()
-        for name, status in self.status.items():  # what was about to start does not
-            if lives(status) and not status.pid:
-                self.apply(name, Event("stop", why="shutdown", then="stop"), now)
-        for name in self.order:
-            below = max((self.heights[dep] for dep, _ in self.units[name].deps), default=0)
-            self.heights[name] = below + lives(self.status[name])
-        self.stop_in_order(now)
+        self.deadline = units_end + share / 2
+        self.actions.append(Wake("", self.deadline))
+        for unit in self.units.values():
+            unit.wanted, unit.queued, unit.leaving, unit.changing = False, "", True, False
+            if unit.lives() and not unit.status.pid:  # what was about to start does not
+                self.apply(unit, Event("stop", SHUTDOWN), now)
+            unit.height = max((dep.height for dep, _ in unit.deps), default=0) + unit.lives()
+        self.stop_in_order()
 
-    def stop_in_order(self, now: float) -> None:
-        """Stop what is to stop, all of it or what a reload changes: each when all that depends on it is over with."""
-        self.unpassed = {name: len(self.dependents.get(name, ())) for name in self.order}
-        tops = [name for name, before in self.unpassed.items() if not before]
-        self.passed([name for name in tops if not self.stop_turn(name, now)], now)
+    def stop_in_order(self) -> None:
+        """Take down all that leaves: each when all that depends on it is over with, what has nothing to stop passes that on."""
+        self.unpassed = len(self.units)
+        for unit in self.units.values():
+            unit.passed, unit.ahead = False, len(unit.dependents)
+            self.look_later(unit)
 
-    def stop_turn(self, name: str, now: float) -> bool:
-        """It is a unit's turn to stop. Returns whether there is anything to wait for.
-
-        In a shutdown with its share of the time: what remains, divided by the levels that remain. The main command, for
-        which the container is there, has the larger part of it before them, and all where no daemon lives.
-        """
-        status = self.status[name]
+    def stop_event(self, unit: Unit, why: str, now: float) -> Event:
+        """Return the event that stops a unit: for a shutdown with its share of the time, which is what remains, divided by the
+        levels that remain. The main command, for which the container is there, has the larger part of it before them, and all
+        where no daemon lives."""
         if not self.ending:
-            if name not in self.leaving or not lives(status):
-                return False
-            if status.state != STOPPING:
-                forever = not self.leaving[name] and self.units[name].kind == "daemon"  # a script may have to serve somebody yet
-                self.todo.append((name, Event("stop", why=RELOAD, then="stop" if forever else "restart")))
-            return True
-        if not lives(status):
-            if status.state in (WAITING, BACKOFF):
-                self.todo.append((name, Event("stop", why="shutdown", then="stop")))
-            return False
+            return Event("stop", why or RELOAD, fails=unit.status.then == "fail")
         limit = max(0.0, self.ending.units_end - now)
-        if name != MAIN:
-            limit /= max(1, self.heights[name])
-        elif self.heights[name] > 1:
+        if unit.name != MAIN:
+            limit /= max(1, unit.height)
+        elif unit.height > 1:
             limit *= MAIN_SHARE
-        signum = self.ending.signum if name == MAIN else None
+        signum = self.ending.signum if unit.name == MAIN else None
         signum = SIGNALS["TERM"] if signum == SIGNALS["RTMIN"] + 3 else signum  # systemd's, for containers alone
-        self.todo.append((name, Event("stop", why="shutdown", then="stop", limit=limit, signum=signum)))
-        return True
+        return Event("stop", SHUTDOWN, limit=limit, signum=signum)
 
-    def passed(self, names: list[str], now: float) -> None:
-        """These units are over with: it is the turn of those that they alone still kept."""
-        while names:
-            name = names.pop()
-            del self.unpassed[name]
-            for dep, _ in self.units[name].deps:
-                self.unpassed[dep] -= 1
-                if not self.unpassed[dep] and not self.stop_turn(dep, now):
-                    names.append(dep)
-        if not self.unpassed and self.ending and not self.sweeping:
-            self.sweep(SIGNALS["TERM"], now)
-        elif not self.unpassed and self.pending:
-            self.review = True
+    def pass_on(self, unit: Unit) -> None:
+        """A unit is over with: it is the turn of those that it alone still kept."""
+        unit.passed = True
+        self.unpassed -= 1
+        for dep, _ in unit.deps:
+            dep.ahead -= 1
+            if not dep.ahead:
+                self.look_later(dep)
 
     def overdue(self, now: float) -> None:
         """The time is up: of the units, of what is left over, of the killed to vanish."""
-        if not self.sweeping:
-            self.sweep(SIGNALS["TERM"], now)
-        elif self.swept_hard:
+        if self.sweeping and self.swept_hard:
             self.leave()
         else:
-            self.sweep(SIGNALS["KILL"], now)
+            self.sweep(SIGNALS["KILL"] if self.sweeping else SIGNALS["TERM"], now)
 
     def sweep(self, signum: int, now: float) -> None:
-        """Signal all that is left; the Loop reports by `swept` when nobody is."""
+        """Signal all that is left; the Loop has it `leave` when nobody is."""
         assert self.ending
         self.sweeping, self.swept_hard = True, signum == SIGNALS["KILL"]
-        self.set_deadline(now + SWEEP_TIMEOUT / 2 if self.swept_hard else min(now + SWEEP_TIMEOUT, max(now, self.ending.end)))
-        self.actions.append(Sweep(signum))
-
-    def set_deadline(self, instant: float) -> None:
-        self.deadline = instant
-        heappush(self.timers, (instant, ""))
+        self.deadline = now + SWEEP_TIMEOUT / 2 if self.swept_hard else min(now + SWEEP_TIMEOUT, max(now, self.ending.end))
+        self.actions += [Wake("", self.deadline), Sweep(signum)]
 
     def leave(self) -> None:
         """Exit: with the code asked for, the main command's, that of the unit which ended it all, or 0."""
         assert self.ending
+        if self.deadline is None:  # it has left already
+            return
         self.deadline = None
-        main = self.status.get(MAIN)
-        code = self.ending.code or 0
-        if main and main.started and not main.pid:
-            code = exit_code(main.code)
-        code = code if self.code is None else self.code
+        main = self.units.get(MAIN)
+        code = exit_code(main.status.code) if main and main.status.started and not main.status.pid else self.ending.code or 0
         names = list(dict.fromkeys(self.killed))
         more = f" and {len(names) - 10} more" if len(names) > 10 else ""
         killed = f"; had to be killed: {', '.join(names[:10])}{more}" if names else ""
-        self.actions.append(Exit(code, self.ending.why + killed, self.ending.quiet and not names))
+        quiet = self.ending.quiet and not names
+        self.actions.append(Exit(code if self.code is None else self.code, self.ending.why + killed, quiet))
 
 
 # =========================================================================================================== Output
@@ -2290,7 +2347,7 @@ class Watch:
         self.events: dict[int, int] = {}
         self.ready: deque[tuple[int, int]] = deque()
         self.timers: list[list[Any]] = []  # a heap of [instant, which timer it is, call or None]
-        self.count = 0  # timers so far
+        self.count = self.cancelled = 0  # timers so far; about how many in the heap were cancelled
         self.looked = time.monotonic()  # at the clock, last
         self.paused: Callable[[float], bool] = lambda gap: False  # told after a pause; returns whether it moved the timers
 
@@ -2315,8 +2372,13 @@ class Watch:
         return timer
 
     def cancel(self, timer: list[Any] | None) -> None:
-        if timer:
+        """COST: what was cancelled stays in the heap until its instant, or until most of the heap is such."""
+        if timer and timer[2]:
             timer[2] = None
+            self.cancelled += 1
+            if self.cancelled > 64 + len(self.timers) // 2:
+                self.cancelled, self.timers = 0, [each for each in self.timers if each[2]]
+                heapify(self.timers)
 
     def shift(self, gap: float) -> None:
         """Move all timers: for so many seconds nothing ran."""
@@ -2376,12 +2438,19 @@ class Misled(OSError):
     """A path that somebody else than root or overlord's own user can have lead wherever he likes."""
 
 
-def find(path: str, make: bool = False) -> Place:
-    """Return what a path leads to, with a folder to be closed; `make`: with the folders on the way made. Raises OSError.
+CHANGEABLE = "is a link that others than root can change; give the path that it leads to instead"
 
-    What was looked at is what is gone into, name by name, from descriptor to descriptor: nobody can swap a name between.
-    """
-    names, at, safe, folder = path.split("/"), "", True, os.open("/", os.O_PATH)
+
+def make_folder(name: str, folder: int) -> None:
+    try:
+        os.mkdir(name, dir_fd=folder)
+    except FileExistsError:  # made by somebody else just now
+        pass
+
+
+def find(path: str, make: bool = False) -> Place:
+    """Return what a path leads to, with a folder to be closed; `make`: with the folders on the way made. Raises OSError."""
+    names, at, safe, folder = path.split("/"), "", True, os.open("/", os.O_PATH)  # RACE: what was looked at is gone into
     try:
         for _ in range(LOOKS_MOST):
             names = [name for name in names if name not in ("", ".")]
@@ -2394,10 +2463,7 @@ def find(path: str, make: bool = False) -> Place:
                 entry = os.open(name, os.O_PATH | os.O_NOFOLLOW, dir_fd=folder)
             except FileNotFoundError:
                 if make and names:
-                    try:
-                        os.mkdir(name, dir_fd=folder)
-                    except FileExistsError:  # made by somebody else just now
-                        pass
+                    make_folder(name, folder)
                     names.insert(0, name)
                     continue
                 return Place(folder, "/".join([at, name, *names]), None, safe and is_fixed(folder, None))
@@ -2406,19 +2472,16 @@ def find(path: str, make: bool = False) -> Place:
                 safe = safe and (name == ".." or is_fixed(folder, stat))
                 if stat.st_mode & 0o170000 == 0o120000:
                     if not safe:
-                        why = "is a link that others than root can change; give the path that it leads to instead"
-                        raise Misled(errno.ELOOP, f"{at}/{name} {why}")
-                    target = os.readlink("", dir_fd=entry)
-                    names[:0] = target.split("/")
-                    if target[:1] == "/":
+                        raise Misled(errno.ELOOP, f"{at}/{name} {CHANGEABLE}")
+                    names[:0] = os.readlink("", dir_fd=entry).split("/")
+                    if not names[0]:  # it is absolute
                         root = os.open("/", os.O_PATH)
                         os.close(entry)
                         at, folder, entry = "", root, folder
                 elif not names:
                     return Place(folder, f"{at}/{name}", stat, safe)
                 else:
-                    at = at.rpartition("/")[0] if name == ".." else f"{at}/{name}"
-                    folder, entry = entry, folder
+                    at, folder, entry = at.rpartition("/")[0] if name == ".." else f"{at}/{name}", entry, folder
             finally:
                 os.close(entry)
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
@@ -2464,9 +2527,7 @@ def open_path(path: str, flags: int, kind: int) -> tuple[int, int]:
 
 class Stream:
     """Where the lines of several sources go and may have to wait for a reader: a pipe, a terminal, a FIFO, a device.
-
-    While it cannot take more, the captures that feed it are not read, so that a slow reader slows the writers down.
-    """
+    While it cannot take more, the captures that feed it are not read, so that a slow reader slows the writers down."""
 
     broken = False  # a write met a reader that is gone, which raised a SIGPIPE that nobody sent
 
@@ -2475,12 +2536,10 @@ class Stream:
         # O_NONBLOCK belongs to the open file, which overlord shares with the children and with whoever started the
         # container: only an open file of its own may have it. A regular file has no readers to wait for, and an offset of
         # one's own would overwrite others. `shy`: neither can be had (a socket, another user's pipe): ask, write little.
-        self.shy = False
-        self.terminal = os.isatty(fd)
+        self.shy, self.terminal = False, os.isatty(fd)
         if fd < 3 and not os.path.isfile(f"/proc/self/fd/{fd}"):
             try:
-                flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_APPEND
-                self.fd = os.open(f"/proc/self/fd/{fd}", flags)
+                self.fd = os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_APPEND)
             except OSError:
                 self.shy = True
         self.kept = bytearray()  # what the reader has not taken yet
@@ -2494,10 +2553,8 @@ class Stream:
 
     def put(self, source: Capture | Log, line: bytes, block: bytes, end: int) -> None:
         """Pass on `line` and `block[:end]`: whole lines of one source, each with its prefix, or a part of one too long.
-
         If another source comes before the rest of such a line, a newline parts them, and the rest gets a prefix of its
-        own. COST: the lines are found, prefixed and copied in one call, and no more than that is copied.
-        """
+        own. COST: the lines are found, prefixed and copied in one call, and no more than that is copied."""
         prefix, whole = source.prefix, block[end - 1] == 10
         head = line
         if self.unfinished is not source:
@@ -2543,8 +2600,7 @@ class Stream:
             self.watch.off(self.fd)
             if self.drained:
                 self.drained()
-        most = STUCK_KEPT if self.hurry else STREAM_KEPT
-        self.full = len(self.kept) > most and not (self.hurry and self.stuck())
+        self.full = len(self.kept) > (STUCK_KEPT if self.hurry else STREAM_KEPT) and not (self.hurry and self.stuck())
         if self.full and self.hurry:
             self.watch.later(self.progress + STUCK, self.flush)
         while self.waiting and not self.full:
@@ -2567,17 +2623,14 @@ class Stream:
 
 class LogFile:
     """A log file: appended to, rotated between two lines, opened again when it was moved or removed.
-
-    Where it cannot be written, the daemons go on: FILE_KEPT bytes are kept until it can be, and further lines counted.
-    """
+    Where it cannot be written, the daemons go on: FILE_KEPT bytes are kept until it can be, and further lines counted."""
 
     full = False  # never does a daemon wait for it
 
     def __init__(self, watch: Watch, path: str, most: int, keep: int, say: Callable[[str, str, str], None]) -> None:
         self.watch, self.path, self.most, self.keep, self.say = watch, path, most, keep, say
         self.fd, self.folder, self.size, self.identity = -1, -1, 0, (0, 0)
-        self.kept = bytearray()
-        self.lost = 0
+        self.kept, self.lost = bytearray(), 0
         self.fault = self.trouble = ""  # what keeps it from being written, and from being rotated
         self.timer: list[Any] | None = None  # of the next try
         self.units: set[str] = set()
@@ -2739,10 +2792,8 @@ class Capture:
 
     def read(self, last: bool = False) -> bool:
         """Read once, unless the sink is full; tell whether there was something. `last`: the writer has ended.
-
         COST: a daemon that writes line by line as fast as it can would wake overlord for each few of them. So one that
-        keeps on writing gets a larger pipe, and is then left alone for REST seconds wherever it has not filled much of it.
-        """
+        keeps on writing gets a larger pipe, and is then left alone for REST seconds wherever it has not filled much of it."""
         if self.sink.full and not (last and len(self.sink.kept) < STUCK_KEPT):
             self.watch.off(self.fd)
             self.sink.waiting.add(self)
@@ -2796,8 +2847,7 @@ class Capture:
         """The unit has ended: what it wrote last is a line, even without a newline."""
         self.drain(last=True)
         if self.sink.full and len(self.sink.kept) >= STUCK_KEPT:
-            unread = fcntl.ioctl(self.fd, FIONREAD, bytes(4))
-            end = self.total + int.from_bytes(unread, sys.byteorder)
+            end = self.total + int.from_bytes(fcntl.ioctl(self.fd, FIONREAD, bytes(4)), sys.byteorder)
             if not self.ends or self.ends[-1] < end:
                 self.ends.append(end)
         else:
@@ -2896,6 +2946,7 @@ class Output:
         self.sinks: dict[str, Stream | LogFile] = {}
         self.captures: dict[tuple[str, int], Capture] = {}
         self.tails: dict[str, Tail] = {}
+        self.opened: Callable[[], None] = lambda: None  # told of each new one
         self.log = Log(self.stream(2), level, form)
 
     def stream(self, fd: int) -> Stream:
@@ -2938,12 +2989,12 @@ class Output:
             if not capture:
                 sink = self.stream(fd) if target == "prefix" else self.sink(target, spec)
                 tail = self.tails.setdefault(spec.name, Tail())
+                self.opened()  # somebody may want to follow it
                 capture = Capture(self.watch, spec.name, tail, target, sink, self.prefix(spec.name, sink, target))
                 self.captures[spec.name, fd] = capture
             os.set_blocking(capture.end, True)  # the process before may have set O_NONBLOCK: node does
         except OSError as error:
-            passing = error.errno in SCARCE
-            raise StartError(f"{('stdout', 'stderr')[fd - 1]} {target}: {error.strerror}", passing) from None
+            raise StartError(f"{('stdout', 'stderr')[fd - 1]} {target}: {error.strerror}", error.errno in SCARCE) from None
         return capture.end
 
     def prefix(self, name: str, sink: Stream | LogFile, target: str) -> bytes:
@@ -2987,15 +3038,11 @@ class Output:
     def of(self, name: str) -> list[Capture]:
         return [capture for fd in (1, 2) for capture in [self.captures.get((name, fd))] if capture]
 
-    def lines(self, name: str, count: int) -> list[str]:
-        tail = self.tails.get(name)
-        return [line.decode("utf-8", "replace") for line in tail.lines(count)] if tail else []
-
     def reload(self, fleet: Fleet) -> None:
         """Have what takes effect in place take effect."""
         self.log.level, self.log.form = LEVELS.index(fleet.settings.log_level), fleet.settings.log_format
         for (name, _), capture in reversed(list(self.captures.items())):  # of several units, the one that was first counts
-            spec = fleet.units.get(name)
+            spec = fleet.units[name].spec if name in fleet.units else None
             if spec and isinstance(capture.sink, LogFile) and capture.target in (spec.stdout, spec.stderr):
                 capture.sink.most, capture.sink.keep = spec.log_max, spec.log_keep
 
@@ -3050,11 +3097,9 @@ SUBSTITUTION = r"\$\(\([^()'\"`\\#]*\)\)|\$\([^()'\"`\\#]*\)|`[^()'\"`\\#]*`"  #
 
 def command_line(cmd: str, environment: Mapping[bytes, bytes]) -> list[str]:
     """Return the argument vector for a `cmd`: its own words if they are plain, else a shell's.
-
     A lone simple command leaves no shell behind. With plain words no shell is needed at all, which also keeps the
     environment as it is (dash drops variables with a dot in the name); with others the shell is told to `exec` it. Where
-    it is not certain that the first word names a program, the shell gets the text as it stands.
-    """
+    it is not certain that the first word names a program, the shell gets the text as it stands."""
     cmd = cmd.strip()
     words = cmd.split() if PLAIN_LETTERS.issuperset(cmd) else []  # COST: most are like that, and no pattern is compiled
     match = None if words else re.match(FIRST_WORD, cmd)
@@ -3078,10 +3123,7 @@ def find_paths(program: bytes, environment: Mapping[bytes, bytes]) -> list[bytes
 
 
 def execute(argv: Iterable[str], environment: dict[bytes, bytes]) -> None:
-    """Replace this process, searching PATH. Raises OSError, the most telling one. Runs in the child.
-
-    A script without `#!` is run by the shell, as execvp(3) does.
-    """
+    """Replace this process, as execvp(3): by way of PATH, or a shell where `#!` is missing. In the child. Raises OSError."""
     words = [os.fsencode(word) for word in argv]
     failure = OSError(errno.ENOENT, "not found")
     for path in find_paths(words[0], environment):
@@ -3168,9 +3210,7 @@ def read_variables(spec: Spec, environment: Mapping[bytes, bytes], held: Mapping
 
 def set_limits(limits: Iterable[tuple[str, int, int]]) -> None:
     """Set the limits of this process. Raises StartError. Runs in the child, as overlord's user, who may raise them.
-
-    python3-minimal has no `resource`: there prlimit(1) of util-linux, which is always there on Debian, does it.
-    """
+    python3-minimal has no `resource`: there prlimit(1) of util-linux, which is always there on Debian, does it."""
     try:
         import resource
 
@@ -3227,8 +3267,7 @@ Process = namedtuple("Process", "pid name parent group session")
 
 
 def processes() -> Iterator[Process]:
-    """Yield each process of the namespace that is not dead, from /proc/PID/stat, see proc(5), if that can be read. COST: all of
-    /proc is read, so this is for rare occasions."""
+    """Yield each process of the namespace that is not dead, from /proc/PID/stat, proc(5). COST: all of /proc is read."""
     try:
         entries = os.listdir("/proc")
     except OSError:
@@ -3318,16 +3357,17 @@ class Kernel:
         self.failures, self.failing = os.pipe()  # a child that cannot become its unit says here why
         os.set_blocking(self.failures, False)
         self.reasons: dict[int, str] = {}  # of a dead child that never became its unit
+        # a command run for a unit, a probe's child -> who wants to know its end: the code, and what it said to be wrong
+        self.helpers: dict[int, tuple[str, Callable[[int, str], None]]] = {}
         self.terminal = False  # the main command was put into the foreground of the terminal
+        self.oom, self.oom_seen = oom_kills()[0], -OOM_WINDOW  # killed for want of memory so far; when that was seen to grow
 
     def spawn(
         self, spec: Spec, stdio: tuple[int, int] = (1, 2), extra: Mapping[str, str] = NOTHING, fd: tuple[int, int] = (-1, -1)
     ) -> int:
         """Return the pid of a new process for a unit. Raises StartError.
-
         `stdio`: what becomes its descriptors 1 and 2, as `open_stdio` says; `extra`: variables beyond its own; `fd`: one
-        more descriptor, and what becomes that.
-        """
+        more descriptor, and what becomes that."""
         pid = self.launch(spec, stdio, extra) if fd[0] < 0 else 0
         if pid:
             return pid
@@ -3336,11 +3376,9 @@ class Kernel:
 
     def fork(self, child: Callable[[], tuple[str, int]]) -> int:
         """Return the pid of a child that makes a call. Raises StartError.
-
         The call returns why it failed, which `reason` hands out, and an exit code: 0 where it did not fail, EX_TEMPFAIL where
         something was scarce. RACE: until exec a child still has overlord's handlers and its wake-up pipe, so that a signal
-        sent to the child would reach overlord. All signals are blocked from before the fork until the child has shed both.
-        """
+        sent to the child would reach overlord. All signals are blocked from before the fork until the child has shed both."""
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, ALL_SIGNALS)
         try:
             pid = os.fork()
@@ -3362,13 +3400,33 @@ class Kernel:
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
+    def compute(self, call: Callable[[], bytes], done: Callable[[bytes], None]) -> None:
+        """Make a call in a child, which may take its time; hand over what it returns, b"" where it dies. Where there is no file
+        for that, memfd_create(2), overlord makes the call itself. Raises StartError."""
+        try:
+            data = open(os.memfd_create("overlord"), "w+b", buffering=0)  # noqa: SIM115
+        except (AttributeError, OSError):
+            done(call())
+            return
+
+        def child() -> tuple[str, int]:
+            self.shed_signals()
+            os.setsid()
+            data.write(call())
+            return "", 0
+
+        def ended(code: int, why: str) -> None:
+            with data:
+                data.seek(0)
+                done(b"" if code else data.read())
+
+        self.helpers[self.fork(child)] = ("", ended)
+
     def launch(self, spec: Spec, stdio: tuple[int, int], extra: Mapping[str, str]) -> int:
         """Return the pid of a new process, or 0 where there is more to do before the exec, or `become` has to say what is wrong.
-
         COST: posix_spawn(3) copies no page tables, half the time of a fork and a third where overlord is large. But
         overlord stands still until the exec, hence `may_hang`. The C library closes the race that `fork` speaks of in the
-        same way. LINUX: glibc leaves two signals of its own ignored, 32 and 33, which no program can name.
-        """
+        same way. LINUX: glibc leaves two signals of its own ignored, 32 and 33, which no program can name."""
         own, later = (spec.uid, spec.gid, spec.umask, spec.nice, spec.dir), spec.limits or spec.env_file or spec.secrets
         if own != (None,) * 5 or later or spec.kind == "main" or not self.launches:
             return 0
@@ -3378,9 +3436,7 @@ class Kernel:
         actions += [(os.POSIX_SPAWN_DUP2, self.null if given < 0 else given, fd) for fd, given in enumerate(stdio, 1)]
         try:
             path = next(path for path in find_paths(os.fsencode(argv[0]), environment) if os.access(path, os.X_OK))
-            return os.posix_spawn(
-                path, argv, environment, file_actions=actions, setsid=True, setsigmask=(), setsigdef=SETTABLE
-            )
+            return os.posix_spawn(path, argv, environment, file_actions=actions, setsid=True, setsigmask=(), setsigdef=SETTABLE)
         except (StopIteration, OSError, ValueError):
             return 0
         except NotImplementedError:  # the C library knows no POSIX_SPAWN_SETSID
@@ -3411,19 +3467,14 @@ class Kernel:
                 os.setsid()
                 open_stdio(self.null, stdio)
                 if fd[0] >= 0:
-                    if self.failing == fd[0]:
-                        self.failing = fcntl.fcntl(self.failing, fcntl.F_DUPFD_CLOEXEC, fd[0] + 1)
-                    if fd[1] != fd[0]:
-                        os.dup2(fd[1], fd[0])
-                    os.set_inheritable(fd[0], True)
+                    self.hand_over(*fd)
                 if spec.umask is not None:
                     os.umask(spec.umask)
                 if spec.nice is not None:
                     stage = f"nice {spec.nice}"
                     os.setpriority(os.PRIO_PROCESS, 0, spec.nice)
                 stage = "limits"
-                if spec.limits:
-                    set_limits(spec.limits)
+                set_limits(spec.limits)
                 environment = dict(self.environment)
                 held = read_fixed(spec, environment)
                 if spec.uid is not None or spec.gid is not None:
@@ -3444,6 +3495,14 @@ class Kernel:
                 code = NOT_EXECUTABLE
             return f"{stage}: {error.strerror}", code
         return "", 1
+
+    def hand_over(self, number: int, own: int) -> None:
+        """Have a descriptor of overlord's be that number of the unit. Runs in the child. Raises OSError."""
+        if self.failing == number:
+            self.failing = fcntl.fcntl(self.failing, fcntl.F_DUPFD_CLOEXEC, number + 1)
+        if own != number:
+            os.dup2(own, number)
+        os.set_inheritable(number, True)
 
     def shed_signals(self, ignored: Iterable[int] = (), mask: Iterable[int] = ()) -> None:
         """Be rid of overlord's handlers, its wake-up pipe and its mask. Runs in the child."""
@@ -3478,10 +3537,8 @@ class Kernel:
 
     def take_identity(self, spec: Spec, stdio: tuple[int, int]) -> dict[bytes, bytes]:
         """Become the unit's user and group, and return the variables that follow. Runs in the child.
-
         LINUX: /dev/stdout leads to an open file, and opening it again asks for the rights to it: a pipe of the unit's own
-        is given to its user.
-        """
+        is given to its user."""
         uid, gid, name, variables = identity(spec.uid, spec.gid)
         if uid is not None and uid == os.geteuid() and (spec.gid is None or gid == os.getegid()):
             uid = gid = None  # the user that overlord runs as: nothing to change, no privilege needed
@@ -3527,12 +3584,25 @@ class Kernel:
             else:
                 yield pid, -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status), False
 
+    def hint(self, unit: Unit, code: int, units: Mapping[int, str]) -> str:
+        """Return what is known of why a unit ended, beyond its code."""
+        if code in (-SIGNALS["KILL"], 128 + SIGNALS["KILL"]):
+            count, limit = oom_kills()
+            if count > self.oom:
+                self.oom, self.oom_seen = count, time.monotonic()
+            # the kernel may have killed several at once: memory.oom.group
+            return f"out of memory, {limit}" if time.monotonic() - self.oom_seen < OOM_WINDOW else ""
+        if code == 0 and unit.spec.kind == "daemon" and not unit.status.up:
+            program = os.path.basename(command_line(unit.spec.cmd, {})[0])
+            left = ", ".join(left_behind(unit.name, program, units))
+            how = FOREGROUND.get(program, "its manual tells how to keep it in the foreground")
+            return f"it put itself into the background, as {left}: {how}" if left else ""
+        return HINTS.get(code, "")
+
 
 def open_stdio(null: int, stdio: tuple[int, int]) -> None:
     """Make the given descriptors 1 and 2, /dev/null for -1, and /dev/null 0. Runs in the child.
-
-    `null` is open already, and closed then: where overlord has no descriptor left, the child has that one.
-    """
+    `null` is open already, and closed then: where overlord has no descriptor left, the child has that one."""
     for fd, given in enumerate((null, *(null if given < 0 else given for given in stdio))):
         if given != fd:
             os.dup2(given, fd)
@@ -3542,10 +3612,8 @@ def open_stdio(null: int, stdio: tuple[int, int]) -> None:
 
 def oom_kills() -> tuple[int, str]:
     """Return how many processes the kernel has killed here for want of memory, and the limit in words.
-
     LINUX: cgroup v2 counts in memory.events, v1 in memory.oom_control (since 4.13). In a container its own cgroup is
-    mounted on /sys/fs/cgroup; elsewhere /proc/self/cgroup says where below.
-    """
+    mounted on /sys/fs/cgroup; elsewhere /proc/self/cgroup says where below."""
     try:
         own = [line.split(":", 2) for line in decode(slurp("/proc/self/cgroup")).splitlines()]
     except OSError:
@@ -3605,9 +3673,7 @@ HINTS = {
 
 def left_behind(name: str, program: str, units: Mapping[int, str]) -> list[str]:
     """Return the processes of a unit that outlive the one that overlord started.
-
-    They are known by the OVERLORD_NAME in their environment; whoever wrote his title over that (nginx), by his own name.
-    """
+    They are known by the OVERLORD_NAME in their environment; whoever wrote his title over that (nginx), by his own name."""
     found, own = [], os.fsencode(f"OVERLORD_NAME={name}")
     for process in processes():
         try:
@@ -3663,6 +3729,34 @@ class Init:
     def alone(self) -> bool:
         return not (exists(-1) if self.is_pid1 else self.leftovers())
 
+    def suspend(self, kernel: Kernel, pid: int, number: int) -> float:
+        """The main command was stopped, by Ctrl-Z or by using the terminal from the background. Returns the seconds that overlord
+        stood still for it.
+        Where there is a shell behind overlord, overlord stops too, and when the shell continues it, gives the terminal
+        back to the command. PID 1 and the child of an init have none, so there the command goes on."""
+        began = time.monotonic()
+        if self.is_pid1 or os.getppid() <= 1:
+            if number == SIGNALS["TSTP"]:
+                kernel.send(pid, SIGNALS["CONT"])
+            return 0.0
+        if number not in JOB_CONTROL or not os.isatty(0):
+            return 0.0
+        self.take_terminal(kernel)
+        os.kill(os.getpid(), SIGNALS["STOP"])
+        if in_foreground():
+            kernel.terminal = True
+            os.tcsetpgrp(0, pid)
+        kernel.send(-pid, SIGNALS["CONT"])
+        return time.monotonic() - began
+
+    def take_terminal(self, kernel: Kernel) -> None:
+        """Have the terminal's Ctrl-C be for overlord from now on."""
+        try:
+            if kernel.terminal:
+                os.tcsetpgrp(0, os.getpgrp())
+        except OSError:  # it is gone
+            pass
+
 
 def become_subreaper() -> str:
     """Have orphaned descendants become overlord's children, as PID 1 has them. Returns a warning where it cannot be."""
@@ -3677,53 +3771,15 @@ def become_subreaper() -> str:
     return f"not PID 1 and no subreaper ({reason}): processes that leave their unit's group are neither reaped nor stopped"
 
 
-# ========================================================================================================== Control
-# The socket: one request a connection, a line of words in, lines out.
-#
-# Each line of an answer begins with what it is: a blank (text), `!` (what went wrong), `+` (wait) or `=` (the exit code,
-# at the end).
+# ========================================================================================================== Sockets
+# Unix sockets: where they are, who is at the other end, and descriptors that come along.
 
 MSG_DONTWAIT, MSG_NOSIGNAL = 0x40, 0x4000  # LINUX: send(2), the same on all architectures
-# Each verb that a running overlord answers: its options (`n=` takes a number), and how many words at least and at most.
-ANSWERED = {
-    "status": ("", 0, WORDS_MAX), "health": ("", 0, 0), "start": ("t=", 1, WORDS_MAX), "stop": ("t=", 1, WORDS_MAX),
-    "restart": ("t=", 1, WORDS_MAX), "signal": ("", 2, WORDS_MAX), "reload": ("t=", 0, 0), "wait": ("t=", 1, WORDS_MAX),
-    "logs": ("f n=", 1, WORDS_MAX), "events": ("", 0, WORDS_MAX), "timeline": ("", 0, WORDS_MAX), "shutdown": ("", 0, 1),
-    "version": ("", 0, 0),
-}  # fmt: skip
-# Of a unit, as `status` answers: the fields between the tabs.
-RECORD = ("name", "kind", "state", "pid", "for", "uptime", "restarts", "next", "failures", "blocked", "deps", "why")
-FINE = (OK, IDLE, RUNNING, DONE, STOPPED)  # states for which `status` exits with 0
-
-
-def parse_request(words: list[str], verbs: Mapping[str, tuple[str, int, int]]) -> tuple[dict[str, float], list[str]]:
-    """Return the options and the other words of a request. Raises Mistake."""
-    if not words or words[0] not in verbs:
-        raise Mistake(f"there is no verb {words[0] if words else ''!r}{suggest(words[0], verbs) if words else ''}")
-    allowed, least, most = verbs[words[0]]
-    options, rest, given = {}, [], iter(words[1:])
-    for word in given:
-        if not word or re.search(r"\s", word):
-            raise Mistake(f"there is no unit {word!r}")
-        if word[0] != "-":
-            rest.append(word)
-        elif f"{word.lstrip('-')}=" in allowed.split():
-            value = next(given, "")
-            options[word.lstrip("-")] = parse_duration(value) if word.endswith("t") else parse_number(0, 999999)(value)
-        elif word.lstrip("-") in allowed.split():
-            options[word.lstrip("-")] = 1.0
-        else:
-            raise Mistake(f"{words[0]} has no option {word}")
-    if not least <= len(rest) <= most:
-        raise Mistake(f"{words[0]} needs {'the NAME of a unit' if least else 'no more words'}")
-    return options, rest
 
 
 def locate_socket(socket: str) -> str:
     """Return where the control socket of that setting is: a path, or NUL and the name of an abstract one, see unix(7).
-
-    An abstract one belongs to a network, which containers may share: its name is that of namespaces which they do not.
-    """
+    An abstract one belongs to a network, which containers may share: its name is that of namespaces which they do not."""
     if socket != "abstract":
         return socket
     try:
@@ -3735,9 +3791,7 @@ def locate_socket(socket: str) -> str:
 
 def look_at_peer(sock: Any) -> tuple[int, int]:
     """Return pid and user of the process at the other end of a unix socket; the pid is 0 if its PID namespace is another.
-
-    LINUX: of a namespace that is not below one's own SO_PEERCRED tells no pid; of one below, /proc/PID/status tells several.
-    """
+    LINUX: of a namespace that is not below one's own SO_PEERCRED tells no pid; of one below, /proc/PID/status tells several."""
     import _socket
 
     pid, uid = read_numbers(sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, 8))
@@ -3750,34 +3804,13 @@ def look_at_peer(sock: Any) -> tuple[int, int]:
     return pid, uid
 
 
-def match_names(patterns: Iterable[str], known: Iterable[str]) -> list[str]:
-    """Return the names that globs stand for, in the order known. Raises Mistake for one that matches none."""
-    from fnmatch import fnmatchcase
-
-    names, chosen = [name for name in known if name != MAIN], set()
-    for pattern in patterns:
-        simple = re.sub(r"\*+", "*", pattern)
-        if simple.count("*") > 3:  # PYTHON: up to 3.8, each more of them takes so much longer that it may be for ever
-            raise Mistake(f"{pattern} has more than three stars")
-        try:
-            found = {pattern} if pattern in names else {name for name in names if fnmatchcase(name, simple)}
-        except re.error:  # PYTHON: up to 3.9, by `[z-a]`
-            found = set()
-        if not found:
-            raise Mistake(f"there is no unit {pattern}{suggest(pattern, names)}")
-        chosen |= found
-    return [name for name in names if name in chosen]
-
-
 def read_numbers(value: bytes) -> list[int]:
     return [int.from_bytes(value[at : at + 4], sys.byteorder) for at in range(0, len(value) - 3, 4)]
 
 
 def shed(controls: list[tuple[int, int, bytes]]) -> None:
     """Close the descriptors that somebody sent with a message, by SCM_RIGHTS of unix(7).
-
-    LINUX: to close the last one of a socket that lingers would wait, see socket(7).
-    """
+    LINUX: to close the last one of a socket that lingers would wait, see socket(7)."""
     import _socket
 
     for fd in [fd for _, kind, value in controls if kind == 1 for fd in read_numbers(value)]:
@@ -3805,18 +3838,68 @@ def close_socket(sock: Any) -> None:
     sock.close()
 
 
+def remove_stale(path: str) -> None:
+    """Remove a socket that nobody listens at. Raises OSError."""
+    import _socket
+
+    probe = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC | _socket.SOCK_NONBLOCK)
+    try:
+        probe.connect(path)
+    except ConnectionRefusedError:
+        if os.lstat(path).st_mode & 0o170000 != 0o140000:
+            raise OSError(errno.EEXIST, "is no socket, and is left alone") from None
+        os.unlink(path)
+    except OSError:  # nothing is there, or it answers: what is wrong, bind(2) will tell
+        pass
+    finally:
+        probe.close()
+
+
+# ========================================================================================================== Control
+# The socket: one request a connection, a line of words in, lines out.
+#
+# Each line of an answer begins with what it is: a blank (text), `!` (what went wrong), `+` (wait) or `=` (the exit code,
+# at the end).
+
+# Of a unit, as `status` answers: the fields between the tabs.
+RECORD = ("name", "kind", "state", "pid", "for", "uptime", "restarts", "next", "failures", "blocked", "deps", "why")
+FINE = (OK, IDLE, RUNNING, DONE, STOPPED)  # states for which `status` exits with 0
+
+
+def match_names(patterns: Iterable[str], known: Iterable[str], strict: bool = True) -> list[str]:
+    """Return the names that globs stand for, in the order known. If strict, raises Mistake for one that matches none."""
+    from fnmatch import fnmatchcase
+
+    names, chosen = [name for name in known if name != MAIN], set()
+    for pattern in patterns:
+        simple = re.sub(r"\*+", "*", pattern)
+        if simple.count("*") > 3:  # PYTHON: up to 3.8, each more of them takes so much longer that it may be for ever
+            raise Mistake(f"{pattern} has more than three stars")
+        try:
+            found = {pattern} if pattern in names else {name for name in names if fnmatchcase(name, simple)}
+        except re.error:  # PYTHON: up to 3.9, by `[z-a]`
+            found = set()
+        if not found and strict:
+            raise Mistake(f"there is no unit {pattern}{suggest(pattern, names)}")
+        chosen |= found
+    return [name for name in names if name in chosen]
+
+
 class Request:
     """One connection: a line of words comes in, an answer goes out, at once or when something has come about."""
 
     def __init__(self, control: Control, sock: Any, pid: int) -> None:
         self.control, self.sock, self.pid, self.watch = control, sock, pid, control.watch
-        self.heard = b""
-        self.answer = bytearray()
+        self.heard, self.answer = b"", bytearray()
         self.over = False  # the answer is complete
         self.asked = self.silent = False  # the request is complete; the client has closed its side
+        self.options: dict[str, Any] = {}
         self.until: Callable[[float], bool] | None = None  # answers when it can, and tells so
-        self.follows: frozenset[str] = frozenset()  # units whose messages are part of the answer
-        self.stream: tuple[str, frozenset[str]] | None = None  # "events" or "logs", of which units
+        self.stream = ""  # it goes on with "events" or "logs" of the units that `patterns` stand for, other ones after a reload
+        self.patterns: list[str] = []
+        self.follows: frozenset[str] = frozenset()  # those units; without a stream, the units whose messages belong to the answer
+        self.awaited: list[str] = []  # units whose outcome is the answer
+        self.several = False  # each line says of which unit it is
         self.parts: Iterator[bytes] = iter(())  # the rest of the answer, each made once the one before has been taken
         self.due: set[str] = set()  # captured units whose last lines are still to be sent, with what they write until then
         self.listen()
@@ -3842,8 +3925,7 @@ class Request:
         line, newline, _ = self.heard.partition(b"\n")
         if self.asked or not (newline or self.silent or len(self.heard) > REQUEST_MAX):
             return False
-        self.asked = True
-        self.heard = b""
+        self.asked, self.heard = True, b""
         self.watch.cancel(self.timer)
         self.control.ask(self, line.decode("utf-8", "replace").split())
         return True
@@ -3869,8 +3951,9 @@ class Request:
         self.put([clean(text)], "!")
         self.end(code)
 
-    def end(self, code: int) -> None:
-        """Complete the answer with an exit code."""
+    def end(self, code: int, lines: Iterable[str] = ()) -> None:
+        """Complete the answer, with an exit code."""
+        self.put(lines)
         self.over = True
         self.put([str(code)], "=")
 
@@ -3911,12 +3994,14 @@ class Control:
 
     def __init__(self, output: Output, fleet: Fleet, kernel: Kernel, reread: Callable[[], Config]) -> None:
         self.output, self.fleet, self.kernel, self.reread = output, fleet, kernel, reread
+        self.verbs = {name: verb for name, verb in VERBS.items() if verb.answer}
         self.watch, self.log = output.watch, output.log
         self.began = time.monotonic()
         self.requests: list[Request] = []
         self.clients: deque[tuple[int, float]] = deque(maxlen=CLIENTS_MAX)  # pid of each that was here last, and until when
         self.listener: Any = None
         self.file: tuple[str, os.stat_result] | None = None  # the socket's, where it has one
+        output.opened = self.refollow
 
     def open(self, socket: str) -> str:
         """Listen where the setting says; return a warning where that cannot be."""
@@ -3975,8 +4060,7 @@ class Control:
                     self.watch.later(time.monotonic() + 1.0, self.listen)
                 return
             if len(self.requests) >= CLIENTS_MAX:
-                idle = [request for request in self.requests if not request.asked]
-                (idle or self.requests)[0].close()
+                ([request for request in self.requests if not request.asked] or self.requests)[0].close()
             pid, uid = look_at_peer(sock)
             request = Request(self, sock, pid if uid in (0, os.geteuid()) else 0)
             self.requests.append(request)
@@ -3999,228 +4083,200 @@ class Control:
         self.refollow()
 
     def refollow(self) -> None:
-        """See to it that the fleet and the captures tell what somebody follows, and nothing else."""
-        streams = [request.stream for request in self.requests if request.stream]
-        self.fleet.followed = any(kind == "events" for kind, _ in streams)
+        """Have the fleet and the captures tell what is followed: after a reload other units, perhaps, or none any more."""
+        streams = [request for request in self.requests if request.stream]
+        for request in streams:
+            request.follows = frozenset(unit.name for unit in self.match(request.patterns, strict=False))
+        self.fleet.followed = any(request.stream == "events" for request in streams)
         for name, tail in self.output.tails.items():
-            tail.follow = self.pass_on if any(kind == "logs" and name in names for kind, names in streams) else None
+            tail.follow = self.pass_on if any(name in each.follows for each in streams if each.stream == "logs") else None
+        for request in [request for request in streams if not request.follows and not request.over]:
+            request.fail(f"{' '.join(request.patterns)} was removed by a reload", 1)
 
     def ask(self, request: Request, words: list[str]) -> None:
         """Do what a request says."""
         try:
-            options, names = parse_request(words, ANSWERED)
-            if self.fleet.ending and words[0] in ("start", "stop", "restart", "reload"):
+            verb, request.options, names = parse_request(words, self.verbs)
+            if "timeout" in request.options:
+                request.timer = self.watch.later(time.monotonic() + request.options["timeout"], lambda: self.expire(request))
+            if self.fleet.ending and verb.name in ("start", "stop", "restart", "reload"):
                 request.fail("overlord is shutting down", 1)
                 return
-            getattr(self, f"do_{words[0]}")(request, options, names, time.monotonic())
+            verb.answer(self, request, names, time.monotonic())
         except Mistake as mistake:
             request.fail(str(mistake), EX_USAGE)
-        if request.stream:
-            self.refollow()
         if not request.over:
             request.put([""], "+")  # somebody is there, and it may take a while
 
     def look(self, now: float) -> None:
         """Answer those who wait for something that has come about."""
         for request in [request for request in self.requests if request.until]:
-            self.look_at(request, now)
-
-    def look_at(self, request: Request, now: float) -> None:
-        """Answer one of them, or have it wait on, perhaps for something else."""
-        until, request.until = request.until, None
-        if until and not request.over and not until(now):
-            request.until = request.until or until
+            until, request.until = request.until, None
+            if until and not request.over and not until(now):
+                request.until = request.until or until  # it waits on, perhaps for something else
 
     def say(self, action: Say) -> None:
-        """Pass a message on to those who follow its unit."""
-        for request in [request for request in self.requests if action.unit in request.follows]:
+        """Pass a message on to those who wait for what comes of its unit."""
+        for request in [request for request in self.requests if action.unit in request.follows and not request.stream]:
             request.put([clean(f"{action.unit}: {action.text}")])
 
     def changed(self, action: Changed) -> None:
         """Pass a change of state on to those who follow."""
-        for request in [request for request in self.requests if request.stream]:
-            kind, names = request.stream or ("", ())
-            if kind == "events" and action.unit in names:
-                request.put([clean(f"{action.unit} {action.state} {action.why}".rstrip())])
-
-    def forget(self, unit: str) -> None:
-        """A reload removed a unit: whoever follows nothing else has nothing more to hear."""
-        for request in [request for request in self.requests if request.stream and unit in request.stream[1]]:
-            if not any(name in self.fleet.status for name in request.stream[1]):  # type: ignore[index]
-                request.fail(f"{unit} was removed by a reload", 1)
+        for request in [each for each in self.requests if each.stream == "events" and action.unit in each.follows]:
+            request.put([clean(f"{action.unit} {action.state} {action.why}".rstrip())])
 
     def pass_on(self, unit: str, line: bytes, block: bytes, end: int) -> None:
         """Pass captured lines on to those who follow them."""
-        for request in [request for request in self.requests if request.stream]:
-            kind, names = request.stream or ("", ())
-            if kind == "logs" and unit in names and unit not in request.due:
-                head = f" {unit} | ".encode() if len(names) > 1 else b" "
-                text = line + block[:end]
-                text = text[:-1] if text.endswith(b"\n") else text
-                request.send(head + text.replace(b"\n", b"\n" + head) + b"\n")
+        text = line + block[:end]
+        text = text[:-1] if text.endswith(b"\n") else text
+        for request in [each for each in self.requests if each.stream == "logs" and unit in each.follows - each.due]:
+            head = f" {unit} | ".encode() if request.several else b" "
+            request.send(head + text.replace(b"\n", b"\n" + head) + b"\n")
 
     # ---------------------------------------------------------------------------------------------- the verbs: look
-    def do_version(self, request: Request, options: dict[str, float], names: list[str], now: float) -> None:
-        request.put([f"overlord {VERSION}"])
-        request.end(0)
+    def do_version(self, request: Request, names: list[str], now: float) -> None:
+        request.end(0, [f"overlord {VERSION}"])
 
-    def do_status(self, request: Request, options: dict[str, float], names: list[str], now: float) -> None:
+    def do_status(self, request: Request, names: list[str], now: float) -> None:
         """Answer with a record for each unit: fields between tabs, as RECORD names them."""
-        chosen = self.match(names) if names else self.fleet.order
-        request.put(self.record(name, now) for name in chosen)
-        fine = all(self.fleet.status[name].state in FINE for name in chosen)
-        request.end(0 if fine else 3)
+        chosen = self.match(names)
+        request.end(0 if all(unit.status.state in FINE for unit in chosen) else 3, (self.record(unit, now) for unit in chosen))
 
-    def record(self, name: str, now: float) -> str:
+    def record(self, unit: Unit, now: float) -> str:
         """Return what there is to know of a unit, in the order of RECORD."""
-        fleet = self.fleet
-        spec, status = fleet.units[name], fleet.status[name]
-        at, pid = fleet.blocked.get(name), 0 if status.left else status.pid
+        spec, status = unit.spec, unit.status
+        pid = 0 if status.left else status.pid
         fields = (
-            name, spec.kind, status.state, pid or "", f"{now - (status.since or self.began):.3f}",
+            unit.name, spec.kind, status.state, pid or "", f"{now - (status.since or self.began):.3f}",
             f"{now - status.started:.3f}" if pid else "", max(0, status.starts - 1),
             f"{max(0.0, status.deadline - now):.3f}" if status.deadline is not None else "", status.respawned,
-            spec.deps[at][0] if at is not None else "",
-            " ".join(f"{dep}:{OK if how == 'up' else how}" for dep, how in spec.deps), fleet.explain(name, now),
+            unit.waits.name if unit.waits else "",
+            " ".join(f"{dep.name}:{OK if how == 'up' else how}" for dep, how in unit.deps), self.fleet.explain(unit, now),
         )  # fmt: skip
         return "\t".join(clean(str(field)) for field in fields)
 
-    def do_health(self, request: Request, options: dict[str, float], names: list[str], now: float) -> None:
+    def do_health(self, request: Request, names: list[str], now: float) -> None:
         """Say whether every daemon is ok that is wanted and has not ended for good with `ignore`."""
-        sick, well = [], 0
-        for name, status in self.fleet.status.items():
-            spec = self.fleet.units[name]
-            ended = status.state in (IDLE, STOPPED) or (status.state in (DONE, FAILED) and spec.on_failure == "ignore")
-            if spec.kind == "daemon" and not ended:
-                well += status.state == OK
-                if status.state not in (OK, DONE):
-                    why = self.fleet.explain(name, now)
-                    sick.append(f"{name} is {spell_state(status.state)}" + (f" ({why})" if why else ""))
-        if self.fleet.ending:
-            sick.insert(0, "shutting down")
-        request.put([f"unhealthy: {'; '.join(sick)}" if sick else f"healthy: {well} daemon{'' if well == 1 else 's'} ok"])
-        request.end(1 if sick else 0)
+        sick, well = ["shutting down"] if self.fleet.ending else [], 0
+        for unit in [unit for unit in self.fleet.units.values() if unit.spec.kind == "daemon"]:
+            state, why = unit.status.state, self.fleet.explain(unit, now)
+            if state in (IDLE, STOPPED) or (state in (DONE, FAILED) and unit.spec.on_failure == "ignore"):
+                continue
+            well += state == OK
+            if state not in (OK, DONE):
+                sick.append(f"{unit.name} is {spell_state(state)}" + (f" ({why})" if why else ""))
+        fine = f"healthy: {well} daemon{'' if well == 1 else 's'} ok"
+        request.end(1 if sick else 0, [f"unhealthy: {'; '.join(sick)}" if sick else fine])
 
-    def do_timeline(self, request: Request, options: dict[str, float], names: list[str], now: float) -> None:
+    def do_timeline(self, request: Request, names: list[str], now: float) -> None:
         """Answer with what happened to each unit until it was up: name, and pairs of an instant and what."""
-        began = min((story[0][0] for story in self.fleet.stories.values() if story), default=now)
-        for name in self.match(names) if names else self.fleet.order:
-            pairs = [clean(f"{instant - began:.4f} {what}") for instant, what in self.fleet.stories.get(name, ())]
-            request.put(["\t".join([name, f"{now - began:.4f}", *pairs])])
+        began = min((unit.story[0][0] for unit in self.fleet.units.values() if unit.story), default=now)
+        for unit in self.match(names):
+            pairs = [clean(f"{instant - began:.4f} {what}") for instant, what in unit.story]
+            request.put(["\t".join([unit.name, f"{now - began:.4f}", *pairs])])
         request.end(0)
 
-    def do_logs(self, request: Request, options: dict[str, float], names: list[str], now: float) -> None:
+    def do_logs(self, request: Request, names: list[str], now: float) -> None:
         """Answer with the last captured lines, and go on with those to come."""
-        chosen = self.match(names)
-        missing = [name for name in chosen if name not in self.output.tails]
+        tails, chosen = self.output.tails, self.match(names)
+        silent = [unit.spec for unit in chosen if unit.name not in tails]
+        missing = [spec for spec in silent if not is_captured(spec)]
         hint = "is not captured; set output = prefix, or stdout in"
-        request.put([f"{name} {hint} [{self.fleet.units[name].kind}:{name}]" for name in missing], "!")
-        follow = "f" in options and len(missing) < len(chosen)
-        request.due = {*chosen}.difference(missing)
+        request.put([f"{spec.name} {hint} [{section_of(spec)}]" for spec in missing], "!")
+        request.put([f"{spec.name} has not started yet" for spec in silent if spec not in missing], "!")
+        follow = "follow" in request.options and len(missing) < len(chosen)
+        due = [unit.name for unit in chosen if unit.name in tails]
+        request.due, request.several = set(due), len(chosen) > 1
 
         def parts() -> Iterator[bytes]:
-            for name in [each for each in chosen if each in request.due]:
-                head, number = f" {name} | ".encode() if len(chosen) > 1 else b" ", int(options.get("n", TAIL_LINES))
+            for name in due:
+                head, number = f" {name} | ".encode() if request.several else b" ", request.options.get("lines", TAIL_LINES)
                 request.due.remove(name)
-                if name in self.output.tails:  # no reload has removed it
-                    yield b"".join([head + line + b"\n" for line in self.output.tails[name].lines(number)])
+                if name in tails:  # no reload has removed it
+                    yield b"".join([head + line + b"\n" for line in tails[name].lines(number)])
             if not follow:
                 yield b"=%d\n" % bool(missing)
 
-        request.parts, request.over = parts(), not follow
-        request.stream = ("logs", frozenset(chosen)) if follow else None
+        request.parts, request.over, request.stream, request.patterns = parts(), not follow, "logs" if follow else "", names
+        self.refollow()
         request.flush()
 
-    def do_events(self, request: Request, options: dict[str, float], names: list[str], now: float) -> None:
+    def do_events(self, request: Request, names: list[str], now: float) -> None:
         """Answer with the state of each unit, and go on with every change."""
-        chosen = self.match(names) if names else self.fleet.order
-        request.put(clean(f"{name} {self.fleet.status[name].state} {self.fleet.explain(name, now)}".rstrip()) for name in chosen)
-        request.stream = ("events", frozenset(chosen))
+        chosen, request.stream, request.patterns = self.match(names), "events", names
+        self.refollow()
+        request.put(clean(f"{unit.name} {unit.status.state} {self.fleet.explain(unit, now)}".rstrip()) for unit in chosen)
 
     # ------------------------------------------------------------------------------------------------ the verbs: act
-    def do_start(self, request: Request, options: dict[str, float], names: list[str], now: float) -> None:
+    def do_start(self, request: Request, names: list[str], now: float) -> None:
+        """Start units, and what they depend on; wait until all of that is up, or is not."""
         chosen = self.match(names)
-        running = [name for name in chosen if self.fleet.status[name].state == OK and self.fleet.units[name].kind == "daemon"]
-        request.put([f"{name}: is up already" for name in running])
-        asleep = {name for name, status in self.fleet.status.items() if status.state not in (STARTING, OK, RUNNING)}
-        needed = self.fleet.start(chosen, now)
-        coming = [name for name in needed if name in asleep and self.fleet.units[name].kind == "daemon"]
-        awaited = dict.fromkeys([name for name in chosen if name not in running] + coming)
-        self.wait_up(request, list(awaited), options, now)
+        daemons = [unit for unit in chosen if unit.spec.kind == "daemon"]
+        request.put([f"{unit.name}: is up already" for unit in daemons if unit.status.state == OK])
+        since = {unit: -1 if unit in daemons else unit.status.starts for unit in chosen}
+        up = {unit for unit in self.fleet.units.values() if unit.status.state in (STARTING, OK) or unit.spec.kind != "daemon"}
+        needed = [unit for unit in self.fleet.start(chosen, now) if unit not in up]
+        self.await_up(request, {**dict.fromkeys(needed, -1), **since}, now)
 
-    def do_restart(self, request: Request, options: dict[str, float], names: list[str], now: float) -> None:
+    def do_restart(self, request: Request, names: list[str], now: float) -> None:
         """Restart units; wait until they and all that bounce with them are up, or are not."""
         chosen = self.match(names)
+        since = {unit: unit.status.starts for unit in chosen}
         self.fleet.restart(chosen, now)
-        self.wait_up(request, chosen, options, now)
+        self.await_up(request, since, now)
 
-    def do_stop(self, request: Request, options: dict[str, float], names: list[str], now: float) -> None:
+    def do_wait(self, request: Request, names: list[str], now: float) -> None:
+        self.await_up(request, dict.fromkeys(self.match(names), -1), now, patient=True)
+
+    def do_stop(self, request: Request, names: list[str], now: float) -> None:
         chosen = self.match(names)
-        for name in chosen:
-            status = self.fleet.status[name]
-            if not lives(status):
-                idle = status.state not in (WAITING, BACKOFF)
-                request.put([f"{name}: is not running ({status.state})" if idle else f"{name}: stopped (it was {status.state})"])
-        others = {dep for name in chosen for dep in self.fleet.dependents.get(name, ()) if dep not in chosen}
-        alive = [name for name in self.fleet.order if name in others and lives(self.fleet.status[name])]
+        for unit in [unit for unit in chosen if not unit.lives()]:
+            state = unit.status.state
+            idle = state not in (WAITING, BACKOFF)
+            request.put([f"{unit.name}: is not running ({state})" if idle else f"{unit.name}: stopped (it was {state})"])
+        others = {other for unit in chosen for other in unit.dependents if other not in chosen and other.lives()}
+        alive = [unit.name for unit in self.fleet.units.values() if unit in others]
         if alive:
             words = "depends on what is stopped, and goes" if len(alive) == 1 else "depend on what is stopped, and go"
             request.put([f"{', '.join(alive)} {words} on running"])
-        starts = {name: self.fleet.status[name].starts for name in chosen}
         self.fleet.stop(chosen, now)
+        self.await_down(request, [unit.name for unit in chosen], now)
 
-        def gone(now: float) -> bool:
-            status = {name: self.fleet.status[name] for name in chosen if name in self.fleet.status}
-            coming = (WAITING, STARTING, BACKOFF)
-            again = [
-                name for name, one in status.items()
-                if one.then == "restart" or one.state in coming or one.starts > starts[name]
-            ]  # fmt: skip
-            if again:
-                request.fail(f"{again[0]} was started again meanwhile", 1)
-            elif not any(lives(one) for one in status.values()):
-                request.end(0)
-            return request.over
-
-        self.wait(request, gone, options, now, chosen)
-
-    def do_wait(self, request: Request, options: dict[str, float], names: list[str], now: float) -> None:
-        chosen = self.match(names)
-
-        def decided(now: float) -> bool:
-            gone = [name for name in chosen if name not in self.fleet.status]
-            status = {name: self.fleet.status[name] for name in chosen if name not in gone}
-            ended = [name for name in status if status[name].state in (STOPPED, DONE, FAILED)]
-            if gone:
-                request.fail(f"{gone[0]} was removed by a reload", 1)
-            elif ended:
-                request.fail(f"{ended[0]} is {status[ended[0]].state}: {status[ended[0]].why}", 1)
-            elif all(one.state == OK for one in status.values()):
-                request.put([f"{name}: ok" for name in chosen])
-                request.end(0)
-            return request.over
-
-        self.wait(request, decided, options, now, chosen)
-
-    def do_signal(self, request: Request, options: dict[str, float], names: list[str], now: float) -> None:
+    def do_signal(self, request: Request, names: list[str], now: float) -> None:
         signum, failed = parse_signal(names[0]), False
-        for name in self.match(names[1:]):
-            status = self.fleet.status[name]
+        for unit in self.match(names[1:]):
+            status = unit.status
             fault = f"is {status.state}, and has no process" if not status.pid or status.left else ""
             fault = fault or self.kernel.send(status.pid, signum)
             failed = failed or bool(fault)
-            request.put([f"{name}: {fault or f'{spell_signal(signum)} sent to pid {status.pid}'}"], "!" if fault else " ")
+            request.put([f"{unit.name}: {fault or f'{spell_signal(signum)} sent to pid {status.pid}'}"], "!" if fault else " ")
         request.end(1 if failed else 0)
 
-    def do_reload(self, request: Request, options: dict[str, float], names: list[str], now: float) -> None:
-        """Read the configuration anew; wait until what it changes is done."""
+    def do_reload(self, request: Request, names: list[str], now: float) -> None:
+        """Have the configuration read anew, by a child: a file system that hangs holds up nothing but this request."""
+        base = self.fleet.pending or self.fleet.config
+
+        def done(data: bytes) -> None:
+            now = time.monotonic()
+            if self.fleet.ending:
+                request.fail("overlord is shutting down", 1)
+            elif (self.fleet.pending or self.fleet.config) is not base:  # a reload came first, and this may have been read before
+                self.do_reload(request, names, now)
+            else:
+                self.take_over(request, unpack_config(data, base), now)
+
         try:
-            config = self.reread()
-        except Mistakes as mistakes:
-            request.put(map(clean, mistakes.args[0]), "!")
-            request.fail(f"{mistakes}, nothing has changed", EX_CONFIG)
+            self.kernel.compute(lambda: pack_config(self.reread, base), done)
+        except StartError as error:
+            request.fail(f"the configuration cannot be read: {error}", 1)
+
+    def take_over(self, request: Request, config: Config | list[str], now: float) -> None:
+        """Go on under another configuration; wait until what it changes is done."""
+        if isinstance(config, list):
+            request.put(map(clean, config[:-1]), "!")
+            request.fail(config[-1], EX_CONFIG)
             return
-        old = self.fleet.settings
+        old, since = self.fleet.settings, {unit: unit.status.starts for unit in self.fleet.units.values()}
         news = self.fleet.reload(config, now)
         lines = [f"{name}: {what}" for name, what in news.items()]
         differ = [key for key in Settings._fields if getattr(old, key) != getattr(config.settings, key)]
@@ -4232,112 +4288,121 @@ class Control:
         def replaced(now: float) -> bool:
             if self.fleet.pending:
                 return False
-            new = [name for name, what in news.items() if not what.startswith("changed in place") and name in self.fleet.units]
-            coming = [name for name in new if self.fleet.status[name].state not in (IDLE, STOPPED, OK)]
-            coming = [name for name in coming if self.fleet.serving.get(name) != BY_CLOCK]  # which is nobody's OK
-            self.wait_up(request, coming, {}, now)
+            names = [name for name, what in news.items() if not what.startswith("changed in place")]
+            units = [self.fleet.units[name] for name in names if name in self.fleet.units]
+            coming = [unit for unit in units if unit.wanted and unit.by != BY_CLOCK]  # whose run is nobody's OK
+            self.await_up(request, {unit: since.get(unit, -1) for unit in coming}, now)
             return True
 
-        self.wait(request, replaced, options, now, list(news))
+        self.wait(request, replaced, now, list(news))
 
-    def do_shutdown(self, request: Request, options: dict[str, float], names: list[str], now: float) -> None:
+    def do_shutdown(self, request: Request, names: list[str], now: float) -> None:
         if names and not (re.fullmatch(r"\d{1,3}", names[0], re.ASCII) and int(names[0]) < 256):
             raise Mistake(f"{names[0]!r} is no exit code, they go from 0 to 255")
-        request.put(["shutting down"])
-        request.end(0)
+        request.end(0, ["shutting down"])
         self.fleet.ask_shutdown("shutdown " + BY_HAND, now, code=int(names[0]) if names else None)
 
     # -------------------------------------------------------------------------------------------------- the outcome
-    def match(self, patterns: Iterable[str]) -> list[str]:
-        """Return the units that globs stand for; a name that has instances stands for all of them. Raises Mistake."""
-        teams = self.fleet.teams
-        return match_names([name for each in patterns for name in teams.get(each, (each,))], self.fleet.order)
+    def match(self, patterns: list[str], strict: bool = True) -> list[Unit]:
+        """Return the units that globs, or names of instances together, stand for; all for none. If strict, raises Mistake."""
+        units = self.fleet.units
+        teams: dict[str, list[str]] = {}
+        for name in [name for name, unit in units.items() if unit.spec.instance]:
+            teams.setdefault(name.rpartition("-")[0], []).append(name)
+        names = [name for each in patterns for name in teams.get(each, (each,))]
+        return [units[name] for name in (match_names(names, units, strict) if patterns else units)]
 
-    def wait_up(self, request: Request, names: list[str], options: dict[str, float], now: float) -> None:
-        """Answer when each unit got OK once more, and so did all that bounce with it; or failed to."""
-        fleet, found = self.fleet, list(names)
-        before = {name: status.oks for name, status in fleet.status.items()}
-        for name in found:
-            for other in fleet.dependents.get(name, ()) if fleet.status[name].oks else ():  # its first OK bounces nobody
-                if (name, "bounce") in fleet.units[other].deps and other not in found and fleet.status[other].pid:
-                    found.append(other)
-        starts = {name: status.starts for name, status in fleet.status.items()}
-        kinds = {name: fleet.units[name].kind for name in found}
+    def await_up(self, request: Request, since: dict[Unit, int], now: float, patient: bool = False) -> None:
+        """Answer when each unit, and what bounces with it, is up with more starts than `since`, or fails; if `patient`, ended."""
+        before = {unit: unit.status.starts for unit in self.fleet.units.values()}
 
         def decided(now: float) -> bool:
-            failed = {}
-            for name in found:
-                status = fleet.status.get(name)
-                if not status:
-                    failed[name] = "removed by a reload"
-                    continue
-                if fleet.units[name].kind != kinds[name] or status.oks < before.get(name, 0):
-                    failed[name] = "another unit since a reload"
-                    continue
-                if status.oks > before.get(name, 0):
-                    continue
-                bounced = [dep for dep, how in fleet.units[name].deps if how == "bounce" and dep in found]
-                awaited = name in names or name in fleet.held or status.state != OK
-                if not awaited and all(fleet.status[dep].oks > before.get(dep, 0) for dep in bounced):
-                    continue  # a reload meanwhile has it bounce no more
-                below = fleet.bottom(name) if status.state == WAITING else name
-                team = name.rpartition("-")[0]
-                if name in fleet.turns.get(team, ()):
-                    failing = [other for other in fleet.teams[team] if fleet.status[other].state == BACKOFF]
-                    if failing:
-                        failed[name] = f"still to have its turn, after {failing[0]}"
-                        continue
-                if fleet.status[below].state in (IDLE, BACKOFF, STOPPED, DONE, FAILED):
-                    colon = "" if status.state == WAITING else ":"
-                    failed[name] = f"{spell_state(status.state)}{colon} {fleet.explain(name, now)}"
-                elif name in names or not failed:
-                    return False
-            for name in found:
-                if name in failed and (name in names or fleet.status.get(name, Status()).starts > starts.get(name, 0)):
-                    request.put([clean(f"{name} did not come up, it is {failed[name]}")], "!")
-            request.end(1 if failed else 0)
+            fates = {unit: self.fate(unit, since.get(unit), patient, now) for unit in (since if patient else bouncing(since))}
+            failed = [unit for unit in fates if fates[unit] and (unit in since or unit.status.starts > before.get(unit, 0))]
+            coming = [unit for unit, fate in fates.items() if fate is None]
+            if coming and (not failed or (not patient and any(unit in since for unit in coming))):
+                return False
+            request.put([clean(f"{unit.name} {fates[unit]}") for unit in failed], "!")
+            request.end(1 if failed else 0, [f"{unit.name}: ok" for unit in since] if patient and not failed else ())
             return True
 
-        scripts = [dep for name in found for dep, _ in fleet.units[name].deps if fleet.units[dep].kind == "script"]
-        self.wait(request, decided, options, now, [*found, *scripts])
+        self.wait(request, decided, now, [unit.name for unit in since])
+        scripts = {dep.name for unit in since for dep, _ in unit.deps if dep.spec.kind == "script"}
+        request.follows |= scripts.union(unit.name for unit in bouncing(since))
 
-    def wait(
-        self, request: Request, until: Callable[[float], bool], options: dict[str, float], now: float, names: Iterable[str]
-    ) -> None:
+    def await_down(self, request: Request, names: list[str], now: float) -> None:
+        """Answer when nothing of units lives, or somebody has asked for one again."""
+
+        def gone(now: float) -> bool:
+            left = [self.fleet.units[name] for name in names if name in self.fleet.units]
+            again = [unit.name for unit in left if unit.wanted or unit.queued]
+            if again:
+                request.fail(f"{again[0]} was started again meanwhile", 1)
+            elif not any(unit.lives() for unit in left):
+                request.end(0)
+            return request.over
+
+        self.wait(request, gone, now, names)
+
+    def fate(self, unit: Unit, since: int | None, patient: bool, now: float) -> str | None:
+        """Return why a unit is not up with more starts than `since` (None: bounced): nothing: it is; None: it still may be."""
+        status, end = unit.status, unit
+        while end.waits:  # to the end of the chain
+            end = end.waits
+        if self.fleet.units.get(unit.name) is not unit:
+            return "is another unit since a reload" if unit.name in self.fleet.units else "was removed by a reload"
+        fresh = not status.stale if since is None else status.starts > since
+        if status.state == OK and not unit.queued and (fresh or (status.pid and not status.stale and not unit.leaving)):
+            return ""
+        ended = end.rests() and not end.find_next().deed
+        if not (ended and end is unit if patient else ended or end.status.state == BACKOFF):
+            return None
+        if end is not unit and status.state != WAITING:
+            return f"did not come up, it is still to be restarted, after {end.name}, which is {spell_state(end.status.state)}"
+        state = spell_state(status.state) + ("" if status.state == WAITING else ":")
+        return f"{'is' if patient else 'did not come up, it is'} {state} {self.fleet.explain(unit, now)}"
+
+    def wait(self, request: Request, until: Callable[[float], bool], now: float, names: list[str]) -> None:
         """Have a request answered when it can be, at the latest after the time that the client gives."""
-        request.follows = frozenset(names)
+        request.awaited, request.follows, request.until = names, frozenset(names), until
+        self.look(now)
 
-        def expire() -> None:
-            if not request.over:
-                status = {name: self.fleet.status.get(name, Status(STOPPED)) for name in names}
-                left = [f"{name} is {spell_state(one.state)}" for name, one in status.items() if one.state != OK]
-                request.fail(f"not within {spell_duration(options['t'])}: {', '.join(left)}", 1)
-
-        if "t" in options:
-            request.timer = self.watch.later(now + options["t"], expire)
-        request.until = until
-        self.look_at(request, now)
+    def expire(self, request: Request) -> None:
+        """The time that the client gave is over."""
+        if not request.over:
+            states = {name: unit.status.state for name, unit in self.fleet.units.items() if name in request.awaited}
+            left = [f"{name} is {spell_state(state)}" for name, state in states.items() if state != OK]
+            request.fail(f"not within {spell_duration(request.options['timeout'])}: {', '.join(left) or 'nothing came of it'}", 1)
 
 
-def remove_stale(path: str) -> None:
-    """Remove a socket that nobody listens at. Raises OSError."""
-    import _socket
-
-    probe = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC | _socket.SOCK_NONBLOCK)
-    try:
-        probe.connect(path)
-    except ConnectionRefusedError:
-        if os.lstat(path).st_mode & 0o170000 != 0o140000:
-            raise OSError(errno.EEXIST, "is no socket, and is left alone") from None
-        os.unlink(path)
-    except OSError:  # nothing is there, or it answers: what is wrong, bind(2) will tell
-        pass
-    finally:
-        probe.close()
+for name, answer in {
+    "version": Control.do_version, "status": Control.do_status, "health": Control.do_health, "timeline": Control.do_timeline,
+    "logs": Control.do_logs, "events": Control.do_events, "start": Control.do_start, "restart": Control.do_restart,
+    "wait": Control.do_wait, "stop": Control.do_stop, "signal": Control.do_signal, "reload": Control.do_reload,
+    "shutdown": Control.do_shutdown,
+}.items():  # fmt: skip
+    VERBS[name].answer = answer
 
 
 # =========================================================================================================== Probes
 # Is it ready, does it still answer, is the database there: one try at a time, in a child, which may block as it likes.
+
+
+def ask_http(sock: Any, probe: Probe) -> str:
+    """Return what is wrong with the answer to a request, or nothing. Runs in the child. Raises OSError."""
+    name = f"[{probe.host}]" if ":" in probe.host else probe.host
+    request = f"GET {probe.path} HTTP/1.0\r\nHost: {name}:{probe.port}\r\nUser-Agent: overlord\r\n\r\n"
+    sock.sendall(request.encode("utf-8", "surrogateescape"))
+    heard = b""
+    while len(heard) <= 100:
+        data = sock.recv(4096)
+        heard += data
+        status = re.match(rb"HTTP/\d(?:\.\d)? (\d\d\d)", heard)
+        if status:
+            return "" if status[1][:1] in b"23" else f"status {decode(status[1])}"
+        if not data:
+            return "hung up"
+    return "no HTTP"
 
 
 def try_probe(probe: Probe, kernel: Kernel) -> str:
@@ -4369,21 +4434,7 @@ def try_probe(probe: Probe, kernel: Kernel) -> str:
             if kind != "unix" and sock.getsockname() == sock.getpeername():
                 wrong = os.strerror(errno.ECONNREFUSED)
                 continue
-            if kind != "http":
-                return ""
-            name = f"[{host}]" if ":" in host else host
-            request = f"GET {path} HTTP/1.0\r\nHost: {name}:{port}\r\nUser-Agent: overlord\r\n\r\n"
-            sock.sendall(request.encode("utf-8", "surrogateescape"))
-            heard = b""
-            while len(heard) <= 100:
-                data = sock.recv(4096)
-                heard += data
-                status = re.match(rb"HTTP/\d(?:\.\d)? (\d\d\d)", heard)
-                if status:
-                    return "" if status[1][:1] in b"23" else f"status {decode(status[1])}"
-                if not data:
-                    return "hung up"
-            return "no HTTP"
+            return ask_http(sock, probe) if kind == "http" else ""
         except OSError as error:
             if error.errno in SCARCE:
                 raise
@@ -4429,33 +4480,32 @@ class Attempt:
 
 class Prober:
     """The probes of one unit for one purpose: `ready` while it starts, `health` while it is OK, `wait_for` before it starts. It
-    ends by itself when the unit is not in that state any more, or under another process."""
+    ends by itself when another one takes its place, or the unit is not in that state any more, or under another process."""
 
-    def __init__(self, loop: Loop, name: str, purpose: str) -> None:
-        self.loop, self.name, self.purpose = loop, name, purpose
-        status, spec = loop.fleet.status[name], loop.fleet.units[name]
-        self.key = (status.pid, status.since if purpose == "wait_for" else 0.0)
-        self.asked = getattr(spec, purpose)
-        self.probes = list(spec.wait_for) if purpose == "wait_for" else [self.asked]
+    def __init__(self, loop: Loop, unit: Unit, purpose: str) -> None:
+        self.loop, self.unit, self.purpose = loop, unit, purpose
+        self.pid, self.asked = unit.status.pid, getattr(unit.spec, purpose)
+        self.probes = list(self.asked) if purpose == "wait_for" else [self.asked]
         self.began = self.said = self.tried = time.monotonic()
         self.failures = 0
         self.last: Attempt | None = None
+        unit.prober = self
         if purpose == "health":
-            loop.watch.later(self.began + spec.health_interval, self.attempt)
+            loop.watch.later(self.began + unit.spec.health_interval, self.attempt)
         else:
             self.attempt()
 
     def current(self) -> bool:
         """Tell whether the unit is still what it was."""
-        status = self.loop.fleet.status.get(self.name, Status())
-        key = (status.pid, status.since if self.purpose == "wait_for" else 0.0)
+        unit, fleet = self.unit, self.loop.fleet
+        here = fleet.units.get(unit.name) is unit and unit.prober is self and not fleet.ending
         state = {"ready": STARTING, "health": OK, "wait_for": WAITING}[self.purpose]
-        same = getattr(self.loop.fleet.units.get(self.name), self.purpose, None) == self.asked
-        return same and status.state == state and key == self.key and not self.loop.fleet.ending
+        same = getattr(unit.spec, self.purpose) == self.asked and unit.status.pid == self.pid and unit.status.state == state
+        return here and same and (self.purpose != "wait_for" or unit.reach == "asked")
 
     def attempt(self) -> bool:
         if self.current():
-            spec, self.tried = self.loop.fleet.units[self.name], time.monotonic()
+            spec, self.tried = self.unit.spec, time.monotonic()
             timeout = spec.health_timeout if spec.kind == "daemon" else PROBE_TIMEOUT
             if self.last and self.last.pid in self.loop.helpers:  # SIGKILL does not end it: a file system hangs
                 self.ended("the try before still hangs", False)
@@ -4468,69 +4518,109 @@ class Prober:
         if not self.current():
             return
         now, fleet = time.monotonic(), self.loop.fleet
-        spec = fleet.units[self.name]
+        spec, name = self.unit.spec, self.unit.name
         if self.purpose == "health":
             self.failures = self.failures + (not scarce) if wrong else 0
             if scarce:
-                self.loop.log.say("warning", self.name, f"cannot see whether it is healthy: {wrong}")
+                self.loop.log.say("warning", name, f"cannot see whether it is healthy: {wrong}")
             elif wrong:
-                self.loop.log.say("warning", self.name, f"unhealthy ({self.failures} of {spec.health_retries}): {wrong}")
+                self.loop.log.say("warning", name, f"unhealthy ({self.failures} of {spec.health_retries}): {wrong}")
             if self.failures >= spec.health_retries:
-                fleet.feed(self.name, Event("unwell", why=f"unhealthy: {wrong}"), now)
+                fleet.feed(name, Event("stale", f"unhealthy: {wrong}", fails=True), now)
             else:
                 self.loop.watch.later(now + spec.health_interval, self.attempt)
         elif not wrong:
             self.probes.pop(0)
             if self.purpose == "ready":
-                fleet.feed(self.name, Event("ready"), now)
+                fleet.feed(name, Event("ready"), now)
             elif not self.probes:
-                fleet.reach(self.name, now)
+                fleet.reach(name, now)
             else:
                 self.loop.watch.later(now, self.attempt)
         else:
             if self.purpose == "wait_for" and now - self.said >= REMINDER / 2:
-                self.said = now
-                waited = spell_duration(now - self.began)
-                self.loop.log.say("info", self.name, f"waiting for {self.probes[0].text} for {waited} now: {wrong}")
+                self.said, waited = now, spell_duration(now - self.began)
+                self.loop.log.say("info", name, f"waiting for {self.probes[0].text} for {waited} now: {wrong}")
             # 50 ms at first, and later 2 % of what it took so far: little is lost by looking a little late
             delay = min(PROBE_MOST, max(PROBE_LEAST, (now - self.began) / 50))
             self.loop.watch.later(max(now, self.tried + delay), self.attempt)
-        self.loop.log.say("debug", self.name, f"{self.purpose} {wrong or 'passed'}")
+        self.loop.log.say("debug", name, f"{self.purpose} {wrong or 'passed'}")
 
 
 class Notices:
-    """What daemons tell by sd_notify(3), a socket for each that is `ready = notify`."""
+    """What daemons say of themselves: by sd_notify(3), a newline on a descriptor, or a line that they write."""
 
     def __init__(self, loop: Loop) -> None:
-        self.loop = loop
-        self.sockets: dict[str, tuple[Any, str]] = {}
+        self.loop, self.watch = loop, loop.watch
 
-    def address(self, name: str) -> str:
+    def wire(self, unit: Unit) -> tuple[dict[str, str], int, int]:
+        """Return more environment, and as which descriptor a daemon gets which one of overlord's (-1: none). Raises OSError."""
+        self.hang_up(unit)
+        kind = unit.spec.ready.kind if unit.spec.ready else ""
+        if kind != "fd":
+            return {"NOTIFY_SOCKET": self.address(unit)} if kind == "notify" else NOTHING, -1, -1
+        unit.ear, end = os.pipe()
+        self.watch.on(unit.ear, select.EPOLLIN, lambda: self.hear_newline(unit))
+        return NOTHING, unit.spec.ready.port, end
+
+    def hear_newline(self, unit: Unit) -> bool:
+        data = os.read(unit.ear, 4096)
+        if not data or b"\n" in data:
+            self.hang_up(unit)
+        return b"\n" in data and self.ready(unit)
+
+    def ready(self, unit: Unit) -> bool:
+        self.loop.fleet.feed(unit.name, Event("ready"), time.monotonic())
+        return True
+
+    def hang_up(self, unit: Unit) -> None:
+        """Listen no more to what a unit may say as `ready = fd:N`."""
+        if unit.ear >= 0:
+            self.watch.off(unit.ear)
+            os.close(unit.ear)
+            unit.ear = -1
+
+    def seek(self, unit: Unit, tail: Tail | None, pid: int) -> None:
+        """Look for the line of `ready = log:` in what a process writes from now on."""
+        if not tail:
+            return
+        pattern = re.compile(unit.spec.ready.path.encode()) if unit.spec.ready and unit.spec.ready.kind == "log" else None
+
+        def look(lines: bytes) -> None:
+            if tail and pattern and any(pattern.search(line[:SHOWN_WIDTH]) for line in lines.split(b"\n")):
+                tail.seek = None
+                self.watch.later(time.monotonic(), lambda: unit.status.pid == pid and self.ready(unit))
+
+        tail.seek = look if pattern else None
+
+    def address(self, unit: Unit) -> str:
         """Return what a daemon finds in NOTIFY_SOCKET. LINUX: an abstract address needs no folder that can be written."""
         import _socket
 
-        if name not in self.sockets:
+        if not unit.notices:
             sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_DGRAM | _socket.SOCK_NONBLOCK | _socket.SOCK_CLOEXEC)
             sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_PASSCRED, 1)
-            address = f"@overlord/{os.urandom(8).hex()}/{name}"[:100]  # of the 108 bytes that unix(7) allows
+            address = f"@overlord/{os.urandom(8).hex()}/{unit.name}"[:100]  # of the 108 bytes that unix(7) allows
             sock.bind(b"\0" + address[1:].encode())
-            self.sockets[name] = (sock, address)
-            self.loop.watch.on(sock.fileno(), select.EPOLLIN, lambda: self.hear(name))
-        return self.sockets[name][1]
+            unit.notices = (sock, address)
+            self.watch.on(sock.fileno(), select.EPOLLIN, lambda: self.hear(unit))
+        return str(unit.notices[1])
 
-    def forget(self, name: str) -> None:
-        if name in self.sockets:
-            sock, _ = self.sockets.pop(name)
-            self.loop.watch.off(sock.fileno())
-            close_socket(sock)
+    def forget(self, unit: Unit) -> None:
+        """Let go of what belongs to a unit."""
+        self.hang_up(unit)
+        if unit.notices:
+            self.watch.off(unit.notices[0].fileno())
+            close_socket(unit.notices[0])
+            unit.notices = None
 
-    def hear(self, name: str) -> bool:
+    def hear(self, unit: Unit) -> bool:
         """Take in one message, if it comes from the unit: a process of its session, or whoever was one a moment ago."""
         try:
-            data, controls, _, _ = self.sockets[name][0].recvmsg(4096, 4096)
+            data, controls, _, _ = unit.notices[0].recvmsg(4096, 4096)
         except OSError:
             return False
-        status, pid, uid = self.loop.fleet.status.get(name, Status()), 0, -1
+        status, pid, uid = unit.status, 0, -1
         shed(controls)  # as for systemd's FDSTORE
         for _, kind, value in controls:
             if kind == 2:  # SCM_CREDENTIALS
@@ -4547,13 +4637,12 @@ class Notices:
         for line in decode(data).splitlines():
             key, _, value = line.partition("=")
             if key == "STATUS":
-                self.loop.fleet.notes[name] = clean(value)
+                unit.note = clean(value)
             elif key in ("RELOADING", "STOPPING") and value == "1":
-                self.loop.fleet.notes[name] = key.lower()
+                unit.note = key.lower()
             elif line == "READY=1":
-                if self.loop.fleet.notes.get(name) == "reloading":
-                    del self.loop.fleet.notes[name]
-                self.loop.fleet.feed(name, Event("ready"), time.monotonic())
+                unit.note = "" if unit.note == "reloading" else unit.note
+                self.ready(unit)
         return True
 
 
@@ -4562,51 +4651,48 @@ class Clock:
 
     def __init__(self, loop: Loop) -> None:
         self.loop, self.fleet = loop, loop.fleet
-        self.due: dict[str, tuple[Schedule, float]] = {}  # script -> its schedule, and when it is to run next
         self.timer: list[Any] | None = None
         self.seen = time.time()
 
     def plan(self) -> None:
-        plans = {name: spec.schedule for name, spec in self.fleet.units.items() if spec.schedule}
-        for name in [name for name in self.due if plans.get(name) != self.due[name][0]]:
-            del self.due[name]
-            self.fleet.next_runs.pop(name, None)
-        for name, plan in plans.items():
-            if name not in self.due:
-                self.set(name, plan)
+        for unit in self.fleet.units.values():
+            if unit.spec.schedule != (unit.plan and unit.plan[0]):
+                self.set(unit)
         self.wind()
 
-    def set(self, name: str, plan: Schedule) -> None:
+    def set(self, unit: Unit) -> None:
         """Find out when a script is to run next: by the monotonic clock for `every`, else by the wall clock."""
-        if plan.every:
-            instant: float | None = time.monotonic() + plan.every
-            words = f"every {spell_duration(plan.every)}"
-        else:
+        plan = unit.spec.schedule
+        unit.plan, unit.next_run = None, ""
+        if plan and plan.every:
+            unit.plan, unit.next_run = (plan, time.monotonic() + plan.every), f"every {spell_duration(plan.every)}"
+        elif plan:
             instant = next_run(plan, time.time(), time.localtime, time.mktime)
-            words = time.strftime("%Y-%m-%d %H:%M", time.localtime(instant)) if instant else "never"
-        self.due[name] = (plan, instant or 1e18)
-        self.fleet.next_runs[name] = words
+            unit.plan = (plan, instant or 1e18)
+            unit.next_run = time.strftime("%Y-%m-%d %H:%M", time.localtime(instant)) if instant else "never"
 
     def wind(self) -> None:
         """Set the timer for what comes first."""
         self.loop.watch.cancel(self.timer)
         now, wall = time.monotonic(), time.time()
-        waits = [instant - now if plan.every else min(60.0, instant - wall) for plan, instant in self.due.values()]
+        plans = [unit.plan for unit in self.fleet.units.values() if unit.plan]
+        waits = [instant - now if plan.every else min(60.0, instant - wall) for plan, instant in plans]
         self.timer = self.loop.watch.later(now + max(0.0, min(waits)), self.strike) if waits else None
 
     def strike(self) -> bool:
         """Run what is due. What was missed, since the clock was set or the container paused, is left out."""
         now, wall = time.monotonic(), time.time()
         back, self.seen = wall < self.seen - 60, wall
-        for name, (plan, instant) in list(self.due.items()):
+        for unit in [unit for unit in self.fleet.units.values() if unit.plan]:
+            plan, instant = unit.plan
             late = (now if plan.every else wall) - instant
             if late >= 0:
                 if plan.every or late <= MISSED:
-                    self.fleet.run_by_clock(name, now)
+                    self.fleet.run_by_clock(unit.name, now)
                 else:
-                    self.loop.log.say("warning", name, f"its run of {self.fleet.next_runs[name]} was missed")
+                    self.loop.log.say("warning", unit.name, f"its run of {unit.next_run} was missed")
             if late >= 0 or (back and not plan.every):
-                self.set(name, plan)
+                self.set(unit)
         self.wind()
         return True
 
@@ -4623,11 +4709,11 @@ class Loop:
         self.watch, self.log = output.watch, output.log
         self.arrived = bytearray()  # signals, one byte each
         self.actions: deque[Any] = deque()  # to be performed
+        self.action: Any = None  # the one under way
+        self.due: list[str] = []  # units whose deadline has come: what came before that is heard first
+        self.timer: list[Any] | None = None  # for the deadline of the fleet itself
         self.pids: dict[int, str] = {}  # living child -> its unit
-        # a command run for a unit, a probe's child -> who wants to know its end: the code, and what it said to be wrong
-        self.helpers: dict[int, tuple[str, Callable[[int, str], None]]] = {}
-        self.ears: dict[str, int] = {}  # unit that is `ready = fd:N` -> where it will say so
-        self.stop_commands: dict[str, int] = {}  # unit -> its `stop_cmd` at work, which may outlive the daemon
+        self.helpers = kernel.helpers
         self.groups: dict[int, str] = {}  # group that outlives its leader -> its unit; the main command's is its session
         self.next_look = 0.0  # when to look at those again
         self.code: int | None = None
@@ -4642,7 +4728,6 @@ class Loop:
         self.watch.on(self.wake, select.EPOLLIN, self.awake)
         self.watch.paused = self.paused
         self.notices, self.clock = Notices(self), Clock(self)
-        self.oom, self.oom_seen = oom_kills()[0], -OOM_WINDOW  # killed for want of memory so far; when that was seen to grow
         shell = not init.is_pid1 and os.getppid() > 1  # which continues overlord after a Ctrl-Z
         for number in JOB_CONTROL - ({SIGNALS["TSTP"]} if shell else set()):
             signal.signal(number, signal.SIG_IGN)  # nor must a write from the background stop overlord
@@ -4665,40 +4750,47 @@ class Loop:
                     trace = trace.tb_next
                 place = f"{trace.tb_frame.f_code.co_name}, line {trace.tb_lineno}" if trace else "?"
                 self.log.say("error", "", f"internal error, going on: {type(error).__name__}: {error} ({place})")
+                self.give_up(f"internal error: {type(error).__name__}: {error}")
                 self.more = True  # it may have come in the middle of a batch
                 select.poll().poll(100)  # ms, lest an error that comes back at once eats the processor
         return self.code
 
+    def give_up(self, why: str) -> None:
+        """The action under way has raised: that is a failed start of its unit, which would wait for ever for it."""
+        action, self.action = self.action, None
+        unit = self.fleet.units.get(getattr(action, "unit", ""))
+        if isinstance(action, Spawn) and unit and unit.status.state in (STARTING, RUNNING) and not unit.status.pid:
+            self.fleet.feed(unit.name, Event("unspawned", why), time.monotonic())
+        elif isinstance(action, Test) and unit:
+            kind = "barred" if action.purpose == "wait_for" else "stale"
+            if kind == "stale" or unit.status.state == WAITING:
+                self.fleet.feed(unit.name, Event(kind, why, fails=True), time.monotonic())
+
     def boot(self) -> None:
-        """Start what is to be started, unless a signal asks for shutdown. With a main command alone, signals wait until it runs,
-        and are relayed then."""
-        if self.fleet.order != [MAIN]:
+        """Start what is to be, unless a signal asks for shutdown; a main command alone gets the signals once it runs."""
+        if list(self.fleet.units) != [MAIN]:
             self.read_signals()
             self.hear(time.monotonic())
         if not self.fleet.ending:
-            self.clock.plan()
             self.fleet.boot(time.monotonic())
+            self.clock.plan()
         self.perform()
 
     def turn(self) -> None:
         """Wait for something to happen, and see it through. With nothing to do there is no timer: it sleeps."""
-        until = self.fleet.next_deadline()
-        if self.groups or self.fleet.sweeping:
-            look = time.monotonic() + LINGER_LOOK
-            until = look if until is None else min(until, look)
-        if self.more or self.arrived or self.actions:
-            now = time.monotonic()
-            until = now if until is None else min(now, until)  # by one that has passed `wait` knows a pause
-        self.watch.wait(until)
+        until = time.monotonic() + LINGER_LOOK if self.groups or self.fleet.sweeping else None
+        self.watch.wait(time.monotonic() if self.more or self.arrived or self.actions else until)
         now = time.monotonic()
         self.hear(now)
-        self.fleet.expire(now)
+        due, self.due = self.due, []
+        for name in due:
+            self.fleet.expire(name, now)
         self.look_at_groups(now)
         self.perform()
         if self.fleet.ending:
             self.output.hurry()
         if self.fleet.sweeping and self.code is None and self.init.alone():
-            self.fleet.swept()
+            self.fleet.leave()
             self.perform()
 
     def paused(self, gap: float) -> bool:
@@ -4754,115 +4846,82 @@ class Loop:
                 self.helpers.pop(pid)[1](code, self.kernel.reason(pid))
                 continue
             if stopped:
-                if name == MAIN:
-                    self.suspend(pid, code)
+                gap = self.init.suspend(self.kernel, pid, code) if name == MAIN else 0.0
+                if gap:
+                    self.watch.looked = time.monotonic()
+                    self.paused(gap)
                 continue
             if name is None:
                 continue
             why = self.kernel.reason(pid) if code in (1, NOT_EXECUTABLE, NOT_FOUND) else ""
             del self.pids[pid]
             if name == MAIN:
-                self.take_terminal()  # whose Ctrl-C is for overlord from now on
+                self.init.take_terminal(self.kernel)
             left = exists(-pid) if name != MAIN else bool(self.init.session((*self.pids, *self.helpers)))
             if left and name != MAIN:
                 living = living or living_groups()  # COST: one look at /proc for all who died together
                 left = bool(living.get(pid, set()) - {pid}) or not living
-            left = left or name in self.stop_commands
+            unit = self.fleet.units[name]
+            left = left or bool(unit.stop_command)
             if left:
                 self.groups[pid] = name
             self.hear_out(name, left)
-            for helper in [each for each, (unit, _) in self.helpers.items() if unit == name]:
-                if helper != self.stop_commands.get(name):  # which may go on
+            for helper in [each for each, (owner, _) in self.helpers.items() if owner == name]:
+                if helper != unit.stop_command:  # which may go on
                     self.kernel.send(-helper if exists(-helper) else helper, SIGNALS["KILL"])
-            hint = "" if why or self.fleet.status[name].state == STOPPING else self.hint(name, code)
-            self.fleet.feed(name, Event("exited", code, why=why, left=left, hint=hint), now)
+            hint = "" if why or unit.status.state == STOPPING else self.kernel.hint(unit, code, self.pids)
+            self.fleet.feed(name, Event("exited", why, code=code, left=left, hint=hint), now)
         self.more = count == REAP_BATCH
         return news or self.more
 
-    def spawn_unit(self, spec: Spec) -> int:
+    def spawn_unit(self, unit: Unit) -> int:
         """Make the process of a unit, with all by which it may say that it is ready. Raises StartError."""
-        kind, extra, end = spec.ready.kind if spec.ready else "", {}, -1
-        stdio = self.output.wire(spec)
-        self.hang_up(spec.name)
-
-        def said() -> bool:
-            if self.fleet.status.get(spec.name, Status()).pid == pid:
-                self.fleet.feed(spec.name, Event("ready"), time.monotonic())
-            return True
-
-        def hear() -> bool:
-            data = os.read(self.ears[spec.name], 4096)
-            if not data or b"\n" in data:
-                self.hang_up(spec.name)
-            return b"\n" in data and said()
-
-        tail = self.output.tails.get(spec.name)
-        if tail:
-            tail.seek = None
+        stdio, end = self.output.wire(unit.spec), -1
         try:
-            if kind == "notify":
-                extra["NOTIFY_SOCKET"] = self.notices.address(spec.name)
-            if kind == "fd":
-                self.ears[spec.name], end = os.pipe()
-                self.watch.on(self.ears[spec.name], select.EPOLLIN, hear)
-            pid = self.kernel.spawn(spec, stdio, extra, (spec.ready.port, end) if kind == "fd" else (-1, -1))
+            extra, number, end = self.notices.wire(unit)
+            return self.kernel.spawn(unit.spec, stdio, extra, (number, end))
         except OSError as error:
             raise StartError(f"ready: {error.strerror}", passing=True) from None
         finally:
             if end >= 0:
                 os.close(end)
-        if kind == "log" and tail:
-            pattern = re.compile(spec.ready.path.encode())
-
-            def seek(lines: bytes) -> None:
-                if any(pattern.search(line[:SHOWN_WIDTH]) for line in lines.split(b"\n")):
-                    tail.seek = None
-                    self.watch.later(time.monotonic(), said)
-
-            tail.seek = seek
-        return pid
-
-    def hang_up(self, name: str) -> None:
-        """Listen no more to what a unit may say as `ready = fd:N`."""
-        if name in self.ears:
-            self.watch.off(self.ears[name])
-            os.close(self.ears.pop(name))
 
     def test(self, action: Test) -> None:
         """Begin to ask whether a unit is ready, or well, or what it waits for is there."""
-        probe = getattr(self.fleet.units.get(action.unit), action.purpose, None)  # a reload may have removed it meanwhile
-        if probe and (action.purpose != "ready" or probe.kind not in ("notify", "fd", "log")):
-            Prober(self, action.unit, action.purpose)
+        unit = self.fleet.units.get(action.unit)  # a reload may have removed it meanwhile
+        probe = getattr(unit.spec, action.purpose) if unit else None
+        if unit and probe and (action.purpose != "ready" or probe.kind not in ("notify", "fd", "log")):
+            Prober(self, unit, action.purpose)
 
     def stop_by_command(self, action: StopCommand) -> None:
         """Run a daemon's `stop_cmd`. Where it cannot be run, or fails, the stop signal is sent after all."""
-        name = action.unit
-        spec = self.fleet.units.get(name)
-        if not spec:  # a reload has removed it meanwhile
+        unit = self.fleet.units.get(action.unit)
+        if not unit:  # a reload has removed it meanwhile
             return
+        spec = unit.spec
 
         def failed(why: str) -> None:
-            status = self.fleet.status.get(name, Status())
-            instead = status.pid == action.pid and status.state == STOPPING and action.pid in self.pids
-            self.log.say("warning", name, f"stop_cmd {why}" + f", sending {spell_signal(spec.stop_signal)}" * instead)
+            instead = unit.status.pid == action.pid and unit.status.state == STOPPING and action.pid in self.pids
+            self.log.say("warning", unit.name, f"stop_cmd {why}" + f", sending {spell_signal(spec.stop_signal)}" * instead)
             if instead:
-                self.kill(Kill(name, action.pid, spec.stop_signal, False))
+                self.kill(Kill(unit.name, action.pid, spec.stop_signal, False))
 
         def ended(code: int, why: str) -> None:
-            del self.stop_commands[name]
+            unit.stop_command = 0
             if code:
                 failed(f"cannot be run: {why}" if why else spell_end(code))
 
+        if not spec.stop_cmd:
+            failed("is no more, since a reload")
+            return
         try:
-            pid = self.help(spec._replace(cmd=spec.stop_cmd), {"MAINPID": str(action.pid)}, ended)
-            self.stop_commands[name] = pid
+            unit.stop_command = self.help(spec._replace(cmd=spec.stop_cmd), {"MAINPID": str(action.pid)}, ended)
         except StartError as error:
             failed(f"cannot be run: {error}")
 
     def help(self, spec: Spec, extra: Mapping[str, str], ended: Callable[[int, str], None]) -> int:
         """Run a command for a unit, as its user; return its pid. Raises StartError."""
-        stdio = (-1, -1) if spec.stdout == spec.stderr == "null" else self.output.wire(spec)
-        pid = self.kernel.spawn(spec, stdio, extra)
+        pid = self.kernel.spawn(spec, (-1, -1) if spec.stdout == spec.stderr == "null" else self.output.wire(spec), extra)
         self.helpers[pid] = (spec.name, ended)
         return pid
 
@@ -4873,22 +4932,6 @@ class Loop:
                 capture.drain(last=True)
             else:
                 capture.finish()
-
-    def hint(self, name: str, code: int) -> str:
-        """Return what is known of why a unit ended, beyond its code."""
-        if code in (-SIGNALS["KILL"], 128 + SIGNALS["KILL"]):
-            count, limit = oom_kills()
-            if count > self.oom:
-                self.oom, self.oom_seen = count, time.monotonic()
-            # the kernel may have killed several at once: memory.oom.group
-            return f"out of memory, {limit}" if time.monotonic() - self.oom_seen < OOM_WINDOW else ""
-        spec = self.fleet.units[name]
-        if code == 0 and spec.kind == "daemon" and not self.fleet.status[name].up:
-            program = os.path.basename(command_line(spec.cmd, {})[0])
-            left = ", ".join(left_behind(name, program, self.pids))
-            how = FOREGROUND.get(program, "its manual tells how to keep it in the foreground")
-            return f"it put itself into the background, as {left}: {how}" if left else ""
-        return HINTS.get(code, "")
 
     def look_at_groups(self, now: float) -> None:
         """Find the groups whose last process is gone. Their members may be other processes' children, so no signal tells."""
@@ -4901,37 +4944,25 @@ class Loop:
             if MAIN in self.groups.values() and self.init.session((*self.pids, *self.helpers)):
                 gone = [group for group in gone if self.groups[group] != MAIN]
         for group in set(gone):
-            if self.groups[group] not in self.stop_commands:
+            if not self.fleet.units[self.groups[group]].stop_command:
                 self.hear_out(self.groups[group])
                 self.fleet.feed(self.groups.pop(group), Event("emptied"), now)
 
     def perform(self) -> None:
         """Do what the fleet wants done, and what follows from that; what a signal interrupts, the next turn goes on with."""
+        doers = {Spawn: self.spawn, Kill: self.kill, Test: self.test, StopCommand: self.stop_by_command, Sweep: self.sweep,
+                 Exit: self.leave, Forget: self.forget}  # fmt: skip
         self.take()
         while self.actions:
-            action = self.actions.popleft()
-            if isinstance(action, Replan):
-                self.clock.plan()
-                self.output.reload(self.fleet)
-            elif isinstance(action, Forget):
-                self.forget(action.unit)
-            elif isinstance(action, Spawn):
-                self.spawn(action.unit)
+            self.action = self.actions.popleft()
+            doers[type(self.action)](self.action)  # type: ignore[operator]
+            if isinstance(self.action, Spawn):
                 self.read_signals()
                 if not set(self.fleet.settings.shutdown_signals).isdisjoint(self.arrived):
-                    return  # a thousand starts must not make a stop request wait
-            elif isinstance(action, Sweep):
-                if action.signum == SIGNALS["KILL"]:
-                    left = self.init.leftovers()
-                    self.fleet.also_killed([f"{each.name} (pid {each.pid})" for each in left if each.pid not in self.pids])
-                else:
-                    self.control.dismiss_clients()
-                self.init.sweep(action.signum)
-            else:
-                perform = {Kill: self.kill, Test: self.test, StopCommand: self.stop_by_command, Exit: self.leave}[type(action)]
-                perform(action)  # type: ignore[operator]
+                    break  # a thousand starts must not make a stop request wait
             self.take()
             self.watch.look()  # a thousand starts are no pause
+        self.action = None
         self.control.look(time.monotonic())
 
     def take(self) -> None:
@@ -4939,48 +4970,72 @@ class Loop:
         for action in self.fleet.take():
             if isinstance(action, Say):
                 if action.unit != MAIN or action.level == "error" or len(self.fleet.units) > 1:
-                    details = self.post_mortem(action.unit) if action.final else None
+                    details = self.post_mortem(self.fleet.units[action.unit]) if action.final else None
                     self.log.say(action.level, action.unit, action.text, details)
                 self.control.say(action)
             elif isinstance(action, Changed):
                 self.control.changed(action)
+            elif isinstance(action, (Wake, Replan)):
+                (self.set_timer if isinstance(action, Wake) else self.replan)(action)  # type: ignore[arg-type]
             else:
                 self.actions.append(action)
 
-    def forget(self, name: str) -> None:
-        """Let go of what belongs to a unit that a reload removed, unless the next one brought it back."""
-        if name not in self.fleet.units:
-            self.output.forget(name)
-            self.hang_up(name)
-            self.notices.forget(name)
-            self.control.forget(name)
+    def set_timer(self, action: Wake) -> None:
+        """Set the timer of a unit, or of the fleet itself, in the place of the one before."""
+        owner: Any = self.fleet.units.get(action.unit) if action.unit else self
+        if owner:
+            due = lambda: self.due.append(action.unit) or True  # type: ignore[func-returns-value]  # noqa: E731
+            self.watch.cancel(owner.timer)
+            owner.timer = None if action.instant is None else self.watch.later(action.instant, due)
 
-    def spawn(self, name: str) -> None:
+    def replan(self, action: Replan) -> None:
+        """A reload has taken effect."""
+        self.clock.plan()
+        self.output.reload(self.fleet)
+        self.control.refollow()
+
+    def forget(self, action: Forget) -> None:
+        """Let go of what belongs to a unit that a reload removed, or made one of another kind."""
+        if action.unit.name not in self.fleet.units:
+            self.output.forget(action.unit.name)
+        self.watch.cancel(action.unit.timer)
+        self.notices.forget(action.unit)
+
+    def sweep(self, action: Sweep) -> None:
+        """Signal all that is left."""
+        if action.signum == SIGNALS["KILL"]:
+            left = self.init.leftovers()
+            self.fleet.killed += [f"{each.name} (pid {each.pid})" for each in left if each.pid not in self.pids]
+        else:
+            self.control.dismiss_clients()
+        self.init.sweep(action.signum)
+
+    def spawn(self, action: Spawn) -> None:
         """Make the process of a unit, unless it was stopped since."""
-        status, now = self.fleet.status.get(name), time.monotonic()
-        if not status or status.state not in (STARTING, RUNNING) or status.pid:
+        unit, now = self.fleet.units.get(action.unit), time.monotonic()
+        if not unit or unit.status.state not in (STARTING, RUNNING) or unit.status.pid:
             return
         try:
-            spec = self.fleet.units[name]
-            pid = self.kernel.spawn(spec) if name == MAIN else self.spawn_unit(spec)
+            pid = self.kernel.spawn(unit.spec) if unit.name == MAIN else self.spawn_unit(unit)
         except StartError as error:
-            self.fleet.feed(name, Event("unspawned", error.passing, why=str(error)), now)
+            self.fleet.feed(unit.name, Event("unspawned", str(error), passing=error.passing), now)
             return
-        self.pids[pid] = name
-        self.fleet.feed(name, Event("spawned", pid), now)
+        self.pids[pid] = unit.name
+        self.fleet.feed(unit.name, Event("spawned", pid=pid), now)
+        self.notices.seek(unit, self.output.tails.get(unit.name), pid)
 
-    def post_mortem(self, name: str) -> dict[str, str | list[str]]:
+    def post_mortem(self, unit: Unit) -> dict[str, str | list[str]]:
         """Return what a person wants to know of a unit that has failed for good."""
-        spec, status = self.fleet.units[name], self.fleet.status[name]
-        lines = self.output.lines(name, SHOWN_LINES)
+        name, spec, status = unit.name, unit.spec, unit.status
+        lines = self.output.tails[name].lines(SHOWN_LINES) if name in self.output.tails else ()
         restarts = f"{max(0, status.starts - 1)} time{'' if status.starts == 2 else 's'}"
         told: dict[str, str | list[str]] = {"command": spec.cmd, "user": spec.uid or str(os.geteuid()), "restarted": restarts}
         if status.started:
             told["lived"] = spell_duration(status.lived)
         if lines:
-            told["last output"] = [line[:SHOWN_WIDTH] for line in lines]
+            told["last output"] = [line.decode("utf-8", "replace")[:SHOWN_WIDTH] for line in lines]
         elif name not in self.output.tails:
-            told["output"] = f"not captured; with `stdout = prefix` in [{spec.kind}:{name}] its last lines stand here"
+            told["output"] = f"not captured; with `stdout = prefix` in [{section_of(spec)}] its last lines stand here"
         return told
 
     def kill(self, action: Kill) -> None:
@@ -4988,34 +5043,34 @@ class Loop:
         may have been reaped since the fleet decided, and its pid be another's; or it has not made its group yet."""
         pid, group = action.pid, action.group
         alive = self.pids.get(pid) == action.unit
-        targets = [pid] if alive else []
-        killed = []
+        targets, killed = [pid] if alive else [], []
         if group and action.unit == MAIN:
             rest = self.init.session((*self.pids, *self.helpers))
             targets += [each.pid for each in rest]
             killed = [f"{each.name} (pid {each.pid})" for each in rest]
         elif group and exists(-pid) and (alive or (pid in self.groups and not exists(pid))):
             targets, killed = [-pid], [action.unit]
-        if action.signum == SIGNALS["KILL"] and action.unit in self.stop_commands:
-            command = self.stop_commands.pop(action.unit)
+        unit = self.fleet.units.get(action.unit)
+        if action.signum == SIGNALS["KILL"] and unit and unit.stop_command:
+            command, unit.stop_command = unit.stop_command, 0
             self.helpers[command] = (action.unit, lambda code, why: None)
             targets.append(-command if exists(-command) else command)
             killed.append(f"the stop_cmd of {action.unit}")
             self.log.say("warning", action.unit, f"stop_cmd (pid {command}) has not ended, killing it (SIGKILL)")
         if action.signum == SIGNALS["KILL"] and self.fleet.ending:
-            self.fleet.also_killed(killed)
+            self.fleet.killed += killed
         for target in targets:
             fault = self.kernel.send(target, *with_continue(action.signum))
             if fault:
                 self.log.say("error", action.unit, f"cannot send {spell_signal(action.signum)} to pid {abs(target)}: {fault}")
 
     def relay(self, number: int, times: int = 1) -> None:
-        """Pass a signal on: to the main command whatever it is and as often as it came, to a daemon that wants it unless it
-        would only die of it."""
-        forwards = [(spec.name, to) for spec in self.fleet.units.values() for source, to in spec.forward if source == number]
+        """Pass a signal on: to the main command as often as it came, to a daemon that wants it unless it would die of it."""
+        units = self.fleet.units
+        forwards = [(name, to) for name, unit in units.items() for source, to in unit.spec.forward if source == number]
         for name, target in [(MAIN, number), *forwards]:
-            status = self.fleet.status.get(name)
-            if not status or not status.pid or status.left:
+            status = units[name].status if name in units else Status()
+            if not status.pid or status.left:
                 continue
             heeded = name == MAIN or heeds(status.pid, target)
             fault = self.kernel.send(status.pid, *[target] * (times if name == MAIN else 1)) if heeded else ""
@@ -5029,33 +5084,6 @@ class Loop:
             else:
                 self.log.say("info", name, f"{sent} withheld: it does nothing about it and would die")
 
-    def suspend(self, pid: int, number: int) -> None:
-        """The main command was stopped, by Ctrl-Z or by using the terminal from the background.
-
-        Where there is a shell behind overlord, overlord stops too, and when the shell continues it, gives the terminal
-        back to the command. PID 1 and the child of an init have none, so there the command goes on.
-        """
-        if self.init.is_pid1 or os.getppid() <= 1:
-            if number == SIGNALS["TSTP"]:
-                self.kernel.send(pid, SIGNALS["CONT"])
-        elif number in JOB_CONTROL and os.isatty(0):
-            self.take_terminal()
-            stopped = time.monotonic()
-            os.kill(os.getpid(), SIGNALS["STOP"])
-            self.watch.looked = time.monotonic()
-            self.paused(self.watch.looked - stopped)
-            if in_foreground():
-                self.kernel.terminal = True
-                os.tcsetpgrp(0, pid)
-            self.kernel.send(-pid, SIGNALS["CONT"])
-
-    def take_terminal(self) -> None:
-        try:
-            if self.kernel.terminal:
-                os.tcsetpgrp(0, os.getpgrp())
-        except OSError:  # it is gone
-            pass
-
     def leave(self, action: Exit) -> None:
         """Say why, give the terminal back, and end."""
         for name in self.fleet.units:
@@ -5066,7 +5094,7 @@ class Loop:
         self.control.close()
         self.output.finish(max(end, time.monotonic() + 0.2))
         if not self.init.is_pid1:
-            self.take_terminal()
+            self.init.take_terminal(self.kernel)
         self.code = action.code
 
 
@@ -5077,30 +5105,10 @@ USAGE = """\
 overlord.py [-c FILE] [VERB ...]        one of these; without a verb: run
 overlord.py [-c FILE] [--] COMMAND ...  run, with COMMAND as the main command (Docker's CMD)
 
-  run                      start what the configuration says, and stay (as PID 1 of a container, or anywhere)
-  check                    say what is wrong with the configuration, and what the image lacks (exit 0, or 78)
-  compile FILE             write the same program as compiled code, which starts in a quarter of the time
-  version                  print the version
-  help [OPTION]            print this, or what a configuration option means
+{}
+Of a running overlord (docker exec CONTAINER overlord.py VERB); a NAME may be a glob, as 'worker-*', options stand anywhere:
 
-Of a running overlord (docker exec CONTAINER overlord.py VERB); a NAME may be a glob, as 'worker-*':
-
-  status [-j] [NAME ...]   how the units are; exit 0 when each is ok, idle, running, done or stopped, else 3
-  health                   one line; exit 0 when every daemon is ok, else 1: for HEALTHCHECK
-  start, stop, restart NAME ... [-t SECONDS]
-                           do so, wait for the outcome and say it; exit 1 when it is not what was asked for
-  signal SIGNAL NAME ...   send a signal
-  reload [-t SECONDS]      read the configuration again and do what differs; mistakes change nothing (78)
-  wait NAME ... [-t SECONDS]
-                           wait until they are ok; exit 1 when they cannot be any more, or not in time
-  logs [-f] [-n N] NAME ...
-                           the last N lines (100) of their captured output; -f goes on
-  events [NAME ...]        the state of each, and then each change, a line each: NAME STATE WHY
-  graph [--dot]            who depends on whom
-  timeline [-j] [NAME ...] how the start went: who waited for whom, and for how long
-  why NAME                 why it is in its state, down the chain of what it depends on
-  shutdown [CODE]          stop everything; the container exits with CODE
-
+{}
 Exit codes: 64 wrong arguments or an unknown unit, 69 nobody answers, 74 the answer cannot be written, 77 one may not ask.
 
 The configuration is FILE, else $OVERLORD_CONFIG, else /etc/overlord.conf, and every file of its configdir
@@ -5162,8 +5170,7 @@ def list_configdir(draft: Draft) -> list[str]:
         names = sorted(name for name in os.listdir(folder) if not re.fullmatch(PASSED_OVER, name))
     except OSError as error:
         if error.errno != errno.ENOENT:
-            place = draft.places.get(("overlord", "configdir"), 1)
-            draft.mistake(place, "[overlord] configdir", f"{folder}: {error.strerror}")
+            draft.mistake(draft.places.get(("overlord", "configdir"), 1), "[overlord] configdir", f"{folder}: {error.strerror}")
         return []
     paths = (os.path.join(folder, name) for name in names)  # a link to nothing is one to be told of
     return [path for path in paths if os.path.isfile(path) or not os.path.exists(path)]
@@ -5196,9 +5203,7 @@ def add_main(config: Config, command: list[str]) -> None:
 
 def warn_of_writers(files: list[str], configdir: str) -> Iterator[str]:
     """Yield a warning for each file, and its folder, that someone other than root can write while overlord is root.
-
-    In a sticky folder others can add files, which matters in the configdir, but not replace those of root.
-    """
+    In a sticky folder others can add files, which matters in the configdir, but not replace those of root."""
     if os.geteuid() != 0:
         return
     for path in dict.fromkeys([configdir, *(part for file in files for part in (os.path.dirname(file) or ".", file))]):
@@ -5258,28 +5263,24 @@ def run(path: str | None, command: list[str]) -> int:
 
     try:
         environment = found_environment()
-        kernel = Kernel(environment, FOUND_MASK)
+        kernel, common = Kernel(environment, FOUND_MASK), locate_socket("abstract")
         named = path or environment.get(b"OVERLORD_CONFIG")
-        common = locate_socket("abstract")
         if not named and is_overlord(common):  # before the mistakes of a broken configuration
             return runs_already(common, command)
-        config, files = read_config(path, environment, optional=bool(command))
-        place = locate_socket(config.settings.socket or "")
+
+        def read() -> tuple[Config, list[str]]:
+            config, files = read_config(path, environment, optional=bool(command))
+            if command:
+                add_main(config, command)
+            return config, files
+
+        config, files = read()
+        settings, place = config.settings, locate_socket(config.settings.socket or "")
         if place and (named or place != common) and is_overlord(place):
             return runs_already(place, command)
-        if command:
-            add_main(config, command)
-        settings, init = config.settings, Init()
+        init, fleet = Init(), Fleet(config, _random.Random().random)
         output = Output(Watch(), settings.log_level, settings.log_format, colour=not environment.get(b"NO_COLOR"))
-        fleet = Fleet(config, _random.Random().random)
-
-        def reread() -> Config:
-            again = read_config(path, environment, optional=bool(command))[0]
-            if command:
-                add_main(again, command)
-            return again
-
-        control = Control(output, fleet, kernel, reread)
+        control = Control(output, fleet, kernel, lambda: read()[0])
         loop = Loop(fleet, kernel, init, output, control)
         unheard = control.open(settings.socket) if settings.socket else ""
     except Mistakes as mistakes:
@@ -5295,7 +5296,8 @@ def run(path: str | None, command: list[str]) -> int:
     return loop.run()
 
 
-def check(path: str | None) -> int:
+def check(path: str | None, verb: str, options: dict[str, Any], words: list[str]) -> int:
+    """Say what is wrong with the configuration, and what the image lacks."""
     environment = found_environment()
     try:
         config, files = read_config(path, environment, optional=True)
@@ -5313,15 +5315,14 @@ def check(path: str | None) -> int:
     return 0
 
 
-def compile_into(path: str) -> int:
+def compile_into(found: str | None, verb: str, options: dict[str, Any], words: list[str]) -> int:
     """Write overlord as compiled code, for the Python that runs this, and as an executable.
-
     The first line has the interpreter execute the rest, which is what marshal makes of a code object. LINUX: the kernel
     passes all behind the first blank as one argument, and takes no more than 127 bytes of that line (255 since 5.1), see
-    execve(2). An interpreter whose path has no room there, or a blank in it, is called by a link beside the file.
-    """
+    execve(2). An interpreter whose path has no room there, or a blank in it, is called by a link beside the file."""
     if COMPILED:
         return usage_error("this is compiled already: copy the source of overlord.py here again, and compile that")
+    path = words[0]
     target, python = os.path.realpath(path), os.path.realpath(sys.executable)
     link = f"{target}.python"
     loader = " -ISc" + "import sys,marshal as m;exec(m.loads(open(sys.argv[1],'rb').read()[{:3}:]))"
@@ -5363,23 +5364,30 @@ def usage_error(text: str) -> int:
     return EX_USAGE
 
 
-def explain(words: list[str]) -> int:
+def explain_option(path: str | None, verb: str, options: dict[str, Any], words: list[str]) -> int:
+    """Say how overlord is used, or what an option means."""
     found = [option for option in OPTIONS if words and option.name == words[0]]
     for option in found:
-        sections = {"o": "[overlord]", "s": "[script:NAME]", "d": "[daemon:NAME]"}
-        where = ", ".join(sections[kind] for kind in option.kinds)
+        where = ", ".join({"o": "[overlord]", "s": "[script:NAME]", "d": "[daemon:NAME]"}[kind] for kind in option.kinds)
         put(1, f"{option.name}  in {where}, default: {option.default or option.shown}\n  {option.help}\n")
     if words and not found:
         return usage_error(f"there is no option {words[0]}{suggest(words[0], [option.name for option in OPTIONS])}")
     if not words:
-        put(1, USAGE)
+        put(1, spell_usage())
     return 0
+
+
+def spell_usage() -> str:
+    """Return how overlord is used, with a line or two for each verb."""
+    lines = ["", ""]
+    for verb in VERBS.values():
+        head = f"  {verb.name} {verb.words}".ljust(27)
+        lines[bool(verb.asks)] += f"{head}{verb.help}\n" if head[-1] == " " else f"{head}\n{' ' * 27}{verb.help}\n"
+    return USAGE.format(*lines)
 
 
 # ------------------------------------------------------------------------------------------------------- the client
 
-# What a person may ask: as ANSWERED says, and the pictures that the client draws from those answers.
-ASKED = {**ANSWERED, "status": ("j", 0, WORDS_MAX), "timeline": ("j", 0, WORDS_MAX), "graph": ("dot", 0, 0), "why": ("", 1, 1)}
 STATE_COLOURS = {OK: 32, RUNNING: 36, STARTING: 33, WAITING: 33, STOPPING: 33, BACKOFF: 33, FAILED: 31}  # others dim
 
 
@@ -5422,15 +5430,14 @@ def is_overlord(place: str) -> bool:
 
 def runs_already(place: str, command: list[str]) -> int:
     """Refuse to start a second fleet."""
-    near = suggest(command[0], ASKED) if command else ""
+    near = suggest(command[0], [name for name, verb in VERBS.items() if verb.asks]) if command else ""
     text = f"an overlord runs here already, and answers at {place}".replace("\0", "@")
     more = "; to look at it: overlord.py status; for a second one: -c FILE with [overlord] socket = /PATH"
     return usage_error(text + (near or more))
 
 
 def places_to_ask(path: str | None) -> Iterator[str]:
-    """Yield where an overlord may answer: where the file named says, else the common place, else where the default file says,
-    be there mistakes in it. Raises OSError."""
+    """Yield where an overlord may answer: where the file says, the common place, the default file says. Raises OSError."""
     if not path:
         yield locate_socket("abstract")
     else:
@@ -5503,20 +5510,12 @@ class Answer:
                     yield line[:1].decode(), line[1:]
 
 
-def client(path: str | None, verb: str, words: list[str]) -> int:
+def client(path: str | None, verb: Verb, options: dict[str, Any], names: list[str], words: list[str]) -> int:
     """Ask a running overlord, and show what it answers. Returns the exit code."""
     try:
-        options, names = parse_request([verb, *words], ASKED)
-        if verb == "signal":
-            parse_signal(names[0])
-    except Mistake as mistake:
-        return usage_error(str(mistake))
-    try:
-        if verb in ("status", "graph", "why"):
-            return show_units(path, verb, options, names)
-        if verb == "timeline":
-            return show_timeline(path, options, names)
-        answer = Answer(path, [verb, *words])
+        if verb.show:
+            return int(verb.show(path, verb.name, options, names))
+        answer = Answer(path, [verb.name, *words])
         for kind, line in answer.lines():
             put_bytes(2 if kind == "!" else 1, (b"overlord: " if kind == "!" else b"") + line + b"\n")
         return answer.code
@@ -5545,9 +5544,7 @@ def fetch(path: str | None, words: list[str]) -> tuple[list[str], int]:
 
 def paint(text: str, colour: int | None, fd: int = 1) -> str:
     """Return text in a colour (None: dim), where it goes to a terminal and nobody minds."""
-    if not os.isatty(fd) or os.environ.get("NO_COLOR"):
-        return text
-    return f"\x1b[{colour or 2}m{text}\x1b[0m"
+    return text if not os.isatty(fd) or os.environ.get("NO_COLOR") else f"\x1b[{colour or 2}m{text}\x1b[0m"
 
 
 def columns() -> int:
@@ -5563,21 +5560,18 @@ def cut(text: str, room: int) -> str:
     return text if len(text) <= max(8, room) else text[: max(8, room) - 1] + "\u2026"
 
 
-def show_units(path: str | None, verb: str, options: dict[str, float], names: list[str]) -> int:
+def show_units(path: str | None, verb: str, options: dict[str, Any], names: list[str]) -> int:
     """Show the units: as a table, as JSON, as the graph of their dependencies, or why one is as it is."""
     lines, code = fetch(path, ["status", *(names if verb == "status" else ())])
     units = {unit["name"]: unit for unit in (dict(zip(RECORD, line.split("\t"))) for line in lines)}
     if not units and code not in (0, 3):
         return code
-    if verb == "status":
-        put(1, spell_array(map(parse_record, units.values())) if "j" in options else draw_table(units))
-        return code
-    if verb == "graph":
-        put(1, draw_dot(units) if "dot" in options else draw_tree(units))
-        return 0
-    if names[0] not in units:
+    if verb == "why" and names[0] not in units:
         return usage_error(f"there is no unit {names[0]}{suggest(names[0], units)}")
-    put(1, "".join(f"{line}\n" for line in explain_chain(path, units, names[0])))
+    if verb == "status":
+        put(1, spell_array(map(parse_record, units.values())) if "json" in options else draw_table(units))
+        return code
+    put(1, explain_chain(path, units, names[0]) if verb == "why" else draw_dot(units) if "dot" in options else draw_tree(units))
     return 0
 
 
@@ -5604,8 +5598,7 @@ def draw_table(units: Mapping[str, dict[str, str]]) -> str:
     wide, out = columns(), []
     for number, row in enumerate(rows):
         cells = [cell.ljust(width) for cell, width in zip(row[:-1], widths)]
-        room = wide - len("  ".join(cells)) - 2 if wide else len(row[-1])
-        why = cut(row[-1], room) if wide else row[-1]
+        why = cut(row[-1], wide - len("  ".join(cells)) - 2 if wide else len(row[-1])) if wide else row[-1]
         cells[2] = paint(cells[2], STATE_COLOURS.get(row[2])) if number else cells[2]
         out.append("  ".join([*cells, why]).rstrip())
     return "\n".join(out) + "\n"
@@ -5643,29 +5636,27 @@ def draw_dot(units: Mapping[str, dict[str, str]]) -> str:
     return "\n".join([*out, "}"]) + "\n"
 
 
-def explain_chain(path: str | None, units: Mapping[str, dict[str, str]], name: str) -> Iterator[str]:
-    """Yield why a unit is in its state, then why what it waits for is in its, and the last words of the last of them."""
-    margin, left = "", dict(units)
+def explain_chain(path: str | None, units: Mapping[str, dict[str, str]], name: str) -> str:
+    """Return why a unit is in its state, then why what it waits for is in its, and the last words of the last of them."""
+    margin, left, out = "", dict(units), []
     while True:
         unit = left.pop(name)
-        since = spell_duration(float(unit["for"]))
-        failures = int(unit["failures"])
+        since, failures = spell_duration(float(unit["for"])), int(unit["failures"])
         after = f" after {failures} failure{'' if failures == 1 else 's'}" if failures and unit["state"] == BACKOFF else ""
         colon = "" if unit["state"] == WAITING or not unit["why"] else ":"
         why = f"{colon} {unit['why']}".rstrip()
-        yield f"{margin}{name} is {spell_state(unit['state'])}{after}{why} (for {since})"
+        out.append(f"{margin}{name} is {spell_state(unit['state'])}{after}{why} (for {since})")
         margin += "  "
         if unit["blocked"] not in left:
             break
         name = unit["blocked"]
-    answer = Answer(path, ["logs", "-n", "5", name])
-    words = [decode(line) for kind, line in answer.lines() if kind == " "]
+    words = [decode(line) for kind, line in Answer(path, ["logs", "-n", "5", name]).lines() if kind == " "]
     if words:
-        yield f"{margin}its last words:"
-        yield from (f"{margin}| {line}" for line in words)
+        out += [f"{margin}its last words:", *(f"{margin}| {line}" for line in words)]
+    return "".join(f"{line}\n" for line in out)
 
 
-def show_timeline(path: str | None, options: dict[str, float], names: list[str]) -> int:
+def show_timeline(path: str | None, verb: str, options: dict[str, Any], names: list[str]) -> int:
     """Show how the start went: a bar for each unit, and what it waited for."""
     lines, code = fetch(path, ["timeline", *names])
     if code:
@@ -5674,7 +5665,7 @@ def show_timeline(path: str | None, options: dict[str, float], names: list[str])
     for line in lines:
         name, now, *pairs = line.split("\t")
         stories[name] = [(float(pair.split(" ", 1)[0]), pair.split(" ", 1)[1]) for pair in pairs]
-    if "j" in options:
+    if "json" in options:
         events = {name: [{"at": instant, "what": what} for instant, what in story] for name, story in stories.items()}
         put(1, spell_array({"name": name, "events": story} for name, story in events.items()))
         return code
@@ -5683,8 +5674,7 @@ def show_timeline(path: str | None, options: dict[str, float], names: list[str])
     total = max(total, float(lines[0].split("\t")[1])) if pending and lines else total
     margin, wide = max((len(name) for name in stories), default=0), columns()
     texts = {name: spell_story(story) for name, story in stories.items()}
-    room = max(map(len, texts.values()), default=0)
-    width = max(20, min((wide or 80) - margin - 4 - room, 60))
+    width = max(20, min((wide or 80) - margin - 4 - max(map(len, texts.values()), default=0), 60))
     for name, story in stories.items():
         text = cut(texts[name], wide - margin - 4 - width) if wide else texts[name]
         put(1, f"{name.ljust(margin)}  {draw_bar(story, total, width)}  {text}".rstrip() + "\n")
@@ -5734,20 +5724,30 @@ def main(arguments: list[str]) -> int:
         return EX_IOERR
 
 
-def obey(path: str | None, verb: str, words: list[str]) -> int:
-    """Do what a verb other than `run` says, and return the exit code. Raises Unwritten."""
-    if verb == "check":
-        return check(path)
-    if verb == "compile":
-        return compile_into(words[0])
-    if verb == "help":
-        return explain(words)
-    if verb == "mistake":
-        return usage_error(words[0])
-    if verb in ASKED and verb != "version":
-        return client(path, verb, words)
+def show_version(path: str | None, verb: str, options: dict[str, Any], words: list[str]) -> int:
+    """Show which overlord this is."""
     put(1, f"overlord {VERSION}\n")
     return 0
+
+
+for name, show in {
+    "check": check, "compile": compile_into, "version": show_version, "help": explain_option, "status": show_units,
+    "graph": show_units, "why": show_units, "timeline": show_timeline,
+}.items():  # fmt: skip
+    VERBS[name].show = show
+
+
+def obey(path: str | None, name: str, words: list[str]) -> int:
+    """Do what a verb other than `run` says, and return the exit code. Raises Unwritten."""
+    try:
+        if name == "mistake":
+            raise Mistake(words[0])
+        verb, options, rest = parse_request([name, *words], VERBS)
+        if name == "signal":
+            parse_signal(rest[0])
+    except Mistake as mistake:
+        return usage_error(str(mistake))
+    return client(path, verb, options, rest, words) if verb.asks else int(verb.show(path, name, options, rest))
 
 
 if __name__ == "__main__":

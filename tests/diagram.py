@@ -15,7 +15,7 @@ from typing import Iterator
 sys.path.append(str(Path(__file__).resolve().parent.parent))
 
 import overlord
-from overlord import IDLE, OK, RUNNING, STARTING, STATES, STOPPING, WAITING, Event, Spec, Status
+from overlord import IDLE, OK, RUNNING, STARTING, STATES, Event, Spec, Status
 
 BEGIN, END = "<!-- diagram -->", "<!-- /diagram -->"
 
@@ -55,32 +55,27 @@ def specs() -> tuple[Spec, ...]:
 
 def events(spec: Spec, status: Status) -> Iterator[Event]:
     """Yield every event that can come to a unit with this status, in each of its kinds."""
-    yield from (Event("want"), Event("start"))
-    yield from (Event("unspawned", why="script x failed", then=then) for then in ("", "stop"))
-    yield from (Event("stop", why="x", then=then) for then in ("stop", "restart"))
-    yield from (Event("deadline"), Event("ready"), Event("unwell", why="unhealthy: x"))
+    yield from (Event("want"), Event("start"), Event("barred", "script x failed"))
+    yield from (Event("stop", "x", wanted=wanted) for wanted in (False, True))
+    yield from (Event("deadline"), Event("ready"), Event("stale", "x"))
     if status.state in (STARTING, RUNNING) and not status.pid:
-        yield from (Event("spawned", 7), Event("unspawned", True, why="x"))
+        yield from (Event("spawned", pid=7), Event("unspawned", "x"), Event("unspawned", "x", passing=True))
     if status.pid and not status.left:
         lefts = (False, True)
-        ends = itertools.product((0, 1), lefts, ("", "stop"))  # in a shutdown, whatever ends counts as stopped
-        yield from (Event("exited", code, left=left, then=then) for code, left, then in ends)
+        ends = itertools.product((0, 1), lefts, lefts)  # in a shutdown, whatever ends is not wanted any more
+        yield from (Event("exited", code=code, left=left, wanted=wanted) for code, left, wanted in ends)
     if status.left:
-        yield Event("emptied")
+        yield from (Event("emptied", wanted=wanted) for wanted in (False, True))
 
 
 def is_possible(status: Status, event: Event) -> bool:
     """Tell whether the Fleet may feed this event in this state."""
     if event.kind == "deadline":
         return status.deadline is not None
-    if event.kind == "unwell":
-        return bool(status.pid)  # a script has no health
-    if event.kind == "unspawned":
-        return status.state == WAITING or not status.pid
     if event.kind == "stop" and status.state == OK:
         return bool(status.pid)  # a finished script has nothing to stop
-    if event.kind == "stop" and event.then == "restart":
-        return status.state in (STARTING, STOPPING)
+    if event.kind == "stop" and event.wanted:
+        return bool(status.pid) or status.state in (STARTING, RUNNING)  # else it is not stopped to come again
     return True
 
 
@@ -94,7 +89,7 @@ def edges() -> frozenset[tuple[str, str, str]]:
             status = todo.popleft()
             for event in events(spec, status):
                 cell = overlord.TABLE[status.state][overlord.EVENTS.index(event.kind)]
-                if cell in (None, overlord.impossible) or not is_possible(status, event):
+                if cell in (None, overlord.never) or not is_possible(status, event):
                     continue
                 now = status.since if status.deadline is None else status.deadline
                 new, _ = overlord.step(spec, status, event, now, 0.0)

@@ -56,6 +56,9 @@ CODES = (0, 1, 3, 64, 69, 77, 78)
 MOST = 60  # units above which a configuration is read, and not played
 
 
+ASKED = [name for name, verb in overlord.VERBS.items() if verb.asks]  # of a running overlord
+
+
 def parts(data: bytes) -> list[bytes]:
     """Return what stands between the `SPLIT`s."""
     return data.split(SPLIT)
@@ -85,12 +88,13 @@ class Play:
         actions = self.fleet.take()
         while actions:
             action = actions.pop(0)
-            status = self.fleet.status.get(getattr(action, "unit", ""), overlord.Status())
+            unit = self.fleet.units.get(getattr(action, "unit", "")) if isinstance(getattr(action, "unit", ""), str) else None
+            status = unit.status if unit else overlord.Status()
             if isinstance(action, overlord.Spawn):
                 if status.state in (overlord.STARTING, overlord.RUNNING) and not status.pid:
                     self.last += 1
                     kind = "unspawned" if self.rng.random() < 0.05 else "spawned"
-                    self.fleet.feed(action.unit, overlord.Event(kind, self.last, why='no "\\such\x1b\tthing'), self.now)
+                    self.fleet.feed(action.unit, overlord.Event(kind, 'no "\\such\x1b\tthing', pid=self.last), self.now)
             elif isinstance(action, (overlord.Kill, overlord.StopCommand)):
                 self.dying[action.unit] = -9
             elif isinstance(action, overlord.Test):
@@ -104,6 +108,8 @@ class Play:
                 self.control.say(action)
             elif isinstance(action, overlord.Changed) and self.control:
                 self.control.changed(action)
+            elif isinstance(action, overlord.Replan) and self.control:
+                self.control.refollow()
             actions += self.fleet.take()
         if self.control:
             self.control.look(self.now)
@@ -113,26 +119,29 @@ class Play:
         self.now += seconds
         dying, self.dying = self.dying, {}
         for name, code in dying.items():
-            if name in self.fleet.status and self.fleet.status[name].pid:
-                self.fleet.feed(name, overlord.Event("exited", code), self.now)
-        self.fleet.expire(self.now)
+            if name in self.fleet.units and self.fleet.units[name].status.pid:
+                self.fleet.feed(name, overlord.Event("exited", code=code), self.now)
+        for name, unit in list(self.fleet.units.items()):
+            if unit.status.deadline is not None and unit.status.deadline <= self.now:
+                self.fleet.expire(name, self.now)
+        self.fleet.expire("", self.now)
         self.perform()
         if self.fleet.sweeping and self.code is None:
-            self.fleet.swept()
+            self.fleet.leave()
             self.perform()
 
     def disturb(self) -> None:
         """Have units end by themselves, and time pass."""
         for _ in range(8):
-            for name, status in list(self.fleet.status.items()):
-                if status.pid and self.rng.random() < 0.3:
+            for name, unit in list(self.fleet.units.items()):
+                if unit.status.pid and self.rng.random() < 0.3:
                     self.dying[name] = self.rng.choice([0, 0, 1, 127, -11])
             self.turn(self.rng.choice([0.0, 0.1, 1.0, 40.0]))
 
     def end(self) -> None:
         """Ask for shutdown, and see that it comes to an end."""
         self.fleet.ask_shutdown("fuzz", self.now, 15)
-        for _ in range(10 * len(self.fleet.order) + 50):
+        for _ in range(10 * len(self.fleet.units) + 50):
             if self.code is not None:
                 break
             self.perform()
@@ -288,12 +297,18 @@ on_failure = ignore
 """
 
 
+def compute(call: Callable[[], bytes], done: Callable[[bytes], None]) -> None:
+    """As `Kernel.compute`, at once."""
+    done(call())
+
+
 @contextlib.contextmanager
 def desk(play: Play) -> Iterator[Callable[..., bytes]]:
     """The real Control room above a fleet that is played. Gives a function: what comes back for these bytes, in pieces."""
     watch = overlord.Watch()
     output = overlord.Output(watch, "error", "text", False)
-    play.control = control = overlord.Control(output, play.fleet, types.SimpleNamespace(send=lambda *words: ""), reread)
+    kernel = types.SimpleNamespace(send=lambda *words: "", compute=compute)
+    play.control = control = overlord.Control(output, play.fleet, kernel, reread)
     tail = output.tails["web"] = overlord.Tail()
     tail.add(b"", b"a line\n\xff\xfe another\n", 18)
     opened: list[tuple[socket.socket, Any]] = []
@@ -461,7 +476,7 @@ def server(data: bytes) -> None:
     """A client that meets a server which says anything: words, and a code."""
     verb, *answers = parts(data)
     argv = verb.decode("utf-8", "replace").split()
-    if not argv or argv[0] not in overlord.ASKED or "-c" in argv:
+    if not argv or argv[0] not in ASKED or "-c" in argv:
         return
     with client_of(answers) as shown:
         code = overlord.main(argv)
@@ -498,10 +513,11 @@ def notices(data: bytes) -> None:
     config = read(f"[daemon:{name}]\ncmd = x\nready = notify\n".encode())
     play, watch = Play(config, dice(data)), overlord.Watch()
     taken = overlord.Notices(types.SimpleNamespace(fleet=play.fleet, watch=watch))
-    address = taken.address(name)
-    sock = taken.sockets[name][0]
+    unit = play.fleet.units[name]
+    address = taken.address(unit)
+    sock = unit.notices[0]
     try:
-        play.fleet.status[name] = play.fleet.status[name]._replace(state=overlord.STARTING, ready=False, pid=os.getpid())
+        unit.status = unit.status._replace(state=overlord.STARTING, ready=False, pid=os.getpid())
         # this process tells, as if it led a session: that of the test run may be of another namespace, and have no number here
         led = unittest.mock.patch.object(os, "getsid", return_value=os.getpid())
         with led, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as told:
@@ -510,12 +526,12 @@ def notices(data: bytes) -> None:
                 gifts = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, b"".join(map(bytes, [[1, 0, 0, 0]] * (len(part) % 3))))]
                 told.sendmsg([part], gifts if len(part) % 3 else [])
                 before = len(os.listdir("/proc/self/fd"))
-                taken.hear(name)
+                taken.hear(unit)
                 assert len(os.listdir("/proc/self/fd")) == before, "a descriptor that came with it is kept"
         play.perform()
-        assert "\n" not in play.fleet.explain(name, play.now)
+        assert "\n" not in play.fleet.explain(unit, play.now)
         ready = any(line == "READY=1" for part in parts(data) for line in overlord.decode(part[:4096]).splitlines())
-        assert ready == (play.fleet.status[name].ready or play.fleet.status[name].state == overlord.OK)
+        assert ready == (unit.status.ready or unit.status.state == overlord.OK)
     finally:
         sock.close()
         watch.epoll.close()
@@ -647,7 +663,7 @@ def meant(draw: Any) -> bytes:
     return write(draw, draw(worlds())[0]).encode()
 
 
-VERBS = st.sampled_from([*overlord.ANSWERED, *overlord.ASKED, "run", "check", "help", "version", "stauts", "\xe9"])
+VERBS = st.sampled_from([*overlord.VERBS, "run", "check", "help", "version", "stauts", "\xe9"])
 WORDS = st.one_of(
     st.sampled_from(
         "web db pool pool-2 w* * [ [! [[a] [a--b] [] ? spare setup job -f -n -t -j --dot - -- 3 0 10ms KILL 0".split()
@@ -716,14 +732,14 @@ TARGETS = {
     "variables": Target(
         variables, joined(joined(st.one_of(PAIRS, st.binary(max_size=4)), 8, b""), 2), [b"A=1\nB='2'\n" + SPLIT + b"x\n"]
     ),
-    "control": Target(control, joined(ASKING, 4), [f"{verb} web\n".encode() for verb in overlord.ANSWERED]),
+    "control": Target(control, joined(ASKING, 4), [f"{verb} web\n".encode() for verb in ASKED]),
     "server": Target(
         server,
         st.builds(lambda line, answers: SPLIT.join([line, *answers]), LINES, st.lists(REPLIES, max_size=3)),
-        [f"{verb} web".encode() + SPLIT + b" web\tdaemon\tok\t1\t1\t1\t0\t\t0\t\t\t\n=0\n" for verb in overlord.ASKED],
+        [f"{verb} web".encode() + SPLIT + b" web\tdaemon\tok\t1\t1\t1\t0\t\t0\t\t\t\n=0\n" for verb in ASKED],
     ),
     "arguments": Target(
-        arguments, ARGV.map(lambda argv: "\0".join(argv).encode("utf-8", "replace")), [verb.encode() for verb in overlord.ASKED]
+        arguments, ARGV.map(lambda argv: "\0".join(argv).encode("utf-8", "replace")), [verb.encode() for verb in ASKED]
     ),
     "notices": Target(notices, joined(joined(st.one_of(TOLD, TOLD, st.binary(max_size=5)), 6, b""), 3), [b"READY=1\nSTATUS=x\n"]),
 }
@@ -769,7 +785,7 @@ def guide(name: str, seconds: int, number: int) -> bool:
         corpus.mkdir()
         for at, data in enumerate(random.Random(number).sample(TARGETS[name].seeds, min(60, len(TARGETS[name].seeds)))):
             (corpus / str(at)).write_bytes(data)
-        tokens = {option.name for option in overlord.OPTIONS} | {*overlord.ASKED, "${", ":-", "[daemon:", "[script:", "READY=1"}
+        tokens = {option.name for option in overlord.OPTIONS} | {*ASKED, "${", ":-", "[daemon:", "[script:", "READY=1"}
         Path(folder, "tokens").write_text("".join(f'"{token}"\n' for token in sorted(tokens)))
         flags = f"-max_total_time={seconds} -seed={number + 1} -max_len=4096 -timeout=20 -rss_limit_mb=1500 -verbosity=0"
         flags += f" -dict={folder}/tokens -artifact_prefix={folder}/found-"

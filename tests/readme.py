@@ -46,7 +46,7 @@ def parts() -> dict[str, str]:
         "options": options(("o",)),
         "unit-options": options(("sd", "s", "d")),
         "diagram": diagram.block(),
-        "usage": f"```\n{overlord.USAGE.strip()}\n```",
+        "usage": f"```\n{overlord.spell_usage().strip()}\n```",
     }
 
 

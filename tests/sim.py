@@ -22,17 +22,17 @@ BATCH = 10  # worlds that a job plays before it tells how far it is
 ROUND = 8  # batches that each job is given at once
 
 
-def play_batch(seed: int) -> tuple[int, int, int | None, str]:
-    """Play some worlds; return how many, their events, and the seed and the story of the first that went wrong."""
-    events = 0
+def play_batch(seed: int) -> tuple[int, int, int, int | None, str]:
+    """Play some worlds; return how many, their events and requests, and seed and story of the first that went wrong."""
+    events = requests = 0
     for number in range(BATCH):
         world = World(seed + number)
         try:
             world.play()
         except AssertionError as error:
-            return number + 1, events + world.clock, seed + number, str(error)
-        events += world.clock
-    return BATCH, events, None, ""
+            return number + 1, events + world.clock, requests, seed + number, str(error)
+        events, requests = events + world.clock, requests + len(world.clients)
+    return BATCH, events, requests, None, ""
 
 
 def main() -> int:
@@ -42,18 +42,21 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the first world; the others follow")
     parser.add_argument("--jobs", type=int, default=2)
     options = parser.parse_args()
-    began, worlds, events, seed = time.monotonic(), 0, 0, options.seed
+    began, worlds, events, requests, seed = time.monotonic(), 0, 0, 0, options.seed
     with multiprocessing.get_context("fork").Pool(options.jobs) as pool:
         while events < options.events:
             batches = [seed + BATCH * number for number in range(ROUND * options.jobs)]
-            for played, passed, failed, story in pool.imap(play_batch, batches):
-                worlds, events = worlds + played, events + passed
+            for played, passed, asked, failed, story in pool.imap(play_batch, batches):
+                worlds, events, requests = worlds + played, events + passed, requests + asked
                 if failed is not None:
                     print(f"{story}\n\nworld {failed} went wrong; again: python tests/sim.py --seed {failed} --events 1 --jobs 1")
                     return 1
             seed += BATCH * len(batches)
     took = time.monotonic() - began
-    print(f"{events} events in {worlds} worlds from seed {options.seed}: all as it must be; {events / took:.0f} events/s")
+    print(
+        f"{events} events, {requests} requests by hand, in {worlds} worlds from seed {options.seed}: all as it must be; "
+        f"{events / took:.0f} events/s"
+    )
     return 0
 
 

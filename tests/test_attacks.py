@@ -419,7 +419,7 @@ def test_restart_behind_an_instance_in_backoff(fleet: Start, tmp_path: Path) -> 
     (tmp_path / "good").unlink()
     done = o.ask("restart", "web", code=1)
     assert "web-1 did not come up, it is in backoff: exited with code 1" in done.stderr
-    assert "web-2 did not come up, it is still to have its turn, after web-1" in done.stderr
+    assert "web-2 did not come up, it is still to be restarted, after web-1" in done.stderr
     assert [o.starts(f"web-{number}") for number in (2, 3)] == [1, 1]
 
 

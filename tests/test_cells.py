@@ -46,7 +46,7 @@ def test_levels_of_ends() -> None:
     unit = a_main_command()
     unit.send("want")
     unit.send("start")
-    unit.send("unspawned", False, why="cmd: not found")
+    unit.send("unspawned", why="cmd: not found")
     assert (unit.status.state, levels(unit)) == (FAILED, [("error", False)])
 
 
@@ -90,9 +90,9 @@ def test_nothing_is_carried_over(way: str) -> None:
     else:
         unit.ok()
         if way in ("stopped", "restarted"):
-            unit.stop(then="stop" if way == "stopped" else "restart")
+            unit.stop(again=way == "restarted")
         if way == "unwell":
-            unit.send("unwell", why="no answer")
+            unit.lose_health("no answer")
         unit.exit({"failed": 1}.get(way, 0))
     states = {"restarted": WAITING, "done": DONE, "failed": FAILED, "unwell": FAILED, "succeeded": OK}
     assert unit.status.state == states.get(way, STOPPED)
@@ -108,7 +108,7 @@ def test_since_is_the_entry_of_a_state() -> None:
         assert (unit.status.state, unit.status.since) == (state, unit.now)
     begun = unit.now
     unit.now += 0.5
-    unit.send("spawned", 11)
+    unit.send("spawned", pid=11)
     assert (unit.status.since, unit.status.started) == (begun, unit.now)
     unit.due()
     assert (unit.status.state, unit.status.since) == (OK, unit.now)
@@ -136,7 +136,7 @@ def test_fork_that_fails_is_no_respawn() -> None:
     unit = a_daemon(respawns=0, backoff=0)
     unit.send("want")
     unit.send("start")
-    unit.send("unspawned", True, why="fork: no")
+    unit.send("unspawned", passing=True, why="fork: no")
     assert (unit.status.state, unit.status.respawned) == (BACKOFF, 0)
     assert unit.wait == pytest.approx(overlord.FORK_DELAY)
     assert unit.status.why == "cannot start: fork: no"
@@ -149,7 +149,7 @@ def test_step_says_what_cannot_be() -> None:
     with pytest.raises(overlord.Impossible, match=r"web: emptied in state idle"):
         unit.send("emptied")
     before = unit.status
-    assert overlord.step(unit.spec, before, Event("stop", then="stop"), 1.0, 0.0) == (before, [])
+    assert overlord.step(unit.spec, before, Event("stop"), 1.0, 0.0) == (before, [])
 
 
 def test_starts_are_counted() -> None:
@@ -177,7 +177,7 @@ FOREGROUND = "; a daemon has to stay in the foreground"
 def test_reason_of_an_early_end(code: int, why: str, hint: str, told: str) -> None:
     """What is known of it is told, and what is likely only where nothing is known."""
     unit = a_daemon(restart="never").up()
-    unit.send("exited", code, why=why, hint=hint)
+    unit.send("exited", code=code, why=why, hint=hint)
     assert unit.status.why == told
     assert unit.said == [f"error: failed: {told}"]
 
@@ -185,7 +185,7 @@ def test_reason_of_an_early_end(code: int, why: str, hint: str, told: str) -> No
 def test_success_has_no_hint() -> None:
     """What an exit code often means is not told where it is what was wanted."""
     unit = a_script(success="0 137").up()
-    unit.send("exited", 137, hint="out of memory")
+    unit.send("exited", code=137, hint="out of memory")
     assert unit.status.state == OK
     assert "memory" not in unit.status.why
 
@@ -244,3 +244,54 @@ def test_edge_of_a_window() -> None:
         unit.up()
     unit.exit(1, after=9.5)
     assert unit.status.state == FAILED
+
+
+# --- what is asked of it while it stops ------------------------------------------------------------------------------
+
+
+def test_end_of_what_nobody_wants() -> None:
+    """In a shutdown whatever ends is stopped, and neither restarted nor failed, even if nobody has stopped it yet."""
+    for code in (0, 1):
+        unit = a_daemon(warmup=0).ok()
+        unit.wanted = False
+        assert unit.exit(code) == STOPPED
+
+
+def test_no_process_for_what_nobody_wants() -> None:
+    """A fork that fails after somebody has stopped the unit is no failure."""
+    unit = a_daemon()
+    unit.send("want")
+    unit.send("start")
+    assert unit.send("unspawned", why="fork: no", passing=True, wanted=False) == STOPPED
+    assert unit.said == []
+
+
+@pytest.mark.parametrize("way", ["stop", "want"])
+def test_a_failure_that_is_overtaken(way: str) -> None:
+    """Stopped while it stops for a failure, or asked for: it is not held against it, and comes again without back-off."""
+    unit = a_daemon(warmup=0).ok()
+    unit.lose_health("unhealthy")
+    assert unit.status.state == STOPPING
+    if way == "stop":
+        assert unit.stop(again=True, why="reload") == STOPPING
+        assert unit.status.why == "reload"
+    else:
+        assert unit.send("want") == STOPPING
+    assert unit.exit(1) == WAITING
+    assert unit.status.respawned == 0
+
+
+def test_first_reason_to_be_stale() -> None:
+    """The first reason stays, but for a failure; what has no process cannot be stale."""
+    unit = a_daemon(warmup=0).ok()
+    status = unit.status
+    first = "db was restarted"
+    last = ("unhealthy", True, "unhealthy", "fail")
+    for kind, fails, stale, then in ((first, False, first, ""), ("max_age", False, first, ""), last):
+        status, actions = overlord.step(unit.spec, status, Event("stale", kind, fails=fails), unit.now, 0.0)
+        assert (status.stale, status.then, actions) == (stale, then, [])
+    unit = a_daemon()
+    unit.send("want")
+    unit.send("start")
+    status, _ = overlord.step(unit.spec, unit.status, Event("stale", "reload"), unit.now, 0.0)
+    assert status.stale == ""

@@ -335,7 +335,6 @@ VALUES = [
     ("wait_for", "tcp:db:5432, unix:/x", (TCP, ("unix", "", 0, "/x", "unix:/x"))),
     ("wait_for", "\n  cmd:test -e /x, y\n\n  tcp:db:5432\n", (("cmd", "", 0, "test -e /x, y", "cmd:test -e /x, y"), TCP)),
     ("stop_cmd", "kill -TERM ${MAINPID} $$", "kill -TERM ${MAINPID} $$"),
-    ("count", "1", 1),
     # what the environment and the limits are made of
     ("env_file", "/etc/app.env", ("/etc/app.env",)),
     ("env_file", "/etc/a -/run/b, c\n  -d", ("/etc/a", "-/run/b", "c", "-d")),
@@ -443,7 +442,7 @@ def test_commands_among_probes_are_for_the_shell() -> None:
 def test_every_option_has_a_table() -> None:
     """An option that comes to overlord.py comes to these tables."""
     known = {"overlord": VALUES_OF_OVERLORD, "daemon": VALUES, "script": VALUES_OF_SCRIPTS + VALUES}
-    elsewhere = {"cmd", "configdir", "autostart"}
+    elsewhere = {"cmd", "configdir", "autostart", "count"}
     for kind, table in known.items():
         assert set(overlord.BY_KIND[kind]) - elsewhere <= {row[0] for row in table}
 
@@ -465,7 +464,7 @@ def test_defaults() -> None:
     assert (web.forward, web.autostart) == (((1, 1),), True)
     assert (web.ready, web.ready_timeout, web.health) == (None, 60.0, None)
     assert (web.health_interval, web.health_timeout, web.health_retries) == (10.0, 3.0, 3)
-    assert (web.count, web.instance, web.stop_cmd, setup.schedule) == (1, 0, None, None)
+    assert (web.count, web.instance, web.stop_cmd, setup.schedule) == (None, 0, None, None)
     for unit in (web, setup):
         assert (unit.wait_for, unit.env_file, unit.secrets, unit.limits) == ((),) * 4
     assert (setup.respawns, setup.timeout) == ((0, 0.0), None)
@@ -525,7 +524,7 @@ def test_instances() -> None:
     assert config.units["setup"].deps == (("db-1", "ok"), ("db-2", "ok"))
     for number in (1, 2, 3):
         unit = config.units[f"web-{number}"]
-        assert (unit.name, unit.instance, unit.count) == (f"web-{number}", number, 1)
+        assert (unit.name, unit.instance) == (f"web-{number}", number)
         assert unit.deps == (("db-1", "bounce"), ("db-2", "bounce"), ("setup", "always"))
     assert config.units["setup"].instance == 0
 
@@ -538,10 +537,12 @@ def test_no_instances_are_no_unit() -> None:
     assert line.startswith("0.conf:4: [daemon:web] deps: there is no unit 'gone'")
 
 
-def test_one_instance_keeps_its_name() -> None:
-    """`count = 1` is as no count at all, and its name may look like that of an instance."""
-    one, two = read(f"{WEB}count = 1\n"), read(WEB)
-    assert one == two
+def test_one_instance_has_its_number() -> None:
+    """`count = 1` makes `NAME-1`, so that 2 adds one; without a count there is no number, and a name may look like one."""
+    config = read(f"{WEB}count = 1\n[daemon:top]\ncmd = x\ndeps = web\n")
+    assert config.order == ["web-1", "top"]
+    assert (config.units["web-1"].instance, config.units["top"].deps) == (1, (("web-1", "ok"),))
+    assert read(WEB).units["web"].instance == 0
     assert read(f"{WEB}[daemon:web-1]\ncmd = x\ncount = 2\n").order == ["web", "web-1-1", "web-1-2"]
 
 
@@ -1762,12 +1763,12 @@ def test_signals_are_spelt_and_read(number: int) -> None:
     assert overlord.parse_signal(str(number)) == number
 
 
-@pytest.mark.parametrize("verb", overlord.ASKING)
+@pytest.mark.parametrize("verb", [name for name, verb in overlord.VERBS.items() if verb.asks])
 def test_verbs_are_no_commands(verb: str) -> None:
     """A verb is a verb, and after `--` a program of that name; each is known to the client."""
     assert overlord.parse_arguments([verb, "x"]) == (None, verb, ["x"])
     assert overlord.parse_arguments(["--", verb]) == (None, "run", [verb])
-    assert verb in overlord.ASKED
+    assert overlord.VERBS[verb].answer or overlord.VERBS[verb].show
 
 
 def test_hint_for_a_unit_that_many_miss_takes_no_time() -> None:

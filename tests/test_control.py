@@ -902,13 +902,13 @@ REQUESTS = (
     *((f"{verb} x*", r"there is no unit .?x\*") for verb in "status stop timeline".split()),
     ("signal HUP wbe", 'did you mean "web"'),
     ("signal FOO web", "'FOO' is no signal"),
-    *((verb, f"{verb} needs the NAME") for verb in "start stop restart wait logs signal".split()),
-    ("signal HUP", "signal needs the NAME"),
+    *((verb, f"{verb} needs .*NAME") for verb in "start stop restart wait logs signal".split()),
+    ("signal HUP", "signal needs SIGNAL NAME"),
     ("health web", "health"),
     ("version web", "version"),
     ("shutdown 1 2", "shutdown"),
     ("shutdown -1", "-1"),
-    ("start web -t", "duration"),
+    ("start web -t", "start -t needs a value"),
     ("start web -f", "start has no option -f"),
     ("stauts", 'did you mean "status"'),
     ("ask", "there is no verb"),
@@ -1423,7 +1423,7 @@ GARBAGE = {
     "HTTP": b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
     "JSON": b'{"verb": "status"}\n',
     "a path": b"logs ../../etc/passwd\nlogs /etc/passwd\n",
-    "a signal": b"signal 0 web\nsignal -1 web\nsignal 65 web\n",
+    "a signal": b"signal 0 web\nsignal -65 web\nsignal 65 web\n",
 }
 
 

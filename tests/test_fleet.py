@@ -262,7 +262,7 @@ def test_dependency_ended_for_good() -> None:
     stage = Stage(prompt("web", deps="db") + daemon("db", "x", restart="never", on_failure="ignore") + prompt("other"))
     stage.exit("db", 1)
     stage.advance(SETTLED)
-    assert (stage.state("web"), stage.fleet.status["web"].why) == (WAITING, "db:ok")
+    assert (stage.state("web"), stage.explain("web")) == (WAITING, "for db:ok, and db is failed")
 
 
 def test_deps_of_an_other_kind_of_order() -> None:
@@ -863,7 +863,7 @@ def test_no_max_age_in_a_shutdown(count: int) -> None:
     asked = stage.now
     stage.request()
     stage.advance(60.0)
-    names = ["a"] if count == 1 else ["a-1", "a-2"]
+    names = ["a-1", "a-2"][:count]
     assert [(at - asked, name) for at, name, _, _ in stage.kills] == [(0.0, MAIN), *((30.0, name) for name in names)]
 
 
@@ -1145,7 +1145,7 @@ def test_pause() -> None:
     stage = Stage(daemon("a", "x", warmup="5s", max_age="1h") + daemon("b", "x", warmup="10s"))
     stage.advance(4.0)
     stage.now += 1000.0
-    stage.fleet.shift(1000.0)
+    stage.shift(1000.0)
     stage.settle()
     assert stage.states("a", "b") == [STARTING, STARTING]
     stage.advance(1.0)
@@ -1164,7 +1164,7 @@ def test_pause_in_a_shutdown() -> None:
     stage.request()
     stage.now += 100.0
     stage.agenda = [(at + 100.0, serial, action) for at, serial, action in stage.agenda]
-    stage.fleet.shift(100.0)
+    stage.shift(100.0)
     stage.settle()
     assert stage.kills == [(stage.now - 100.0, "a", TERM, False)]
     stage.advance(2.0)
@@ -1198,7 +1198,7 @@ def test_no_timer_with_nothing_to_do() -> None:
     stage.boot()
     stage.advance(SETTLED)
     assert stage.state(MAIN) == RUNNING
-    assert stage.fleet.next_deadline() is None
+    assert stage.next_deadline() is None
 
 
 def test_timers_do_not_pile_up() -> None:
@@ -1208,7 +1208,205 @@ def test_timers_do_not_pile_up() -> None:
         stage.exit("a", 1)
         stage.advance(0.001)
     assert stage.starts.count("a") == 1001
-    assert len(stage.fleet.timers) < 200
+    assert len([timer for timer in stage.watch.timers if timer[2]]) <= 2
+
+
+# --- who goes first ----------------------------------------------------------------------------------------------------
+
+
+def test_restart_of_instances_that_start() -> None:
+    """D4: what serves nobody yet is replaced at once, and waits for no other."""
+    stage = Stage(daemon("web", "x", count=2, warmup="10s"))
+    stage.restart("web-1", "web-2")
+    assert stage.starts == ["web-1", "web-2", "web-1", "web-2"]
+    assert stage.states() == [STARTING, STARTING]
+
+
+def test_age_beside_an_instance_that_flaps() -> None:
+    """D5: one that fails again and again keeps no other from being replaced for its age; one that is stopped does."""
+    stage = Stage(daemon("web", "x", count=2, warmup="1s", max_age="20s", backoff="2s"))
+    stage.advance(5.0)
+    for _ in range(6):
+        stage.exit("web-2", 1)
+        stage.advance(2.5)
+    assert stage.starts.count("web-1") == 2
+    stage = Stage(daemon("web", "x", count=2, warmup="1s", max_age="20s", stop_timeout="1h"), boot=False)
+    stage.tempers["web-2"] = STUBBORN
+    stage.boot()
+    stage.advance(15.0)
+    stage.exit("web-2", 1)
+    stage.advance(3.0)
+    stage.restart("web-2")
+    assert stage.state("web-2") == STOPPING
+    stage.advance(10.0)
+    assert stage.starts.count("web-1") == 1
+
+
+def test_restart_beside_an_instance_in_backoff() -> None:
+    """A person's restart, and a reload, go on only while the one before comes up: what is broken takes one down, not all."""
+    text = daemon("web", "x", count=2, warmup="1s", backoff="1h")
+    for act in (lambda stage: stage.restart("web-1", "web-2"), lambda stage: stage.reload(text.replace("cmd = x", "cmd = y"))):
+        stage = Stage(text)
+        stage.advance(2.0)
+        act(stage)
+        for _ in range(2):
+            stage.exit("web-1", 1)
+        stage.advance(60.0)
+        assert stage.states() == [BACKOFF, OK]
+        assert stage.starts.count("web-2") == 1
+
+
+def test_restart_beside_an_instance_that_waits_in_vain() -> None:
+    """Who waits for what will never be there holds up nobody; once somebody has asked for that, it does again."""
+    db = prompt("db", restart="never", on_failure="ignore", warmup="1s")
+    text = daemon("web", "x", count=2, warmup="1s", deps="db") + db + prompt("keep")
+    stage = Stage(text)
+    stage.advance(5.0)
+    stage.exit("db", 1)
+    stage.exit("web-2", 1)
+    stage.exit("web-2", 1) if stage.state("web-2") == STARTING else None
+    stage.advance(1.0)
+    assert stage.states("db", "web-2") == [FAILED, WAITING]
+    stage.fleet.start([stage.fleet.units["db"]], stage.now)
+    stage.restart("web-1")
+    assert stage.starts.count("web-1") == 1
+    stage.advance(10.0)
+    assert stage.starts.count("web-1") == 2
+    stage.exit("db", 1)
+    stage.exit("web-2", 1)
+    stage.advance(1.0)
+    assert stage.states("web-1", "web-2") == [OK, WAITING]
+    stage.reload(text.replace("cmd = x", "cmd = y", 1))
+    assert stage.states("web-1", "web-2") == [WAITING, WAITING]
+
+
+@pytest.mark.parametrize("why", ["age", "by hand"])
+def test_restart_beside_an_ancestor_that_is_down(why: str) -> None:
+    """It comes after the ancestor, once for both; by hand that is asked for at once."""
+    stage = Stage(daemon("db", "x", backoff="1h", warmup="1s") + prompt("web", deps="db:bounce", max_age="30s"))
+    stage.advance(2.0)
+    stage.exit("db", 1)
+    stage.exit("db", 1)
+    assert stage.states() == [BACKOFF, OK]
+    stage.advance(60.0)
+    assert stage.states() == [BACKOFF, OK]
+    if why == "by hand":
+        stage.restart("web")
+        assert stage.states() == [STARTING, OK]
+        stage.advance(2.0)
+    else:
+        stage.advance(3700.0)
+    assert (stage.starts.count("web"), stage.states()) == (2 if why == "by hand" else stage.starts.count("web"), [OK, OK])
+
+
+def test_waiting_while_a_reload_stops_another() -> None:
+    """What has not started yet starts under its new definition, and never before what it needs is what it will be."""
+    text = prompt("db", stop_timeout="1h") + prompt("web", deps="db", wait_for="file:/x")
+    text += prompt("top", deps="db, gate") + setup("gate")
+    stage = Stage(text, boot=False)
+    stage.tempers["db"] = STUBBORN
+    stage.silent.add("web")
+    stage.boot()
+    assert stage.states("db", "web", "top") == [OK, WAITING, WAITING]
+    stage.reload(text.replace("cmd = x", "cmd = y", 1).replace("wait_for = file:/x\n", ""))
+    assert stage.states("db", "web", "top") == [STOPPING, WAITING, WAITING]
+    stage.exit("gate")
+    assert stage.states("db", "web", "top") == [STOPPING, WAITING, WAITING]
+    stage.exit("db", 0)
+    assert stage.states("db", "web", "top") == [OK, OK, OK]
+    for name in ("db", "web"):
+        assert stage.current[name].spec == stage.config.units[name]
+
+
+def test_waiting_for_what_a_reload_is_about_to_stop() -> None:
+    """What is to be stopped, once those that need it have been, is not there for anybody new."""
+    text = prompt("db") + prompt("web", deps="db", stop_timeout="1h")
+    rest = prompt("top", deps="db, gate") + setup("gate")
+    stage = Stage(text + rest, boot=False)
+    stage.tempers["web"] = STUBBORN
+    stage.boot()
+    stage.reload(text.replace("cmd = x", "cmd = y") + rest)
+    stage.exit("gate")
+    assert stage.states("db", "web", "top") == [OK, STOPPING, WAITING]
+    assert stage.starts.count("top") == 0
+
+
+def test_health_lost_while_a_reload_stops_others() -> None:
+    """What fails is stopped at once, though those that need it are still to be stopped before it."""
+    text = prompt("db") + prompt("web", deps="db", stop_timeout="1h")
+    stage = Stage(text, boot=False)
+    stage.tempers["web"] = STUBBORN
+    stage.boot()
+    stage.reload(text.replace("cmd = x", "cmd = y"))
+    assert stage.states() == [OK, STOPPING]
+    stage.tell("db", "unwell", "no answer")
+    assert stage.state("db") != OK
+
+
+def test_age_beside_an_instance_that_begins_to_flap() -> None:
+    """D5: it waits for one that comes up, and no longer once that fails by itself."""
+    stage = Stage(daemon("web", "x", count=2, warmup="5s", max_age="20s", backoff="1h"))
+    stage.advance(18.0)
+    stage.restart("web-2")
+    stage.advance(3.0)
+    assert stage.states() == [OK, STARTING] and stage.starts.count("web-1") == 1
+    stage.exit("web-2", 1)
+    assert stage.starts.count("web-1") == 2
+
+
+def test_a_run_that_fails_for_one_of_two() -> None:
+    """Who waits for the same script, which had its run for him and failed, is told that he waits in vain: nobody else asks."""
+    stage = Stage(prompt("a", deps="setup") + prompt("b", deps="setup:always", backoff="1h") + setup(on_failure="ignore"))
+    stage.exit("setup", 1)
+    for _ in range(2):  # and once more, since a first restart comes without a delay
+        assert stage.living() == ["setup"]
+        stage.exit("setup", 1)
+    assert stage.states("a", "b", "setup") == [WAITING, BACKOFF, FAILED]
+    assert stage.explain("a") == "for setup:ok, and setup is failed"
+
+
+def test_restart_of_an_instance_and_of_what_another_waits_for() -> None:
+    """One waits in vain no more once that is asked for in the same breath: so there is somebody to wait for."""
+    db = prompt("db", restart="never", on_failure="ignore", warmup="1s")
+    stage = Stage(daemon("web", "x", count=2, warmup="1s", deps="db") + db + prompt("keep"))
+    stage.advance(5.0)
+    stage.exit("db", 1)
+    stage.exit("web-2", 1)
+    stage.advance(1.0)
+    assert stage.states("db", "web-2") == [FAILED, WAITING]
+    stage.restart("db", "web-1")
+    assert stage.states("db", "web-1", "web-2") == [STARTING, OK, WAITING]
+    stage.advance(10.0)
+    assert stage.states("db", "web-1", "web-2") == [OK, OK, OK]
+    assert stage.starts.count("web-1") == 2
+
+
+def test_stopped_by_hand_while_a_reload_waits() -> None:
+    """It has stopped for the reload and would come again: stopped by hand meanwhile, it does not."""
+    text = prompt("a") + prompt("b", stop_timeout="1h")
+    stage = Stage(text, boot=False)
+    stage.tempers["b"] = STUBBORN
+    stage.boot()
+    stage.reload(text.replace("cmd = x", "cmd = y"))
+    assert stage.states() == [WAITING, STOPPING]
+    stage.stop("a")
+    assert stage.state("a") == STOPPED
+    stage.exit("b")
+    assert stage.states() == [STOPPED, OK]
+    assert stage.starts == ["a", "b", "b"]
+
+
+def test_three_that_need_a_run_each() -> None:
+    """Two that fail at once again and again keep the third from no turn: who has waited longest comes first."""
+    text = "".join(prompt(name, deps="setup:always", backoff="0") for name in ("a", "b", "c")) + setup()
+    stage = Stage(text)
+    for _ in range(6):
+        stage.now += 0.01
+        stage.exit("setup")
+        for name in ("a", "b"):
+            if stage.state(name) == OK:
+                stage.exit(name, 1)
+    assert stage.starts.count("c") >= 1
 
 
 # --- cost ------------------------------------------------------------------------------------------------------------
@@ -1277,7 +1475,7 @@ def test_cost_of_an_event_beside_a_wave() -> None:
         stage.advance(60.0)
         stage.exit("b", 1)
         stage.exit("a", 1)
-        assert (stage.state("b"), len(stage.fleet.held)) == (STARTING, count)
+        assert (stage.state("b"), sum(bool(unit.status.stale) for unit in stage.fleet.units.values())) == (STARTING, count)
         stage.exit("c", 1)
         costs.append(lines_of(lambda stage=stage: stage.exit("c", 1)))
     assert costs[1] <= costs[0] + 50, costs
@@ -1549,10 +1747,10 @@ def test_reload_of_the_same() -> None:
     stage.exit("done")
     slow(stage, "stopping")
     stage.stop("hand", "stopping")
-    before, starts = dict(stage.fleet.status), list(stage.starts)
+    before, starts = {name: unit.status for name, unit in stage.fleet.units.items()}, list(stage.starts)
     assert {each.state for each in before.values()} == set(overlord.STATES)
     assert stage.reload(text) == {}
-    assert stage.fleet.status == before
+    assert {name: unit.status for name, unit in stage.fleet.units.items()} == before
     assert stage.starts == starts
     for name in ("always", "setup", "always"):
         stage.exit(name)
@@ -1657,7 +1855,7 @@ def test_reload_of_max_age(before: str | None, after: str | None, ages: list[flo
     count = len(stage.starts)
     stage.reload(prompt("web", **{"max_age": after} if after else {}) + prompt("other"))
     lived: list[int] = []
-    while stage.fleet.next_deadline() is not None and not lived:
+    while stage.next_deadline() is not None and not lived:
         stage.advance(1.0)
         lived = [round(stage.now - begun) for _ in stage.starts[count:]]
     assert lived == ages
@@ -1742,7 +1940,7 @@ def test_reload_removes() -> None:
     stage.advance(SETTLED)
     assert [(round(at - begun), name) for at, name, *_ in stage.kills] == [(0, "c"), (3, "b"), (6, "a")]
     assert stage.states() == [OK]
-    assert list(stage.fleet.status) == list(stage.fleet.units) == stage.fleet.order == ["web"]
+    assert list(stage.fleet.units) == ["web"]
     assert stage.fleet.code is None
 
 
@@ -1883,7 +2081,7 @@ def test_reload_of_what_is_in_a_state(state: str, after: str, started: int) -> N
     stage.advance(SETTLED)
     assert stage.state("web") == after
     assert stage.starts.count("web") - count == started
-    assert stage.fleet.leaving == {}
+    assert stage.fleet.pending is None
 
 
 @pytest.mark.parametrize("state", [STARTING, BACKOFF, FAILED, DONE, OK, STOPPED, STOPPING, IDLE, WAITING])
@@ -1893,7 +2091,7 @@ def test_reload_removes_what_is_in_a_state(state: str) -> None:
     bring_into(stage, state)
     stage.reload(rest)
     stage.advance(SETTLED)
-    assert list(stage.fleet.status) == ["other", "gate"]
+    assert list(stage.fleet.units) == ["other", "gate"]
     assert "web" not in stage.living()
 
 
@@ -1917,7 +2115,7 @@ def test_start_by_hand_of_what_a_reload_removes() -> None:
     stage.start("web")
     stage.restart("web")
     stage.advance(SETTLED)
-    assert list(stage.fleet.status) == ["other"]
+    assert list(stage.fleet.units) == ["other"]
 
 
 def test_reload_while_it_is_about_to_start() -> None:
@@ -2036,7 +2234,7 @@ def test_reload_during_a_reload() -> None:
     stage.advance(1.0)
     stage.reload(changed(prompt, "a", umask="077") + prompt("other") + prompt("c"))
     stage.advance(SETTLED)
-    assert stage.fleet.units == stage.config.units
+    assert {name: unit.spec for name, unit in stage.fleet.units.items()} == stage.config.units
     assert stage.states("a", "c") == [OK, OK]
     assert stage.current["a"].spec.umask == 0o077
     assert stage.starts.count("a") == 2
@@ -2065,7 +2263,7 @@ def test_reload_back_to_the_first() -> None:
     stage.advance(1.0)
     stage.reload(first)
     stage.advance(SETTLED)
-    assert stage.fleet.units == stage.config.units
+    assert {name: unit.spec for name, unit in stage.fleet.units.items()} == stage.config.units
     assert stage.states("a", "b", "gone", "c") == [OK, OK, OK, OK]
     assert all(stage.current[name].spec == stage.config.units[name] for name in ("a", "b", "gone", "c"))
 
@@ -2092,7 +2290,7 @@ def test_reload_brings_back_what_is_being_removed() -> None:
     assert "web" in news
     stage.advance(SETTLED)
     assert stage.states("web", "other") == [OK, OK]
-    assert stage.fleet.units["web"].stop_timeout == 1.0
+    assert stage.fleet.units["web"].spec.stop_timeout == 1.0
 
 
 def test_reload_turns_dependencies_round() -> None:
@@ -2304,7 +2502,7 @@ def test_pause_before_it_is_ready() -> None:
     stage.boot()
     stage.advance(1.0)
     stage.now += 100.0
-    stage.fleet.shift(100.0)
+    stage.shift(100.0)
     stage.advance(5.0)
     stage.tell("web")
     assert (stage.state("web"), stage.starts) == (OK, ["web"])
@@ -2379,7 +2577,7 @@ def test_run_by_the_clock() -> None:
     assert stage.starts == ["other", "job"]
     assert any("still going" in text for text in stage.text_of("job"))
     stage.exit("job")
-    assert (stage.state("job"), stage.fleet.status["job"].oks) == (OK, 0)
+    assert stage.state("job") == OK
     stage.strike("job")
     stage.exit("job", 3)
     assert (stage.state("job"), stage.code) == (FAILED, None)

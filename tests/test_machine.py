@@ -39,19 +39,27 @@ INT = overlord.SIGNALS["INT"]
 
 
 class Unit:
-    """One unit without a Fleet: the test says what happens to it, and when."""
+    """One unit without a Fleet: the test says what happens to it, and when. As a Fleet of one would, it stops what is stale."""
 
     def __init__(self, section: str, settings: str = "", chance: float = 0.0) -> None:
         (self.spec,) = configure(f"[overlord]\n{settings}\n" + section).units.values()
         self.status, self.now, self.chance = overlord.Status(), 1000.0, chance
         self.pid = 10
+        self.wanted = True  # it is to be up
         self.actions: list[Any] = []
 
-    def send(self, kind: str, *values: Any, **fields: Any) -> str:
+    def send(self, kind: str, **fields: Any) -> str:
         """Feed one event; return the state that it leads to."""
-        event = Event(kind, *values, **fields)
+        self.wanted = self.wanted or kind == "want"
+        event = Event(kind, **{"wanted": self.wanted, **fields})
         self.status, self.actions = overlord.step(self.spec, self.status, event, self.now, self.chance)
+        if self.status.stale and self.status.state != STOPPING and kind != "stop":
+            return self.send("stop", why=self.status.stale, fails=self.status.then == "fail")
         return str(self.status.state)
+
+    def lose_health(self, why: str) -> str:
+        """Its health probe has failed once too often."""
+        return self.send("stale", why=why, fails=True)
 
     def up(self) -> Unit:
         """Bring it up to where its process runs; a daemon's warm-up is still before it."""
@@ -60,7 +68,7 @@ class Unit:
         self.send("start")
         assert self.actions == [Spawn(self.spec.name)]
         self.pid += 1
-        self.send("spawned", self.pid)
+        self.send("spawned", pid=self.pid)
         return self
 
     def ok(self) -> Unit:
@@ -78,10 +86,12 @@ class Unit:
 
     def exit(self, code: int = 0, after: float = 0.0, left: bool = False, why: str = "") -> str:
         self.now += after
-        return self.send("exited", code, left=left, why=why)
+        return self.send("exited", code=code, left=left, why=why)
 
-    def stop(self, **fields: Any) -> str:
-        return self.send("stop", **{"why": "shutdown", "then": "stop", **fields})
+    def stop(self, again: bool = False, **fields: Any) -> str:
+        """Stop it, for good or to start it again."""
+        self.wanted = self.wanted and again
+        return self.send("stop", **{"why": "shutdown", **fields})
 
     @property
     def wait(self) -> float:
@@ -120,10 +130,10 @@ def a_main_command() -> Unit:
 # is impossible: an error in overlord itself.
 COMES = {
     IDLE: "want",
-    WAITING: "start unspawned deadline stop",
-    STARTING: "spawned unspawned exited deadline stop ready",
-    OK: "want exited deadline stop unwell",
-    RUNNING: "spawned unspawned exited deadline stop",
+    WAITING: "start barred deadline stop",
+    STARTING: "spawned unspawned exited deadline stop stale ready",
+    OK: "want exited deadline stop stale",
+    RUNNING: "spawned unspawned exited deadline stop stale",
     STOPPING: "want exited emptied deadline stop",
     BACKOFF: "want deadline stop",
     STOPPED: "want",
@@ -131,12 +141,12 @@ COMES = {
     FAILED: "want",
 }
 MEANS_NOTHING = {
-    **dict.fromkeys((IDLE, DONE, FAILED), "stop ready unwell"),
-    STOPPED: "stop unspawned ready unwell",  # its script failed and its stop came before that news
-    **dict.fromkeys((WAITING, RUNNING), "want ready unwell"),  # a daemon may say that it is ready at any time
-    STARTING: "want unwell",
+    **dict.fromkeys((IDLE, STOPPED, DONE, FAILED), "stop stale ready"),
+    WAITING: "want stale ready",  # a daemon may say that it is ready at any time
+    RUNNING: "want ready",
+    STARTING: "want",
     OK: "ready",
-    **dict.fromkeys((STOPPING, BACKOFF), "ready unwell"),
+    **dict.fromkeys((STOPPING, BACKOFF), "stale ready"),
 }
 
 
@@ -148,11 +158,11 @@ def test_every_cell(state: str, kind: str) -> None:
     cell = overlord.TABLE[state][EVENTS.index(kind)]
     if kind in COMES[state].split():
         assert callable(cell)
-        assert cell is not overlord.impossible
+        assert cell is not overlord.never
     elif kind in MEANS_NOTHING.get(state, "").split():
         assert cell is None
     else:
-        assert cell is overlord.impossible
+        assert cell is overlord.never
 
 
 def test_no_other_states() -> None:
@@ -166,7 +176,7 @@ def test_impossible_names_the_unit() -> None:
     """What cannot come is refused, and the status stays as it was."""
     unit = a_daemon()
     with pytest.raises(overlord.Impossible, match="web: exited in state idle"):
-        unit.send("exited", 0)
+        unit.send("exited")
     assert unit.status == overlord.Status()
 
 
@@ -382,7 +392,7 @@ def test_stopped_while_not_ready() -> None:
     """It is stopped like any other, has not failed by it, and to be ready then comes too late."""
     for then, state in (("stop", STOPPED), ("restart", WAITING)):
         unit = a_daemon(ready="tcp:80").up()
-        assert unit.stop(then=then) == STOPPING
+        assert unit.stop(again=then == "restart") == STOPPING
         assert unit.wait == 8.0
         assert unit.send("ready") == STOPPING
         assert unit.actions == []
@@ -412,7 +422,7 @@ def test_ready_before_the_process_is_made() -> None:
     unit.send("start")
     assert unit.send("ready") == STARTING
     assert not unit.status.ready
-    unit.send("spawned", 11)
+    unit.send("spawned", pid=11)
     assert (unit.status.state, unit.status.ready) == (STARTING, False)
 
 
@@ -428,7 +438,7 @@ def test_max_age_counts_from_the_start() -> None:
 def test_unwell(restart: str, state: str) -> None:
     """It is stopped; that is a failure, whatever its code, counted in `respawns`."""
     unit = a_daemon(health="tcp:80", restart=restart).ok()
-    assert unit.send("unwell", why="unhealthy: no answer within 3 s") == STOPPING
+    assert unit.lose_health("unhealthy: no answer within 3 s") == STOPPING
     assert unit.kills == [(TERM, False)]
     assert unit.said == ["info: stopping (SIGTERM): unhealthy: no answer within 3 s"]
     assert unit.exit(0) == state
@@ -439,7 +449,7 @@ def test_unwell(restart: str, state: str) -> None:
 def test_unwell_and_stopped() -> None:
     """A stop meanwhile is a stop: nothing has failed, and nothing is restarted."""
     unit = a_daemon(health="tcp:80", respawns=0).ok()
-    unit.send("unwell", why="unhealthy")
+    unit.lose_health("unhealthy")
     unit.stop()
     assert unit.exit(0) == STOPPED
 
@@ -447,7 +457,7 @@ def test_unwell_and_stopped() -> None:
 def test_hangs_and_is_unwell() -> None:
     """What does not answer will hardly heed a signal: killed at the end of `stop_timeout`."""
     unit = a_daemon(health="tcp:80", stop_timeout="2s").ok()
-    unit.send("unwell", why="unhealthy")
+    unit.lose_health("unhealthy")
     assert unit.wait == 2.0
     unit.due()
     assert unit.kills == [(KILL, True)]
@@ -633,7 +643,7 @@ def test_backoff_begins_anew_after_any_long_life(then: str) -> None:
         unit.due()
     else:
         unit.now += 3600.0
-        unit.stop(then="restart")
+        unit.stop(again=True)
     assert unit.exit(0) == WAITING
     unit.ok().exit(1, after=1.0)
     assert unit.wait == 0.0
@@ -845,7 +855,7 @@ def test_stop_before_the_process_is_made(then: str, state: str) -> None:
     unit = a_daemon()
     unit.send("want")
     unit.send("start")
-    assert unit.stop(then=then) == state
+    assert unit.stop(again=then == "restart") == state
     assert unit.kills == []
 
 
@@ -859,7 +869,7 @@ def test_stop_in_warmup() -> None:
 def test_restart() -> None:
     """Stopped to be started again: no back-off, not counted in `respawns`."""
     unit = a_daemon(respawns=0).ok()
-    assert unit.stop(then="restart", why="db was restarted") == STOPPING
+    assert unit.stop(again=True, why="db was restarted") == STOPPING
     assert unit.said == ["info: stopping (SIGTERM): db was restarted"]
     assert unit.exit(1) == WAITING
     assert unit.said == ["info: stopped (exited with code 1 after 1 s), restarting"]
@@ -875,8 +885,8 @@ def test_restart() -> None:
 def test_stop_twice(first: str, second: str, state: str) -> None:
     """The later wish counts, but nothing revives what was to stop for good; the signal is sent once."""
     unit = a_daemon().ok()
-    unit.stop(then=first)
-    unit.stop(then=second)
+    unit.stop(again=first == "restart")
+    unit.stop(again=second == "restart")
     assert unit.kills == []
     assert unit.exit(0) == state
 
@@ -911,7 +921,7 @@ def test_failed_fork() -> None:
     for _ in range(5):
         unit.send("want")
         unit.send("start")
-        assert unit.send("unspawned", True, why="fork: Resource temporarily unavailable") == BACKOFF
+        assert unit.send("unspawned", passing=True, why="fork: Resource temporarily unavailable") == BACKOFF
         waits.append(unit.wait)
         assert unit.due() == WAITING
     assert waits == pytest.approx([overlord.FORK_DELAY, 1.0, 2.0, 4.0, 4.0])
@@ -924,7 +934,7 @@ def test_failed_fork_without_backoff() -> None:
     unit = a_daemon(backoff="0")
     unit.send("want")
     unit.send("start")
-    unit.send("unspawned", True, why="fork: Cannot allocate memory")
+    unit.send("unspawned", passing=True, why="fork: Cannot allocate memory")
     assert unit.wait > 0
     assert unit.said == ["warning: cannot start: fork: Cannot allocate memory, restarting in 0.1 s"]
 
@@ -935,7 +945,7 @@ def test_failed_fork_in_a_window() -> None:
     for _ in range(5):
         unit.send("want")
         unit.send("start")
-        unit.send("unspawned", True, why="fork")
+        unit.send("unspawned", passing=True, why="fork")
         unit.due()
     assert unit.up().exit(1) == BACKOFF
 
@@ -944,10 +954,10 @@ def test_failed_script_is_a_failed_start() -> None:
     """Where an `always` script fails, that is a failure of the unit, with its back-off and `respawns`."""
     unit = a_daemon(respawns=1, backoff="2s")
     unit.send("want")
-    assert unit.send("unspawned", why="script setup failed: exited with code 3") == BACKOFF
+    assert unit.send("barred", why="script setup failed: exited with code 3") == BACKOFF
     assert unit.status.respawned == 1
     unit.due()
-    assert unit.send("unspawned", why="script setup failed: exited with code 3") == FAILED
+    assert unit.send("barred", why="script setup failed: exited with code 3") == FAILED
     assert unit.status.code == 1
     assert unit.said == ["error: failed: cannot start: script setup failed: exited with code 3 (respawns = 1, used up)"]
 

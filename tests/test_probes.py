@@ -908,10 +908,11 @@ def test_a_child_that_no_signal_ends(purpose: str) -> None:
     spec = SimpleNamespace(name="web", kind="daemon", health_retries=1000, **values)
     forked: list[int] = []
     kernel = SimpleNamespace(fork=lambda child: forked.append(-7) or 4_194_999, send=lambda *words: "")
-    fleet = SimpleNamespace(status={"web": overlord.Status(state, pid=5)}, units={"web": spec}, ending=None)
+    unit = SimpleNamespace(name="web", spec=spec, status=overlord.Status(state, pid=5), reach="asked")
+    fleet = SimpleNamespace(units={"web": unit}, ending=None)
     log = SimpleNamespace(say=lambda *words: None)
     loop = SimpleNamespace(fleet=fleet, kernel=kernel, helpers={}, watch=overlord.Watch(), log=log)
-    prober = overlord.Prober(loop, "web", purpose)
+    prober = overlord.Prober(loop, unit, purpose)
     tries = []
     attempt = prober.attempt
     prober.attempt = lambda: tries.append(1) or attempt()  # type: ignore[method-assign]

@@ -110,3 +110,14 @@ def test_without_a_wish_nothing_moves(clocked: Callable[[], Clocked]) -> None:
     c.naps = [100.0]
     c.watch.wait(None)
     assert c.log == ["timer"]
+
+
+def test_cancelled_timers_do_not_pile_up(clocked: Callable[[], Clocked]) -> None:
+    """Timers that are set anew again and again, as those of a unit that flaps, are dropped long before their instant."""
+    c = clocked()
+    c.later(5.0, "timer")
+    for _ in range(1000):
+        c.watch.cancel(c.watch.later(c.now + 3600.0, lambda: True))
+    assert len(c.watch.timers) < 200
+    c.watch.wait(None)
+    assert c.log == ["timer"]

@@ -39,13 +39,15 @@ class Play:
         """Do what the fleet wants done, until it wants nothing more."""
         actions: list[Any] = self.fleet.take()
         while actions:
+            due = {action.unit for action in actions if isinstance(action, overlord.Wake)}
             for action in actions:
                 if isinstance(action, overlord.Spawn):
                     self.pid += 1
-                    self.fleet.feed(action.unit, overlord.Event("spawned", self.pid), self.now)
+                    self.fleet.feed(action.unit, overlord.Event("spawned", pid=self.pid), self.now)
                 elif isinstance(action, overlord.Kill):
-                    self.fleet.feed(action.unit, overlord.Event("exited", -action.signum), self.now)
-            self.fleet.expire(self.now)
+                    self.fleet.feed(action.unit, overlord.Event("exited", code=-action.signum), self.now)
+            for name in due:
+                self.fleet.expire(name, self.now)
             actions = self.fleet.take()
 
     def time(self, what: str) -> float:
@@ -55,12 +57,12 @@ class Play:
             self.now += 100.0
             name = f"d{number % self.count}"
             if what == "death":
-                self.fleet.feed(name, overlord.Event("exited", 1), self.now)
+                self.fleet.feed(name, overlord.Event("exited", code=1), self.now)
             else:
-                self.fleet.restart([name], self.now)
+                self.fleet.restart([self.fleet.units[name]], self.now)
             self.settle()
         took = time.perf_counter() - began
-        assert all(status.state == overlord.OK for status in self.fleet.status.values())
+        assert all(unit.status.state == overlord.OK for unit in self.fleet.units.values())
         return took / TIMES * 1e6
 
 
