@@ -16,6 +16,7 @@ check: lint proofs docker ## what must hold before a change lands, beyond `make 
 # The short forms of those proofs below that are none of the tests.
 proofs: $(VENV)/ready
 	$(VENV)/bin/python tests/sim.py --events 1000000
+	$(VENV)/bin/python tests/worlds.py --units 2 --plain
 	$(VENV)/bin/python tests/mutants.py --sample 150
 	$(PYTEST) -m chaos
 
@@ -24,7 +25,10 @@ proofs: $(VENV)/ready
 sim: $(VENV)/ready ## a million events in random worlds, with all that must hold looked at after each: make sim ARGS='--seed 7'
 	$(VENV)/bin/python tests/sim.py --events 1000000 $(ARGS)
 
-mutants: $(VENV)/ready ## the state machine, broken in every way, one at a time: who notices
+worlds: $(VENV)/ready ## every state of every configuration of up to three units, hours: make worlds ARGS='--units 2'
+	$(VENV)/bin/python tests/worlds.py $(ARGS)
+
+mutants: $(VENV)/ready ## the state machine, and what decides in the fleet, broken in every way, one at a time: who notices
 	$(VENV)/bin/python tests/mutants.py $(ARGS)
 
 chaos: $(VENV)/ready ## ten minutes of all that a container can do to PID 1 (as root)
@@ -68,4 +72,4 @@ clean: ## remove what the targets above left in this folder
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
 
-.PHONY: run test check lint proofs docker bench sim mutants chaos fuzz soak coverage clean help
+.PHONY: run test check lint proofs docker bench sim worlds mutants chaos fuzz soak coverage clean help
