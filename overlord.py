@@ -2115,8 +2115,7 @@ class Fleet:
     def run_dry(self, now: float) -> None:
         """Nothing runs and nothing can ever run again: say so and go."""
         waiting = [unit for unit in self.units.values() if unit.status.state == WAITING]
-        more = "; ..." if len(waiting) > 3 else ""
-        detail = f" ({'; '.join(unit.why_wait() for unit in waiting[:3])}{more})" if waiting else ""
+        detail = f" ({'; '.join(unit.why_wait() for unit in waiting[:3])}{'; ...' * (len(waiting) > 3)})" if waiting else ""
         if all(unit.spec.kind == "script" for unit in self.units.values()):
             detail = ": there is no daemon, and a script runs only when a unit depends on it"
         self.shut_down(f"nothing is left to run{detail}", self.first_failure or 0, now)
@@ -3474,9 +3473,9 @@ class Kernel:
                     stage = f"nice {spec.nice}"
                     os.setpriority(os.PRIO_PROCESS, 0, spec.nice)
                 stage = "limits"
-                set_limits(spec.limits)
-                environment = dict(self.environment)
-                held = read_fixed(spec, environment)
+                if spec.limits:  # prlimit(1) without any prints a table
+                    set_limits(spec.limits)
+                environment, held = dict(self.environment), read_fixed(spec, self.environment)
                 if spec.uid is not None or spec.gid is not None:
                     stage = f"gid {spec.gid}" if spec.uid is None else f"uid {spec.uid}"
                     environment.update(self.take_identity(spec, stdio))
@@ -4234,7 +4233,7 @@ class Control:
             state = unit.status.state
             idle = state not in (WAITING, BACKOFF)
             request.put([f"{unit.name}: is not running ({state})" if idle else f"{unit.name}: stopped (it was {state})"])
-        others = {other for unit in chosen for other in unit.dependents if other not in chosen and other.lives()}
+        others = {each for unit in chosen if not unit.rests() for each in unit.dependents if each not in chosen and each.lives()}
         alive = [unit.name for unit in self.fleet.units.values() if unit in others]
         if alive:
             words = "depends on what is stopped, and goes" if len(alive) == 1 else "depend on what is stopped, and go"
@@ -4327,8 +4326,9 @@ class Control:
             return True
 
         self.wait(request, decided, now, [unit.name for unit in since])
-        scripts = {dep.name for unit in since for dep, _ in unit.deps if dep.spec.kind == "script"}
-        request.follows |= scripts.union(unit.name for unit in bouncing(since))
+        wave = bouncing(since)
+        scripts = {dep.name for unit in wave for dep, _ in unit.deps if dep.spec.kind == "script"}
+        request.follows |= scripts.union(unit.name for unit in wave)
 
     def await_down(self, request: Request, names: list[str], now: float) -> None:
         """Answer when nothing of units lives, or somebody has asked for one again."""
@@ -4355,7 +4355,7 @@ class Control:
         if status.state == OK and not unit.queued and (fresh or (status.pid and not status.stale and not unit.leaving)):
             return ""
         ended = end.rests() and not end.find_next().deed
-        if not (ended and end is unit if patient else ended or end.status.state == BACKOFF):
+        if not (ended and status.state in ENDED if patient else ended or end.status.state == BACKOFF):
             return None
         if end is not unit and status.state != WAITING:
             return f"did not come up, it is still to be restarted, after {end.name}, which is {spell_state(end.status.state)}"
@@ -5106,7 +5106,7 @@ overlord.py [-c FILE] [VERB ...]        one of these; without a verb: run
 overlord.py [-c FILE] [--] COMMAND ...  run, with COMMAND as the main command (Docker's CMD)
 
 {}
-Of a running overlord (docker exec CONTAINER overlord.py VERB); a NAME may be a glob, as 'worker-*', options stand anywhere:
+Of a running overlord (docker exec CONTAINER overlord.py VERB); a NAME may be a glob ('worker-*'), options go anywhere after VERB:
 
 {}
 Exit codes: 64 wrong arguments or an unknown unit, 69 nobody answers, 74 the answer cannot be written, 77 one may not ask.

@@ -16,7 +16,19 @@ from typing import Any, Callable, Iterator
 import pytest
 
 from conftest import Start
-from harness import PROGRAMS, Asking, Overlord, Stopwatch, daemon, dial, eventually, exchange, script, system_python
+from harness import (
+    PROGRAMS,
+    Asking,
+    Overlord,
+    Stopwatch,
+    daemon,
+    dial,
+    eventually,
+    exchange,
+    minimal_python,
+    script,
+    system_python,
+)
 
 SLEEP = "exec sleep 12345"
 NEVER = "1000s"
@@ -390,3 +402,31 @@ def test_words_for_what_is_on_its_way(fleet: Start, asking: Callable[..., Asking
     assert states(o)["job"]["why"] == "by hand"
     answer = exchange(o, b"status\n").decode()
     assert not re.search(r",  to go|for by |\t, killed", answer)
+
+
+def test_wait_for_what_nobody_has_asked_for(fleet: Start, asking: Callable[..., Asking]) -> None:
+    """It waits: somebody may ask for it yet."""
+    o = fleet(daemon("late", SLEEP, autostart="false") + KEEP)
+    o.wait_ok("keep")
+    waiting = asking(o, "wait", "late")
+    o.ask("wait", "late", "-t", "0.1", code=1)
+    o.ask("start", "late")
+    assert waiting.wait_exit() == 0
+
+
+def test_no_limits_say_nothing(overlord: Start, tmp_path: Path) -> None:
+    """A unit that is made by a fork, and has no `limits`, runs no prlimit(1), which would print a table into its output."""
+    python = minimal_python(tmp_path)
+    if not python:
+        pytest.skip("there is no python3-minimal")
+    o = overlord(daemon("web", f"echo here; {SLEEP}", umask="022", stdout="prefix"), python=[python])
+    o.wait_for("here", lines=o.out)
+    assert o.out == ["web | here"]
+    assert o.stop() == 0
+
+
+def test_scripts_of_what_bounces_are_told_of(fleet: Start) -> None:
+    """`restart` tells of all that comes of it: also of the script that runs before the start of one that bounces."""
+    o = fleet(daemon("db", SLEEP) + daemon("web", SLEEP, deps="prepare:always, db:bounce") + script("prepare"))
+    o.wait_ok("web")
+    assert "prepare: ok" in o.ask("restart", "db").stdout
