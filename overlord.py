@@ -1906,8 +1906,7 @@ class Fleet:
         return bool(main and len(self.units) == 1 and main.status.pid and not main.status.left and not self.ending)
 
     def ask_shutdown(self, why: str, now: float, signum: int | None = None, code: int | None = None) -> None:
-        """Somebody asks for shutdown, by a signal or with an exit code; a second SIGINT wants it at once. Where overlord is
-        transparent, the Loop relays the signal, and only a request by hand needs one."""
+        """Somebody asks for shutdown, a second SIGINT at once. Where overlord is transparent, the Loop relays the signal."""
         self.code = code if self.code is None else self.code
         transparent = self.transparent()
         self.interrupts += signum == SIGNALS["INT"] and not transparent
@@ -2190,9 +2189,8 @@ class Fleet:
 
     # ---------------------------------------------------------------------------------------------------- reload
     def reload(self, config: Config, now: float) -> dict[str, str]:
-        """Take over another configuration; return what happens to each unit whose definition differs. First all that was removed
-        or changed stops, in reverse dependency order, but for instances that stay. Then the new one is in force, everything
-        comes up as always, and instances are restarted one at a time. So there is never a mixture of two graphs."""
+        """Take over another configuration; return what becomes of each unit that differs. First all that was removed or changed
+        stops, in reverse order, but for instances that stay. Then the new graph is in force, never a mixture of the two."""
         news = compare(self.pending or self.config, config)
         for name, unit in self.units.items():
             new = config.units.get(name)
@@ -4275,21 +4273,23 @@ class Control:
             request.put(map(clean, config[:-1]), "!")
             request.fail(config[-1], EX_CONFIG)
             return
-        old, since = self.fleet.settings, {unit: unit.status.starts for unit in self.fleet.units.values()}
+        old, before, since = self.fleet.settings, dict(self.fleet.units), {u: u.status.starts for u in self.fleet.units.values()}
+        wanted = {unit for unit in since if unit.wanted}
         news = self.fleet.reload(config, now)
         lines = [f"{name}: {what}" for name, what in news.items()]
         differ = [key for key in Settings._fields if getattr(old, key) != getattr(config.settings, key)]
         lines += [f"[overlord] {key}: " + ("kept until overlord starts anew" if key == "socket" else "changed") for key in differ]
-        lines = lines or ["nothing differs"]
-        self.log.say("info", "", f"configuration read anew: {'; '.join(lines)}")
-        request.put(lines)
+        self.log.say("info", "", f"configuration read anew: {'; '.join(lines) or 'nothing differs'}")
+        request.put(lines or ["nothing differs"])
 
         def replaced(now: float) -> bool:
-            if self.fleet.pending:
-                return False
-            names = [name for name, what in news.items() if not what.startswith("changed in place")]
-            units = [self.fleet.units[name] for name in names if name in self.fleet.units]
-            coming = [unit for unit in units if unit.wanted and unit.by != BY_CLOCK]  # whose run is nobody's OK
+            if self.fleet.ending:
+                request.fail("overlord is shutting down", 1)
+            if self.fleet.pending or request.over:
+                return request.over
+            names = [name for name, what in news.items() if what == "new" or what.startswith("changed:")]
+            units = [self.fleet.units.get(name) or before[name] for name in names if name in self.fleet.units or name in before]
+            coming = [unit for unit in units if (unit.wanted or unit in wanted) and unit.by != BY_CLOCK]
             self.await_up(request, {unit: since.get(unit, -1) for unit in coming}, now)
             return True
 

@@ -179,7 +179,7 @@ def test_stop_under_a_reload(fleet: Start, asking: Callable[..., Asking]) -> Non
     (o.folder / "go").touch()
     o.kill_unit("web", 15)
     assert stop.wait_exit() == 0
-    assert reload.wait_exit() == 0
+    assert reload.wait_exit() == 1, "it did not come up again"
     assert states(o)["web"]["state"] == "stopped"
     assert o.starts("web") == 1
 
@@ -430,3 +430,19 @@ def test_scripts_of_what_bounces_are_told_of(fleet: Start) -> None:
     o = fleet(daemon("db", SLEEP) + daemon("web", SLEEP, deps="prepare:always, db:bounce") + script("prepare"))
     o.wait_ok("web")
     assert "prepare: ok" in o.ask("restart", "db").stdout
+
+
+@pytest.mark.parametrize("overtaken", ["shutdown", "stop", "removed"])
+def test_reload_that_is_overtaken(fleet: Start, asking: Callable[..., Asking], overtaken: str) -> None:
+    """What it set out to do has not come about: that is 1, whatever came in between."""
+    o = fleet(daemon("web", "trap '' TERM; while :; do sleep 0.05; done", stop_timeout="2s") + KEEP)
+    o.wait_ok("web")
+    rewrite(o, "sleep 0.05", "sleep 0.06")
+    reload = asking(o, "reload")
+    o.says("web", "stopping")
+    if overtaken == "removed":
+        o.config.write_text(re.sub(r"(?s)\[daemon:web\].*?(?=\[daemon:keep)", "", o.config.read_text()))
+        o.ask("reload")
+    else:
+        o.ask(overtaken, *(["web"] if overtaken == "stop" else []))
+    assert reload.wait_exit() in ((1, 69) if overtaken == "shutdown" else (1,))
