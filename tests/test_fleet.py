@@ -1396,6 +1396,19 @@ def test_stopped_by_hand_while_a_reload_waits() -> None:
     assert stage.starts == ["a", "b", "b"]
 
 
+def test_stopped_by_hand_while_a_reload_stops_it() -> None:
+    """It says who wants that now, and stays down."""
+    stage = Stage(prompt("a", stop_timeout="1h") + prompt("b"), boot=False)
+    stage.tempers["a"] = STUBBORN
+    stage.boot()
+    stage.reload(prompt("a", stop_timeout="1h").replace("cmd = x", "cmd = y") + prompt("b"))
+    assert stage.explain("a").startswith("reload")
+    stage.stop("a")
+    assert stage.explain("a").startswith("by hand")
+    stage.exit("a")
+    assert stage.states() == [STOPPED, OK]
+
+
 def test_three_that_need_a_run_each() -> None:
     """Two that fail at once again and again keep the third from no turn: who has waited longest comes first."""
     text = "".join(prompt(name, deps="setup:always", backoff="0") for name in ("a", "b", "c")) + setup()
