@@ -3771,7 +3771,7 @@ def become_subreaper() -> str:
 # ========================================================================================================== Sockets
 # Unix sockets: where they are, who is at the other end, and descriptors that come along.
 
-MSG_DONTWAIT, MSG_NOSIGNAL = 0x40, 0x4000  # LINUX: send(2), the same on all architectures
+MSG_DONTWAIT, MSG_WAITALL, MSG_NOSIGNAL = 0x40, 0x100, 0x4000  # LINUX: send(2), the same on all architectures
 
 
 def locate_socket(socket: str) -> str:
@@ -5420,7 +5420,7 @@ def is_overlord(place: str) -> bool:
             sock.sendall(b"version\n")
         except BrokenPipeError:  # refused without being heard
             pass
-        answer = bytes(sock.recv(1000))
+        answer = bytes(sock.recv(1000, MSG_WAITALL))  # RACE: to its end, since it may come in pieces
         return answer.startswith(b" overlord") or b"\n=%d\n" % EX_NOPERM in answer
     except OSError as error:  # a file that this user may not open: is anybody there?
         if error.errno != errno.EACCES or not os.path.exists("/proc/net/unix"):

@@ -40,6 +40,7 @@ from harness import (
     dial,
     eventually,
     exchange,
+    invoke,
     read_all,
     script,
     system_python,
@@ -990,6 +991,28 @@ def test_a_second_fleet_of_another_user(fleet: Start, public: Path) -> None:
     assert done.returncode in (64, 77), done
     assert o.journal.lines() == ["web"]
     ends_well(o)
+
+
+def test_a_second_fleet_where_the_answer_comes_in_pieces(tmp_path: Path, python: list[str]) -> None:
+    """Who refuses to be asked lives there all the same, however slowly he says so."""
+    place, config = tmp_path / "o.sock", tmp_path / "overlord.conf"
+    config.write_text(f"[overlord]\nsocket = {place}\n")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(place))
+        listener.listen()
+
+        def refuse() -> None:
+            peer = listener.accept()[0]
+            with peer:
+                for piece in (b"!only root may ask\n", b"=77\n"):
+                    peer.sendall(piece)
+                    time.sleep(0.1)
+
+        refusing = threading.Thread(target=refuse, daemon=True)
+        refusing.start()
+        done = subprocess.run([*invoke(python), "-c", config, "stauts"], capture_output=True, text=True, timeout=60, check=False)
+        refusing.join()
+    assert (done.returncode, "runs here already" in done.stderr) == (64, True), done
 
 
 # --- who may ask, and whom ---------------------------------------------------------------------------------------------
