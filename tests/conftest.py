@@ -16,9 +16,11 @@ from harness import (
     INTERPRETERS,
     OVERLORD,
     PATIENCE,
+    Asking,
     Overlord,
     Terminal,
     compiled,
+    eventually,
     find_python,
     minimal_python,
     namespace,
@@ -112,6 +114,32 @@ def overlord(isolation: None, tmp_path: Path, default_python: list[str]) -> Iter
     yield start
     for each in started:
         each.close()
+
+
+@pytest.fixture
+def fleet(overlord: Start) -> Start:
+    """Start an overlord with a socket, and wait for its first words."""
+
+    def start(config: str = "", *command: str, **options: Any) -> Overlord:
+        o = overlord(config, *command, settings={"socket": "abstract"}, **options)
+        eventually(lambda: o.log or o.popen.poll() is not None, "its first words")
+        return o
+
+    return start
+
+
+@pytest.fixture
+def asking() -> Iterator[Callable[..., Asking]]:
+    """A function that runs a verb in the background; what still runs ends with the test."""
+    made: list[Asking] = []
+
+    def make(o: Overlord, *words: str) -> Asking:
+        made.append(Asking(o.client(*words)))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.kill()
 
 
 @pytest.fixture

@@ -73,20 +73,6 @@ def fleet(overlord: Start, tmp_path: Path) -> Iterator[Start]:
         assert not [line for line in o.log if "internal error" in line or not line.startswith(("overlord: ", "  "))]
 
 
-@pytest.fixture
-def asking() -> Iterator[Callable[..., Asking]]:
-    """A function that runs a verb in the background."""
-    made: list[Asking] = []
-
-    def make(o: Overlord, *words: str) -> Asking:
-        made.append(Asking(o.client(*words)))
-        return made[-1]
-
-    yield make
-    for each in made:
-        each.kill()
-
-
 def answers(o: Overlord) -> None:
     """See that overlord goes round its loop: it answers, and performs what it was told before."""
     assert exchange(o, b"health\n")

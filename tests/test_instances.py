@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Any, Callable, Iterator
+from typing import Callable
 
 import pytest
 
@@ -16,18 +16,6 @@ NEVER = "1000s"
 SLEEP = "exec sleep 12345"
 SECRET = "xyzzy-4711"
 IGNORE = {"restart": "never", "on_failure": "ignore"}
-
-
-@pytest.fixture
-def fleet(overlord: Start, tmp_path: Path) -> Iterator[Start]:
-    """Start an overlord with a socket."""
-
-    def start(config: str = "", *command: str, **options: Any) -> Overlord:
-        o = overlord(config, *command, settings={"socket": "abstract"}, **options)
-        eventually(lambda: o.log or o.popen.poll() is not None, "its first words")
-        return o
-
-    yield start
 
 
 def pids(o: Overlord, *names: str) -> list[int]:

@@ -11,7 +11,7 @@ import json
 import os
 import re
 from pathlib import Path
-from typing import Any, Callable, Iterator
+from typing import Any, Callable
 
 import pytest
 
@@ -33,33 +33,6 @@ from harness import (
 SLEEP = "exec sleep 12345"
 NEVER = "1000s"
 KEEP = daemon("keep", SLEEP)
-
-
-@pytest.fixture
-def fleet(overlord: Start, tmp_path: Path) -> Iterator[Start]:
-    """Start an overlord with a socket, and its clients in the background."""
-
-    def start(config: str = "", *command: str, **options: Any) -> Overlord:
-        o = overlord(config, *command, settings={"socket": "abstract"}, **options)
-        eventually(lambda: o.log or o.popen.poll() is not None, "its first words")
-        return o
-
-    yield start
-
-
-@pytest.fixture
-def asking() -> Iterator[Callable[..., Asking]]:
-    """A function that runs a verb in the background."""
-    made: list[Asking] = []
-
-    def ask(o: Overlord, *words: str) -> Asking:
-        made.append(Asking(o.client(*words)))
-        return made[-1]
-
-    yield ask
-    for each in made:
-        each.popen.kill()
-        each.wait_exit()
 
 
 def states(o: Overlord) -> dict[str, Any]:
