@@ -1361,10 +1361,8 @@ def unpack_config(data: bytes, base: Config) -> Config | list[str]:
     """Return what `pack_config` was given, with the same base, or the mistakes."""
     import _pickle  # type: ignore[import-not-found]  # COST: `pickle` has the same, and much in Python
 
-    found: Any = _pickle.loads(data) if data else ["the configuration could not be read: the process that did so has ended"]
-    if isinstance(found, Config):
-        found = found._replace(units={name: spec or base.units[name] for name, spec in found.units.items()})
-    return found  # type: ignore[no-any-return]
+    found: Config | list[str] = _pickle.loads(data)
+    return found if isinstance(found, list) else found._replace(units={n: s or base.units[n] for n, s in found.units.items()})
 
 
 # ========================================================================================================== Machine
@@ -4255,8 +4253,9 @@ class Control:
 
         def done(data: bytes) -> None:
             now = time.monotonic()
-            if self.fleet.ending:
-                request.fail("overlord is shutting down", 1)
+            if self.fleet.ending or not data:  # for want of memory, say
+                killed = "the process that read the configuration was killed, nothing has changed: reload again"
+                request.fail("overlord is shutting down" if self.fleet.ending else killed, 1)
             elif (self.fleet.pending or self.fleet.config) is not base:  # a reload came first, and this may have been read before
                 self.do_reload(request, names, now)
             else:

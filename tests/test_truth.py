@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import re
+import signal
 from pathlib import Path
 from typing import Any, Callable
 
@@ -20,11 +21,14 @@ from harness import (
     PROGRAMS,
     Asking,
     Overlord,
+    Process,
     Stopwatch,
+    children,
     daemon,
     dial,
     eventually,
     exchange,
+    kill,
     minimal_python,
     script,
     system_python,
@@ -300,6 +304,23 @@ def test_reload_of_a_file_that_hangs(fleet: Start, asking: Callable[..., Asking]
     o.config.write_text(text + daemon("new", SLEEP))
     o.ask("reload", named=False)
     assert states_unnamed(o)["new"] == "ok"
+
+
+def test_reload_whose_reader_is_killed(fleet: Start, asking: Callable[..., Asking]) -> None:
+    """That is no mistake in the configuration: nothing has changed, and the next reload does it."""
+    o = fleet(KEEP)
+    o.wait_ok("keep")
+    text = o.config.read_text()
+    o.config.unlink()
+    os.mkfifo(o.config)
+    reload = Asking([*o.client("reload", named=False)])
+    reader = eventually(lambda: [pid for pid in children(o.pid) if Process(pid).cmdline[:1] != ["sleep"]], "a reader")
+    kill(reader[0], signal.SIGKILL)
+    assert reload.wait_exit() == 1
+    o.config.unlink()
+    o.config.write_text(text + daemon("new", SLEEP))
+    o.ask("reload", named=False)
+    assert states_unnamed(o) == {"keep": "ok", "new": "ok"}
 
 
 def states_unnamed(o: Overlord) -> dict[str, str]:
