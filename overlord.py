@@ -4253,9 +4253,9 @@ class Control:
 
         def done(data: bytes) -> None:
             now = time.monotonic()
-            if self.fleet.ending or not data:  # for want of memory, say
-                killed = "the process that read the configuration was killed, nothing has changed: reload again"
-                request.fail("overlord is shutting down" if self.fleet.ending else killed, 1)
+            if self.fleet.ending or not data:  # it was killed, for want of memory, say
+                died = "the process that read the configuration has died, nothing has changed: reload again"
+                request.fail("overlord is shutting down" if self.fleet.ending else died, 1)
             elif (self.fleet.pending or self.fleet.config) is not base:  # a reload came first, and this may have been read before
                 self.do_reload(request, names, now)
             else:

@@ -288,13 +288,19 @@ def test_count_from_one_to_two(fleet: Start) -> None:
     assert {name: unit["state"] for name, unit in states(o).items()} == {"keep": "ok", "front": "ok"}
 
 
-def test_reload_of_a_file_that_hangs(fleet: Start, asking: Callable[..., Asking]) -> None:
-    """While the configuration is being read, everything else goes on: here it is a FIFO that nobody writes."""
-    o = fleet(KEEP)
+def never_read(o: Overlord) -> str:
+    """Put a FIFO that nobody writes in the place of the configuration; return what that was."""
     o.wait_ok("keep")
     text = o.config.read_text()
     o.config.unlink()
     os.mkfifo(o.config)
+    return text
+
+
+def test_reload_of_a_file_that_hangs(fleet: Start, asking: Callable[..., Asking]) -> None:
+    """While the configuration is being read, everything else goes on."""
+    o = fleet(KEEP)
+    text = never_read(o)
     reload = Asking([*o.client("reload", "-t", "1", named=False)])
     o.ask("health", named=False)
     o.kill_unit("keep")
@@ -309,10 +315,7 @@ def test_reload_of_a_file_that_hangs(fleet: Start, asking: Callable[..., Asking]
 def test_reload_whose_reader_is_killed(fleet: Start, asking: Callable[..., Asking]) -> None:
     """That is no mistake in the configuration: nothing has changed, and the next reload does it."""
     o = fleet(KEEP)
-    o.wait_ok("keep")
-    text = o.config.read_text()
-    o.config.unlink()
-    os.mkfifo(o.config)
+    text = never_read(o)
     reload = Asking([*o.client("reload", named=False)])
     reader = eventually(lambda: [pid for pid in children(o.pid) if Process(pid).cmdline[:1] != ["sleep"]], "a reader")
     kill(reader[0], signal.SIGKILL)
