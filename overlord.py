@@ -18,6 +18,7 @@ The rooms of this file, each using only names that stand above it:
     Fleet    all units: bounce waves, reload, ordered shutdown, exit code
     Output   bytes of the units to lines to where they go, and overlord's own messages; never blocking
     Kernel   the system calls that touch processes: spawn, signal, reap, look into /proc
+    Kin      whose process is whose: from one reading of /proc to the processes of each unit
     Init     what only an init does: standard descriptors, subreaper, sweep, the terminal
     Sockets  unix sockets, and who is at the other end
     Control  what a running overlord is asked: one request line in, lines out; the Fleet does it
@@ -127,11 +128,9 @@ def decode(data: bytes) -> str:
 
 
 def settle_in() -> None:
-    """Execute overlord again from its compiled code, in an interpreter that knows nothing of the application's settings.
-    `-I -S` keeps out PYTHON* variables, site hooks and the folder of this file. Having the code already, the new process
-    has not the 9 MB of garbage that compiling leaves behind, which costs it 10 ms once. The code travels in a memfd, as a
-    .pyc; what cannot travel in the environment or the arguments, since neither may change, does as a -X option: the number
-    of that descriptor, and the signal mask that overlord was started with. UTF-8 whatever the locale: configurations are."""
+    """Execute overlord again from its compiled code, without what compiling leaves behind (9 MB, for 10 ms once).
+    `-I -S` keeps out PYTHON* variables, site hooks and the folder of this file. The code travels in a memfd, as a .pyc; the
+    number of that descriptor, and the mask that overlord was started with, as a -X option: environment and arguments stay."""
     from _frozen_importlib_external import MAGIC_NUMBER
 
     mask = ",".join(str(int(number)) for number in FOUND_MASK)
@@ -185,6 +184,7 @@ import warnings
 from _heapq import heapify, heappop, heappush  # COST: `heapq` has the same, and much in Python
 from collections import deque, namedtuple
 from configparser import RawConfigParser
+from functools import partial
 
 TYPE_CHECKING = False  # typing costs 1.9 MB; only the type checker needs it
 if TYPE_CHECKING:
@@ -209,14 +209,19 @@ MAIN_SHARE = 0.75  # of the time for a shutdown, what the main command may take 
 LEFT_LEAST = 1.0  # s, what a main command without units leaves behind has at the least
 STEADY = 10.0  # s, a unit that stayed up this long starts its back-off from the beginning
 MISSED = 90.0  # s, a scheduled run that is later than this is left out
+LISTINGS_MOST = 10  # of /proc, for one reading
+YOUNG, TORN_MOST = 0.2, 3  # s, of an orphan that is looked at once more before its unit is said to be gone; so many times
+NOTICES_LAST = 100  # messages that are read of a daemon once it is dead
 STORY = 50  # things that the timeline tells of a unit
 FORK_DELAY = 0.1  # s, the least delay after a failed fork, so that `backoff = 0` does not spin
 REMINDER = 10.0  # s, between two lines about what the main command waits for
-LINGER_LOOK = 0.1  # s, between two looks at a group whose members have another parent than overlord
+LINGER_LOOK, LOOK_SHARE = 0.1, 10  # s, between two looks at what a unit left behind; times what the last look took, at the least
+HANDOVER = 3.0  # s, in which `pidfile` has to name another main process once one that was OK has ended
+SURVEY_DELAY = 0.1  # s, after a unit got OK, until overlord looks at what it is made of
 PAUSED = 1.0  # s past a timer from which on overlord was not slow but stopped (docker pause)
 PROBE_LEAST, PROBE_MOST = 0.05, 1.0  # s, between two tries of a readiness probe
 PROBE_TIMEOUT = 3.0  # s, of one try for a script, which has no `health_timeout`
-REAP_BATCH = 500  # dead processes reaped before other events have their turn
+REAP_BATCH, SIGNAL_BATCH = 500, 500  # dead processes reaped, and living ones signalled, before other events have their turn
 ASK_TIMEOUT = 5.0  # s, in which a client has to ask, and overlord to begin its answer
 REQUEST_MAX, WORDS_MAX = 8192, 256  # bytes and words of a request
 ANSWER_MAX, ANSWERS_MAX = 1 << 20, 1 << 22  # bytes kept for one client that follows and does not read, and for all clients
@@ -226,6 +231,7 @@ OOM_WINDOW = 1.0  # s after the kernel's count of processes killed for want of m
 CHUNK = 65536  # bytes of a unit's output read at once; a pipe holds as many
 REST = 0.001  # s, that a unit which writes line by line without a pause is left alone: a batch comes together
 HOT = 16  # reads of a unit in quick succession, from which on it is one of those
+CLD_KILLED, CLD_STOPPED = (2, 3), 5  # waitid(2); Python has their names since 3.9
 FIONREAD = 0x541B  # ioctl_tty(2): the bytes that a pipe holds
 F_SETPIPE_SZ, PIPE_SIZE = 1031, 1 << 20  # fcntl(2); bytes, what any user may have: pipe-max-size in pipe(7)
 LINE_MAX = 65536  # bytes, a longer line is passed on in parts
@@ -249,10 +255,10 @@ MAIN = "main command"  # its name as a unit; the blank keeps it apart from every
 
 # Events of a unit. `barred`: a script that has to run before its start failed; `stale`: its process is not the one wanted any
 # more. `pid`: of the new process (spawned); `code`: an exit code or minus a signal (exited); `passing`: the fault may pass
-# (unspawned); `left`: the leader is gone, others of its group are not; `wanted`: it is to be up once it is gone; `fails`: the
+# (unspawned); `left`: the main process is gone, and leaves others behind; `wanted`: it is to be up once it is gone; `fails`: the
 # end that this leads to is a failure (stop, stale); `limit`: seconds that shutdown leaves it; `signum`: in place of
-# stop_signal; `hint`: what is known of the cause.
-EVENTS = ("want", "start", "spawned", "unspawned", "barred", "exited", "emptied", "deadline", "stop", "stale", "ready")
+# stop_signal; `hint`: what is known of the cause. `handed`: `pidfile` or MAINPID= names its main process, `pid`.
+EVENTS = ("want", "start", "spawned", "unspawned", "barred", "exited", "emptied", "deadline", "stop", "stale", "ready", "handed")
 Event = namedtuple(
     "Event",
     "kind why pid code passing left wanted fails limit signum hint",
@@ -261,7 +267,8 @@ Event = namedtuple(
 
 # Actions: what the pure rooms want done, performed by the Loop in order.
 Spawn = namedtuple("Spawn", "unit")
-Kill = namedtuple("Kill", "unit pid signum group")
+# whole: everything of the unit, not only its main process; why: in words, said with the names of those that are signalled
+Kill = namedtuple("Kill", "unit pid signum whole why", defaults=("",))
 StopCommand = namedtuple("StopCommand", "unit pid")
 Say = namedtuple("Say", "level unit text final", defaults=(False,))  # final: the unit has failed for good
 Test = namedtuple("Test", "unit purpose")
@@ -459,8 +466,7 @@ def parse_request(words: list[str], verbs: Mapping[str, Verb]) -> tuple[Verb, di
 
 
 def sort_units(units: Mapping[str, Spec]) -> tuple[list[str], list[list[str]]]:
-    """Return the names with dependencies first, else in the order given, and each cycle as a path a, b, a.
-    COST: each unit and each dependency once; no recursion, so a chain may be as long as one likes."""
+    """Return the names with dependencies first, else in the order given, and each cycle as a path a, b, a, without recursion."""
     order: list[str] = []
     cycles: list[list[str]] = []
     begun: set[str] = set()
@@ -500,12 +506,13 @@ def parse_positive(text: str) -> float:
     return seconds
 
 
-def parse_choice(*choices: str) -> Callable[[str], str]:
-    """Return a parser for one of the given words."""
+def parse_choice(*choices: str, path: bool = False) -> Callable[[str], str]:
+    """Return a parser for one of the given words, or the absolute path of a file."""
 
     def parse(text: str) -> str:
-        if text not in choices:
-            raise Mistake(f"{text!r} is none of: {', '.join(choices)}{suggest(text, choices)}")
+        if text not in choices and not (path and text.startswith("/") and not text.endswith("/")):
+            forms = ", ".join(choices) + (", /PATH of a file" if path else "")
+            raise Mistake(f"{text!r} is none of: {forms}{suggest(text, choices)}")
         return text
 
     return parse
@@ -578,18 +585,19 @@ def parse_max_age(text: str) -> tuple[float, float]:
 
 def parse_paths(text: str) -> tuple[str, ...]:
     """Return the files of an env_file, which may each begin with `-`: it need not be there."""
-    words = tuple(text.replace(",", " ").split())
+    words = text.replace(",", " ").split()
     for word in words:
         if not word.lstrip("-"):
             raise Mistake(f"{word!r} is no file")
-    return words
+    return tuple(words)
 
 
 def parse_secrets(text: str) -> tuple[str, ...]:
-    for word in text.replace(",", " ").split():
+    words = text.replace(",", " ").split()
+    for word in words:
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", word):
             raise Mistake(f"{word!r} is no name of a variable")
-    return tuple(text.replace(",", " ").split())
+    return tuple(words)
 
 
 def parse_limits(text: str) -> tuple[tuple[str, int, int], ...]:
@@ -608,8 +616,8 @@ def parse_limits(text: str) -> tuple[tuple[str, int, int], ...]:
     return tuple(limits)
 
 
-MONTHS = "jan feb mar apr may jun jul aug sep oct nov dec".split()
-WEEKDAYS = "sun mon tue wed thu fri sat".split()
+MONTHS = tuple("jan feb mar apr may jun jul aug sep oct nov dec".split())
+WEEKDAYS = tuple("sun mon tue wed thu fri sat".split())
 NICKNAMES = {
     "@hourly": "0 * * * *", "@daily": "0 0 * * *", "@midnight": "0 0 * * *", "@weekly": "0 0 * * 0",
     "@monthly": "0 0 1 * *", "@yearly": "0 0 1 1 *", "@annually": "0 0 1 1 *",
@@ -635,7 +643,7 @@ def parse_schedule(text: str) -> Schedule:
     return Schedule(minutes, hours, days, months, weekdays, words[2][0] != "*" and words[4][0] != "*", words[1][0] == "*", None)
 
 
-def parse_field(text: str, low: int, high: int, names: list[str] | None = None) -> frozenset[int]:
+def parse_field(text: str, low: int, high: int, names: tuple[str, ...] = ()) -> frozenset[int]:
     """Return the numbers that one field of a crontab line stands for."""
     found: set[int] = set()
     for item in text.lower().split(","):
@@ -643,13 +651,11 @@ def parse_field(text: str, low: int, high: int, names: list[str] | None = None) 
         if not match or (match[3] and not int(match[3])):
             raise Mistake(f"{item!r} is none of *, N, N-M, with /STEP if you like, and commas between")
         ends = []
-        for word in match.groups()[:2]:
-            if word and names and word in names:
-                ends.append(names.index(word) + (1 if len(names) == 12 else 0))
-            elif word and not (word.isdigit() and low <= int(word) <= high):
-                raise Mistake(f"{word!r} in {text!r} does not lie between {low} and {high}{suggest(word, names or ())}")
-            elif word:
-                ends.append(int(word))
+        for word in filter(None, match.groups()[:2]):
+            number = low + names.index(word) if word in names else int(word) if word.isdigit() else -1
+            if not low <= number <= high:
+                raise Mistake(f"{word!r} in {text!r} does not lie between {low} and {high}{suggest(word, names)}")
+            ends.append(number)
         first = ends[0] if ends else low
         last = ends[1] if len(ends) > 1 else first if ends and not match[3] else high
         if last < first:
@@ -667,9 +673,21 @@ def days_of(year: int, month: int) -> int:
 def next_run(plan: Schedule, after: float, localtime: Callable[[float], Any], mktime: Callable[[Any], float]) -> float | None:
     """Return the first instant after `after` (seconds since the epoch) that a schedule names, None for never.
     When clocks go forward, what is planned for the hour that is left out runs at its end; when they go back, what is
-    planned for the hour that comes twice runs the first time. Where the hour is `*` it goes by the time that passes.
-    COST: looks at each day until one fits, and there, in the worst case, at each minute."""
-    year, month, day, hour = localtime(after)[:4]
+    planned for the hour that comes twice runs the first time. Where the hour is `*` it goes by the time that passes."""
+    year, month, day = localtime(after)[:3]
+    begin = 0.0
+
+    def locate(hour: int, minute: int) -> float:
+        """Return when it is that late on the day: the first such instant, or where there is none the first one after it."""
+        clock = year, month, day, hour, minute
+        instant = mktime((*clock, 0, 0, 0, -1))
+        if localtime(instant)[:5] == clock:
+            return min([instant, *[instant - gap for gap in (7200, 3600, 1800) if localtime(instant - gap)[:5] == clock]])
+        instant = begin
+        while localtime(instant)[:5] < clock:
+            instant += 60
+        return instant
+
     for _ in range(366 * 9):  # there may be eight years between two 29th of February
         weekday = (localtime(mktime((year, month, day, 12, 0, 0, 0, 0, -1)))[6] + 1) % 7
         by_day, by_weekday = day in plan.days, weekday in plan.weekdays
@@ -684,11 +702,9 @@ def next_run(plan: Schedule, after: float, localtime: Callable[[float], Any], mk
                         return instant
                     instant += 60
             else:
-                for hour in sorted(plan.hours):
-                    for minute in sorted(plan.minutes):
-                        instant = locate_time((year, month, day), (hour, minute), begin, localtime, mktime)
-                        if instant > after:
-                            return instant
+                for instant in (locate(hour, minute) for hour in sorted(plan.hours) for minute in sorted(plan.minutes)):
+                    if instant > after:
+                        return instant
         day += 1
         if day > days_of(year, month):
             day, month = 1, month + 1
@@ -697,68 +713,42 @@ def next_run(plan: Schedule, after: float, localtime: Callable[[float], Any], mk
     return None
 
 
-def locate_time(
-    date: tuple[int, int, int],
-    clock: tuple[int, int],
-    begin: float,
-    localtime: Callable[[float], Any],
-    mktime: Callable[[Any], float],
-) -> float:
-    """Return when a local time of a day is: the first such instant, or where there is none the first one after it."""
-    instant = mktime((*date, *clock, 0, 0, 0, -1))
-    if localtime(instant)[:5] != (*date, *clock):  # it is left out
-        instant = begin
-        while localtime(instant)[:5] < (*date, *clock):
-            instant += 60
-        return instant
-    return min([instant, *[instant - gap for gap in (7200, 3600, 1800) if localtime(instant - gap)[:5] == (*date, *clock)]])
-
-
 # What `ready`, `health` and `wait_for` ask. `path`: of a file or socket, in a URL, of a command its text, of `log` a pattern.
 Probe = namedtuple("Probe", "kind host port path text")
 
 
-def parse_probe(*more: str) -> Callable[[str], Any]:
-    """Return a parser for a probe of any kind, and of those given."""
-
-    def parse(text: str) -> Any:
-        kind, colon, rest = text.partition(":")
-        place = rest[2:].partition("/")[0] if kind == "http" and rest[:2] == "//" else rest
-        address = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([\w.-]+))(?::(\d{1,5}))?", place, re.ASCII)
-        if kind == "notify" and not colon and kind in more:
-            return Probe(kind, "", 0, "", text)
-        if kind in ("file", "unix") and rest[:1] == "/":
-            return Probe(kind, "", 0, rest, text)
-        if kind == "cmd" and rest.strip():
-            return Probe(kind, "", 0, rest.strip(), text)
-        if kind == "fd" and kind in more and re.fullmatch(r"\d{1,3}", rest, re.ASCII) and int(rest) > 2:
-            return Probe(kind, "", int(rest), "", text)
-        if kind == "log" and kind in more and rest:
-            try:
-                re.compile(rest.encode())
-            except (re.error, OverflowError, RecursionError) as error:
-                raise Mistake(f"{rest!r} is no regular expression: {error}") from None
-            return Probe(kind, "", 0, rest, text)
-        if kind == "tcp" and re.fullmatch(r"\d{1,5}", rest, re.ASCII):
-            return Probe(kind, "localhost", check_port(rest), "", text)
-        if kind == "tcp" and address and address[3]:
-            return Probe(kind, address[1] or address[2], check_port(address[3]), "", text)
-        if kind == "http" and place != rest and address:
-            path = "/" + rest[2:].partition("/")[2]
-            return Probe(kind, address[1] or address[2], check_port(address[3] or "80"), re.sub(r"\s", "%20", path), text)
-        forms = ["tcp:[HOST:]PORT", "unix:/PATH", "http://HOST[:PORT]/PATH", "file:/PATH", "cmd:SHELL COMMAND"]
-        forms += [{"fd": "fd:N with N from 3", "log": "log:REGEX"}.get(kind, kind) for kind in more]
-        kinds = ["tcp", "unix", "http", "file", "cmd", *more]
-        near = "" if kind in kinds else suggest(kind, kinds)
-        raise Mistake(f"{text!r} is no probe{near}; write {', '.join(forms)}")
-
-    return parse
-
-
-def check_port(text: str) -> int:
-    if not 0 < int(text) < 65536:
-        raise Mistake(f"{text} is no port, they go from 1 to 65535")
-    return int(text)
+def parse_probe(text: str, more: tuple[str, ...] = ()) -> Probe:
+    """Return a probe of any kind, or of those given."""
+    kind, colon, rest = text.partition(":")
+    http = kind == "http" and rest[:2] == "//"
+    place, _, path = rest[2:].partition("/") if http else (rest, "", "")
+    if kind == "tcp" and re.fullmatch(r"\d{1,5}", rest, re.ASCII):
+        place = f"localhost:{rest}"
+    address = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([\w.-]+))(?::(\d{1,5}))?", place, re.ASCII)
+    if address and (http or (kind == "tcp" and address[3])):
+        if not 0 < int(address[3] or "80") < 65536:
+            raise Mistake(f"{address[3]} is no port, they go from 1 to 65535")
+        path = re.sub(r"\s", "%20", f"/{path}") if http else ""
+        return Probe(kind, address[1] or address[2], int(address[3] or "80"), path, text)
+    if kind == "notify" and not colon and kind in more:
+        return Probe(kind, "", 0, "", text)
+    if kind in ("file", "unix") and rest[:1] == "/":
+        return Probe(kind, "", 0, rest, text)
+    if kind == "cmd" and rest.strip():
+        return Probe(kind, "", 0, rest.strip(), text)
+    if kind == "fd" and kind in more and re.fullmatch(r"\d{1,3}", rest, re.ASCII) and int(rest) > 2:
+        return Probe(kind, "", int(rest), "", text)
+    if kind == "log" and kind in more and rest:
+        try:
+            re.compile(rest.encode())
+        except (re.error, OverflowError, RecursionError) as error:
+            raise Mistake(f"{rest!r} is no regular expression: {error}") from None
+        return Probe(kind, "", 0, rest, text)
+    forms = ["tcp:[HOST:]PORT", "unix:/PATH", "http://HOST[:PORT]/PATH", "file:/PATH", "cmd:SHELL COMMAND"]
+    forms += [{"fd": "fd:N with N from 3", "log": "log:REGEX"}.get(kind, kind) for kind in more]
+    kinds = ["tcp", "unix", "http", "file", "cmd", *more]
+    near = "" if kind in kinds else suggest(kind, kinds)
+    raise Mistake(f"{text!r} is no probe{near}; write {', '.join(forms)}")
 
 
 def parse_probes(text: str) -> tuple[Any, ...]:
@@ -766,18 +756,7 @@ def parse_probes(text: str) -> tuple[Any, ...]:
     lines = [line.strip() for line in text.split("\n") if line.strip()]
     between = r",?\s+|,(?=(?:tcp|unix|http|file):)|,$"
     words = [word for line in lines for word in ([line] if line.startswith("cmd:") else re.split(between, line)) if word]
-    return tuple(parse_probe()(word) for word in words)
-
-
-def parse_output(*words: str) -> Callable[[str], str]:
-    """Return a parser for a sink: one of the words, or an absolute path."""
-
-    def parse(text: str) -> str:
-        if text not in words and (not text.startswith("/") or text.endswith("/")):
-            raise Mistake(f"{text!r} is none of: {', '.join(words)}, /PATH of a file{suggest(text, words)}")
-        return text
-
-    return parse
+    return tuple(parse_probe(word) for word in words)
 
 
 def parse_deps(text: str) -> tuple[tuple[str, str], ...]:
@@ -793,83 +772,84 @@ def parse_deps(text: str) -> tuple[tuple[str, str], ...]:
     return tuple(deps.items())
 
 
-# An environment in which each variable is set, to look at no more than the form of what refers to them.
-Everything = type("Everything", (dict,), {"get": lambda self, name, default=None: "x"})
+# One `${NAME}`, `${NAME:-word}` or `${NAME:?word}`. A text with such, parsed, is a template: a tuple of texts and of these.
+Reference = namedtuple("Reference", "name operator word")
 
 
-def parse_env(text: str, environment: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
-    """Return KEY and value for each line; quotes as in a shell word, then `${...}`, which sees the earlier lines."""
-    pairs: dict[str, str] = {}
+def parse_env(text: str) -> tuple[tuple[str, Template], ...]:
+    """Return KEY and the template of its value for each line, which is quoted as a word of the shell."""
+    pairs = []
     for line in text.split("\n"):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         key, equals, word = line.strip().partition("=")
         if not equals or not re.fullmatch(r"[^\s'\"$]+", key):
             raise Mistake(f"{line.strip()!r} is not of the form KEY=value")
-        known, value = environment if isinstance(environment, Everything) else {**environment, **pairs}, []
-        pattern, end = re.compile(SHELL_PIECE), 0
-        piece = pattern.match(word)
-        while piece:
-            value.append(unquote(piece, known))
-            end = piece.end()
-            piece = pattern.match(word, end)
-        if end < len(word):
-            raise Mistake(f"the value of {key} has a blank or a lone quote, write {key}='...'")
-        pairs[key] = "".join(value)
-    return tuple(pairs.items())
+        parts: list[str | Reference] = []
+        for piece in re.finditer(SHELL_PIECE, word):  # COST: as far as the first that is none
+            single, double, escaped, bare, lone = piece.groups("")
+            if lone:
+                raise Mistake(f"the value of {key} has a blank or a lone quote, write {key}='...'")
+            parts += [single, escaped[1:], *parse_template(bare), *parse_template(double, quoted=True)]
+        pairs.append((key, tuple(parts)))
+    return tuple(pairs)
 
 
-def unquote(piece: re.Match[str], environment: Mapping[str, str]) -> str:
-    """Return what one piece of a shell word stands for."""
-    single, double, escaped, bare = piece.groups()
-    if double is not None:
-        return expand(double, environment, quoted=True)
-    return expand(bare, environment) if bare else escaped[1] if escaped else single
+def fill_env(pairs: Iterable[tuple[str, Template]], environment: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """Return KEY and value for each line of an `env`, which sees the earlier ones. Raises Mistake."""
+    found: dict[str, str] = {}
+    known = {**environment}
+    for key, template in pairs:
+        found[key] = known[key] = fill(template, known)
+    return tuple(found.items())
 
 
-def expand(text: str, environment: Mapping[str, str], quoted: bool = False) -> str:
-    """Replace `${VAR}`, `${VAR:-default}`, `${VAR:?message}` and `$$`; any other `$` is itself.
+def parse_template(text: str, quoted: bool = False) -> Template:
+    """Find `${VAR}`, `${VAR:-default}`, `${VAR:?message}` and `$$`; any other `$` is itself.
     In double quotes a backslash keeps `$`, `"`, a backquote and itself from their meaning, as in the shell. A default may
     hold further `${...}`. COST: one pass pairs the braces."""
     if "$" not in text and not quoted:
-        return text
-    tokens = list(re.finditer(r'\\[$"`\\]|\$\$|\$\{|\}' if quoted else r"\$\$|\$\{|\}", text))
+        return (text,)
     opened: list[int] = []
-    closes: dict[int, int] = {}
-    for token in tokens:
+    found: list[tuple[int, int, Any]] = []  # from where to where, and the match of a reference or else the text for it
+    for token in re.finditer(r'\\[$"`\\]|\$\$|\$\{|\}' if quoted else r"\$\$|\$\{|\}", text):
         if token[0] == "${":
             opened.append(token.start())
-        elif token[0] == "}" and opened:
+        elif token[0] != "}":
+            found.append((token.start(), token.end(), token[0][-1]))
+        elif opened:
             if len(opened) > 10:
                 raise Mistake("${...} inside ${...} more than ten levels deep")
-            closes[opened.pop()] = token.start()
-    parts, at = [], 0
-    for token in tokens:
-        start, end = token.span()
-        if start < at or token[0] == "}":
-            continue
-        replacement = token[0][-1:]  # of an escape and of $$
-        if token[0] == "${":
-            close = closes.get(start, start)
-            match = re.fullmatch(REFERENCE, text[end:close])
-            if not match:
-                continue
-            replacement, end = dereference(match, environment), close + 1
-        parts += [text[at:start], replacement]
+            start = opened.pop()
+            match = re.fullmatch(REFERENCE, text[start : token.end()])
+            if match:
+                while found and found[-1][0] > start:
+                    found.pop()
+                found.append((start, token.end(), match))
+    parts: list[str | Reference] = []
+    at = 0
+    for start, end, part in found:
+        if not isinstance(part, str):
+            name, operator, word = part.groups("")
+            part = Reference(name, operator, parse_template(word) if operator == ":-" else word)
+        parts += [text[at:start], part]
         at = end
-    return "".join(parts) + text[at:]
+    return (*parts, text[at:])
 
 
-def dereference(match: re.Match[str], environment: Mapping[str, str]) -> str:
-    """Return what one `${...}` stands for, given as its name, operator and word."""
-    name, operator, word = match[1], match[2], match[3] or ""
-    value = environment.get(name)
-    if value or (value is not None and not operator):
-        return value
-    if operator == ":-":
-        return expand(word, environment)
-    detail = word if operator == ":?" and word else "is not set; set it, or give a default as ${" + name + ":-...}"
-    raise Mistake(f"${{{name}}}: {detail}")
+def fill(template: Template, environment: Mapping[str, str]) -> str:
+    """Return the text that a template makes with these variables. Raises Mistake where one has to be set and is not."""
+    text = ""
+    for part in template:
+        name, operator, word = ("", "", "") if isinstance(part, str) else part
+        value = part if isinstance(part, str) else environment.get(name)
+        if value or (value is not None and not operator):
+            text += value
+        elif operator == ":-":
+            text += fill(word, environment)
+        else:
+            raise Mistake(f"${{{name}}}: {word or 'is not set; set it, or give a default as ${' + name + ':-...}'}")
+    return text
 
 
 def split_words(text: str) -> list[str]:
@@ -882,9 +862,9 @@ def split_words(text: str) -> list[str]:
 
 LIMITS = "as core cpu data fsize locks memlock msgqueue nice nofile nproc rss rtprio rttime sigpending stack".split()
 NAME = r"[A-Za-z0-9_.-]+"
-REFERENCE = r"(?s)([A-Za-z_][A-Za-z0-9_.]*)(?:(:[-?])(.*))?"
-# single-quoted, double-quoted, escaped, bare; COST: no two ways to match one text, so nothing to backtrack into
-SHELL_PIECE = r"(?s)'([^']*)'|\"((?:\\.|[^\"\\])*)\"|(\\.)|((?:\$\{[^}]*\}|(?!\$\{)[^\s'\"\\])+)"
+REFERENCE = r"(?s)\$\{([A-Za-z_][A-Za-z0-9_.]*)(?:(:[-?])(.*))?\}"
+# single-quoted, double-quoted, escaped, bare, none of these; COST: no two ways to match one text, so nothing to backtrack into
+SHELL_PIECE = r"(?s)'([^']*)'|\"((?:\\.|[^\"\\])*)\"|(\\.)|((?:\$\{[^}]*\}|(?!\$\{)[^\s'\"\\])+)|(.)"
 
 # Each option once: name, the kinds of section that have it (o overlord, s script, d daemon), parser, default as one
 # would write it ("" is none), what the manual shows in place of that default, what it means. The README is made from it.
@@ -899,13 +879,13 @@ OPTIONS = (
            "from the stop request to the last SIGKILL, whatever else is configured (docker kills at 10 s)"),
     Option("shutdown_signals", "o", parse_signals, "TERM INT QUIT RTMIN+3", "",
            "what asks for shutdown (images set STOPSIGNAL: httpd `WINCH`, haproxy `USR1`)"),
-    Option("socket", "o", parse_output("abstract", "none"), "abstract", "",
+    Option("socket", "o", parse_choice("abstract", "none", path=True), "abstract", "",
            "control socket, for the verbs that ask a running overlord: `abstract` needs no file; `/PATH` for a file, as a second "
            "overlord in one container needs it; `none` for none"),
     Option("log_level", "o", parse_choice("debug", "info", "warning", "error"), "info", "",
            "overlord's own messages, on stderr: `debug`, `info`, `warning`, `error`"),
     Option("log_format", "o", parse_choice("text", "json"), "text", "", "`text` or `json`, for overlord's own messages"),
-    Option("output", "o", parse_output(*SINKS), "inherit", "", "default of the units' `stdout` and `stderr`"),
+    Option("output", "o", parse_choice(*SINKS, path=True), "inherit", "", "default of the units' `stdout` and `stderr`"),
     Option("cmd", "sd", parse_text, "", "required",
            "run by `/bin/sh -c`; a lone simple command leaves no shell behind, and with plain words none is run at all"),
     Option("dir", "sd", parse_text, "", "inherited", "working directory"),
@@ -929,16 +909,22 @@ OPTIONS = (
     Option("nice", "sd", parse_number(-20, 19), "", "inherited", "-20 (first served) to 19"),
     Option("limits", "sd", parse_limits, "", "inherited",
            "as `nofile=65536 core=0`, in the units of setrlimit(2), or `K M G`; `SOFT:HARD` for two, `unlimited` for none"),
-    Option("stdout", "sd", parse_output(*SINKS), "", "`output`",
+    Option("stdout", "sd", parse_choice(*SINKS, path=True), "", "`output`",
            "`inherit` the container's own, at no cost; `prefix`: captured, and passed on line by line as `NAME | line`; "
            "`/PATH` of a file to append to, with rotation; `null`"),
-    Option("stderr", "sd", parse_output("stdout", *SINKS), "", "`output`", "the same, or `stdout`: where that goes"),
+    Option("stderr", "sd", parse_choice("stdout", *SINKS, path=True), "", "`output`", "the same, or `stdout`: where that goes"),
     Option("log_max", "sd", parse_size, "10M", "", "size from which on a log file is rotated; `0` for never"),
     Option("log_keep", "sd", parse_number(0, 1000), "5", "", "how many rotated ones are kept, as `PATH.1` (the last) and so on"),
     Option("stop_signal", "sd", parse_signal, "TERM", "",
-           "name or number, with or without `SIG`; sent to the process that overlord started, and once that is gone to "
-           "what it leaves behind"),
-    Option("stop_timeout", "sd", parse_duration, "8s", "", "from the stop signal to SIGKILL of the whole group and `stop_cmd`"),
+           "name or number, with or without `SIG`; `kill_mode` says to whom; what ignores it gets `TERM`"),
+    Option("stop_timeout", "sd", parse_duration, "8s", "",
+           "from the stop signal to SIGKILL of everything of the unit (with `kill_mode = process`, of the main process)"),
+    Option("kill_mode", "sd", parse_choice("mixed", "all", "process"), "mixed", "",
+           "who gets the stop signal: `mixed`: the main process, and once that is gone what it leaves behind; `all`: everything "
+           "of the unit at once; `process`: the main process alone, and what it leaves behind stays (sshd, cron)"),
+    Option("pidfile", "d", parse_choice(path=True), "", "none",
+           "`/PATH` of the file in which a daemon that puts itself into the background names its main process; also where "
+           "another one takes over (USR2 of gunicorn and nginx)"),
     Option("stop_cmd", "d", parse_text, "", "none",
            "shell command run instead of the stop signal, with `$MAINPID`, the unit's user, folder and environment; it may go on "
            "after the daemon has ended; SIGKILL to both still follows `stop_timeout`"),
@@ -954,11 +940,11 @@ OPTIONS = (
            "jitter; from the beginning again after the unit stayed up 10 s or the last delay, whichever is longer; `0` for "
            "none ever"),
     Option("warmup", "d", parse_duration, "", "`1s`; `0` where `ready` is given", "how long the process must live to be OK"),
-    Option("ready", "d", parse_probe("notify", "fd", "log"), "", "none",
+    Option("ready", "d", partial(parse_probe, more=("notify", "fd", "log")), "", "none",
            "when it is up: `tcp:[HOST:]PORT`, `unix:PATH`, `http://HOST[:PORT]/PATH`, `file:PATH`, `cmd:SHELL`, `notify` "
            "(sd_notify), `fd:N` (s6: a newline on that descriptor), `log:REGEX` (a captured line)"),
     Option("ready_timeout", "d", parse_positive, "60s", "", "not ready by then: stopped and counted as a failure"),
-    Option("health", "d", parse_probe(), "", "none",
+    Option("health", "d", parse_probe, "", "none",
            "whether it still answers: a probe as for `ready`, but the last three"),
     Option("health_interval", "d", parse_positive, "10s", "", "between two of these"),
     Option("health_timeout", "d", parse_positive, "3s", "", "for one try of a probe"),
@@ -980,11 +966,13 @@ OPTIONS = (
     Option("autostart", "d", parse_boolean, "true", "", "`false`: started only as a dependency or by hand"),
 )
 # Options that shape the process: a reload that changes one restarts the unit.
-SHAPING = frozenset("kind cmd dir uid gid env env_file secrets umask nice limits stdout stderr ready".split())
+SHAPING = frozenset("kind cmd dir uid gid env env_file secrets umask nice limits stdout stderr ready pidfile".split())
 PROBED = ("ready", "health", "wait_for")
-SHELLED = ("cmd", "stop_cmd")  # options whose value the shell expands
+LATER = ("cmd", "stop_cmd", "env")  # options that the shell, or the start, expands
 KINDS = {"overlord": "o", "script": "s", "daemon": "d"}
+SECTIONS = "write [daemon:NAME], [script:NAME] or [overlord]"
 BY_KIND = {kind: {option.name: option for option in OPTIONS if letter in option.kinds} for kind, letter in KINDS.items()}
+DEFAULTS = {option.name: option.parse(option.default) if option.default else None for option in OPTIONS}
 if TYPE_CHECKING:
 
     class Spec(tuple[Any, ...]):  # its fields come from the table
@@ -995,9 +983,11 @@ if TYPE_CHECKING:
         def __getattr__(self, name: str) -> Any: ...
 
     Settings = Spec
+    Template = tuple[str | Reference, ...] | str
 else:
-    Spec = namedtuple("Spec", ["name", "kind", "instance", *[o.name for o in OPTIONS if o.kinds != "o"]])
-    Settings = namedtuple("Settings", [o.name for o in OPTIONS if o.kinds == "o"])
+    Settings = namedtuple("Settings", BY_KIND["overlord"], defaults=[DEFAULTS[name] for name in BY_KIND["overlord"]])
+    names = [name for name in DEFAULTS if name not in BY_KIND["overlord"]]
+    Spec = namedtuple("Spec", ["name", "kind", "instance", *names], defaults=[DEFAULTS[name] for name in names])
 Config = namedtuple("Config", "settings units order")  # units: name -> Spec; order: dependencies first
 
 
@@ -1011,26 +1001,18 @@ def is_captured(spec: Spec) -> bool:
     return not {spec.stdout, spec.stderr} <= {"inherit", "null", "stdout"}
 
 
-def default_of(option: Option) -> Any:
-    """Return an option's default, parsed as if it had been written."""
-    return option.parse(option.default) if option.default else None
-
-
-DEFAULTS = {option.name: default_of(option) for option in OPTIONS if option.kinds != "o"}
-
-
 def plain_spec(kind: str, output: str) -> Spec:
     """Return what a unit is that has no options. COST: what its options leave as it is, all units share."""
-    values = {**DEFAULTS, **dict.fromkeys(("deps", "env", "env_file", "secrets", "limits", "wait_for"), ())}
-    values.update(stdout=output, stderr=output, warmup=1.0, restart="always" if kind == "daemon" else "on-failure")
-    values.update(respawns=(0, 0.0) if kind == "script" else None)
+    restart, respawns = ("always", None) if kind == "daemon" else ("on-failure", (0, 0.0))
+    values: dict[str, Any] = dict.fromkeys(("deps", "env", "env_file", "secrets", "limits", "wait_for"), ())
+    values.update(stdout=output, stderr=output, warmup=1.0, restart=restart, respawns=respawns)
     return Spec(name="", kind=kind, instance=0, **values)
 
 
 def main_spec(argv: Iterable[str], daemons: Iterable[str]) -> Spec:
     """Return the main command (Docker's CMD) as a unit: a script that needs every wanted daemon and ends it all."""
-    values = {**DEFAULTS, "cmd": tuple(argv), "deps": tuple((name, "up") for name in daemons)}
-    values.update(restart="never", forward=(), env=(), on_failure="shutdown", on_success="shutdown")
+    values: dict[str, Any] = {"cmd": tuple(argv), "deps": tuple((name, "up") for name in daemons), "env": (), "forward": ()}
+    values.update(restart="never", on_failure="shutdown", on_success="shutdown")
     values.update(stop_timeout=1e9)  # none of its own: a shutdown gives it its share, and nothing else stops it
     return Spec(name=MAIN, kind="main", instance=0, **values)
 
@@ -1042,19 +1024,17 @@ class Mistakes(Exception):
         return f"{len(self.args[0])} mistake{'s' if len(self.args[0]) > 1 else ''} in the configuration"
 
 
-def split_lines(text: str) -> Iterator[str]:
-    """Yield the lines of a text. COST: one at a time, where `split` would make all of them."""
-    begin = 0
-    while begin >= 0:
-        end = text.find("\n", begin)
-        yield text[begin : end if end >= 0 else None]
-        begin = end + 1 or -1
+class Reader(RawConfigParser):
+    """configparser, to which any line that is no header and no further line of a value is an option; `Draft` tells which are."""
+
+    OPTCRE = re.compile(r"(?P<option>[^=:]*[=:]?)(?P<vi>)(?P<value>.*)")
 
 
 class Draft:
     """The configuration while it is read: what each file says and where, and every mistake so far."""
 
-    GUARD = "\1"  # stands before an indented line of a value, whose indentation, `;` and `#` configparser would eat
+    GUARD = "\1"  # stands before each line: inside a value, configparser would eat its indentation
+    DROPPED = "="  # in the place of the name of an option that does not count
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self.environment = environment
@@ -1065,35 +1045,31 @@ class Draft:
         self.places: dict[tuple[str, str], int] = {}  # (section, option) -> where its value stands
         self.parsed: dict[tuple[str, str], Any] = {}  # COST: what many units say alike is read and held once
         self.mistakes: list[tuple[int, str]] = []
-        self.parser = RawConfigParser(strict=False, interpolation=None, comment_prefixes=(), default_section="\0")
+        self.parser = Reader(strict=False, interpolation=None, comment_prefixes=(), default_section="\0")
         self.parser.converters.clear()  # COST: each section would get three methods of its own
-        self.parser.optionxform = lambda name: sys.intern(name.lower())  # type: ignore[assignment,method-assign]
+        self.parser.SECTCRE = self  # type: ignore[assignment]  # it is asked for `match` and `group`
+        self.parser.optionxform = self.option  # type: ignore[assignment,method-assign]
 
     def read(self, path: str, content: bytes) -> None:
         """Take in one more file; what it says goes over what earlier files said."""
         first = self.begin(path, content.count(b"\n") + 1)
+        at, what = content.find(b"\0"), "a NUL byte"
         try:
             text = content.decode().lstrip("\ufeff")  # COST: the codec `utf-8-sig` is a module of its own
         except UnicodeDecodeError as error:
-            self.mistake(first + content.count(b"\n", 0, error.start), "", f"byte 0x{content[error.start]:02x} is not UTF-8")
+            at, what = error.start, f"byte 0x{content[error.start]:02x} is not UTF-8"
+        if at >= 0:
+            self.mistake(first + content.count(b"\n", 0, at), "", what)
             return
-        if "\0" in text:
-            self.mistake(first + text.count("\n", 0, text.index("\0")), "", "a NUL byte")
-            return
-        lines: list[str] = []
-        for line in self.locate(first, text):
-            if line[:1] == "[":
-                self.parse(lines)
-                lines = []
-            lines.append(line)
-        self.parse(lines)
-
-    def parse(self, lines: list[str]) -> None:
-        """Have configparser read one section. COST: it would hold twice as much, did it read them all at once."""
-        self.parser.read_file(lines)
-        for section in self.parser.sections():
-            self.sections.setdefault(section, {}).update(self.parser.items(section))
-            self.parser.remove_section(section)
+        self.first, self.place = first, first - 1
+        self.section: str | None = ""  # None: a header that is none
+        self.opened: set[str] = set()  # sections of this file
+        for part in re.split(r"\n(?=\[)", text):  # COST: configparser would hold twice as much, did it read all of it at once
+            self.parser.read_file(self.lines_of(part))
+            for section in self.parser.sections():
+                options = ((name, value) for name, value in self.parser.items(section) if name != self.DROPPED)
+                self.sections.setdefault(section, {}).update(options)
+                self.parser.remove_section(section)
 
     def begin(self, path: str, lines: int) -> int:
         """Note that a file of so many lines comes next; return the place of the first."""
@@ -1101,57 +1077,52 @@ class Draft:
         self.lines += lines
         return self.lines - lines + 1
 
-    def locate(self, first: int, text: str) -> Iterator[str]:
-        """Yield the lines for configparser, noting where things stand. PYTHON: it keeps no line numbers, stops at the first
-        duplicate, and inside a value drops lines that begin with `;` or `#` and all indentation."""
-        section: str | None = ""  # None: a header that is none
-        depth = 0  # how far the option in progress is indented: what is indented deeper belongs to it
-        opened: set[str] = set()  # sections of this file
-        inside = taken = False  # inside a value; one that counts
-        for place, line in enumerate(split_lines(text), first):
-            line = line.rstrip()
-            if line[:1] in ("#", ";"):
-                continue
-            if not line:
-                yield ""
-                continue
-            indent = len(line) - len(line.lstrip())
-            if inside and indent > depth:
-                if taken:
-                    yield " " + self.GUARD + line
-                continue
-            line, inside, taken, depth = line.strip(), False, False, indent
-            header = re.fullmatch(r"\[\s*([^\]\s][^\]]*)\]\s*(?:[#;].*)?", line) if line[0] == "[" else None
-            if header:
-                section = ":".join(part.strip() for part in header[1].split(":", 1))
-                if section in opened:
-                    self.mistake(place, f"[{section}]", "stands there twice in this file")
-                opened.add(section)
-                self.headers.setdefault(section, place)
-                yield f"[{section}]"
-            elif line[0] in "#;":
-                continue
-            elif line[0] == "[":
-                section = None
-                self.mistake(place, "", f"{line!r} is no section, write [daemon:NAME], [script:NAME] or [overlord]")
-            elif section == "":
-                self.mistake(place, "", f"{line!r} stands before the first [section]")
-            else:
-                inside, taken = True, section is not None and self.takes(section, line, place, first)
-                if taken:
-                    yield line
+    def lines_of(self, text: str) -> Iterator[str]:
+        """Yield the lines for configparser, and remember the one that it looks at. PYTHON: it keeps no line numbers."""
+        for line in text.split("\n"):
+            self.place += 1
+            self.line = line.strip()
+            if line[:1] not in ("#", ";"):
+                yield line[: len(line) - len(line.lstrip())] + self.GUARD + line.rstrip() if self.line else ""
 
-    def takes(self, section: str, line: str, place: int, first: int) -> bool:
-        """Note where an option stands, in a file that begins at `first`, or what is wrong with it; tell whether it counts."""
-        name, *value = re.split("[=:]", line, maxsplit=1)
+    def match(self, _: str) -> Draft | None:
+        """Tell whether a line is a header, in the place of configparser's pattern. A comment is one of the same section again:
+        it ends the value before it."""
+        if self.line[0] == "[":
+            header = re.fullmatch(r"\[\s*([^\]\s][^\]]*)\]\s*(?:[#;].*)?", self.line)
+            self.section = ":".join(part.strip() for part in header[1].split(":", 1)) if header else None
+            if self.section is None:
+                self.mistake(self.place, "", f"{self.line!r} is no section, {SECTIONS}")
+            elif self.section in self.opened:
+                self.mistake(self.place, f"[{self.section}]", "stands there twice in this file")
+            else:
+                self.opened.add(self.section)
+                self.headers.setdefault(self.section, self.place)
+        elif self.line[0] not in "#;":
+            if self.section != "":
+                return None
+            self.mistake(self.place, "", f"{self.line!r} stands before the first [section]")
+        return self
+
+    def group(self, _: str) -> str | None:
+        """Return the section that a header opens."""
+        return self.section
+
+    def option(self, _: str) -> str:
+        """Return the name of the option whose line configparser looks at, or that it does not count."""
+        name, *value = re.split("[=:]", self.line, maxsplit=1)
         name = sys.intern(name.strip().lower())  # COST: a thousand units have the same few
+        if self.section is None:
+            return self.DROPPED
         if not (name and value) or len(name.split()) > 1:
-            self.mistake(place, f"[{section}]", f"{line!r} is not of the form option = value; indent it to go on a value")
-        elif self.places.get((section, name), 0) >= first:
-            self.mistake(place, f"[{section}] {name}", "stands there twice in this file")
+            text = f"{self.line!r} is not of the form option = value; indent it to go on a value"
+            self.mistake(self.place, f"[{self.section}]", text)
+        elif self.places.get((self.section, name), 0) >= self.first:
+            self.mistake(self.place, f"[{self.section}] {name}", "stands there twice in this file")
         else:
-            self.places[section, name] = place
-        return self.places.get((section, name)) == place
+            self.places[self.section, name] = self.place
+            return name
+        return self.DROPPED
 
     def mistake(self, place: int, subject: str, text: str) -> None:
         """Note what is wrong, and where."""
@@ -1169,29 +1140,30 @@ class Draft:
     def setting(self, name: str) -> str:
         """Return an option of [overlord] as it was written, or its default. Raises Mistake."""
         at = ("overlord", name)
-        return expand(self.text_of(*at), self.environment) if at in self.places else BY_KIND["overlord"][name].default
+        return self.expand(self.text_of(*at)) if at in self.places else BY_KIND["overlord"][name].default
+
+    def expand(self, text: str) -> str:
+        """Return a text with what the environment says in it. Raises Mistake."""
+        return fill(parse_template(text), self.environment)
 
     def value(self, section: str, option: Option) -> Any:
         """Return the parsed value of an option that is there, or its default after noting the mistake."""
         text = self.text_of(section, option.name)
         try:
-            if option.parse is parse_env and text != "none":  # what it says is known when `secrets` and `env_file` are
-                parse_env(text, Everything())
-                return text
-            if option.name in SHELLED:
+            if option.name in LATER:
                 return option.parse(text) if text != "none" or option.shown != "none" else None
             key = (option.name, text)
             if key not in self.parsed:
                 # A command is for the shell, which expands it itself; in `wait_for`, each line is a probe.
                 pieces = text.split("\n") if option.name == "wait_for" else [text]
                 shelled = option.name in PROBED
-                value = "\n".join(each if shelled and each[:4] == "cmd:" else expand(each, self.environment) for each in pieces)
+                value = "\n".join(each if shelled and each[:4] == "cmd:" else self.expand(each) for each in pieces)
                 none = value == "none" and (option.shown in ("none", "inherited") or option.name == "socket")
                 self.parsed[key] = None if none else option.parse(value)
             return self.parsed[key]
         except ValueError as mistake:  # a Mistake
             self.mistake(self.places[section, option.name], f"[{section}] {option.name}", str(mistake))
-            return default_of(option)
+            return DEFAULTS[option.name]
 
     def values(self, section: str, kind: str) -> dict[str, Any]:
         """Return the options that a section gives, parsed; note those that its kind does not have."""
@@ -1200,18 +1172,16 @@ class Draft:
             if name in BY_KIND[kind]:
                 found[name] = self.value(section, BY_KIND[kind][name])
                 continue
-            owners = [other for other in KINDS if name in BY_KIND[other]]
-            detail = f"unknown option{suggest(name, BY_KIND[kind])}"
-            if owners:
-                detail = f"is an option of [{'] and ['.join(owners)}] alone"
+            owners = "] and [".join(other for other in KINDS if name in BY_KIND[other])
+            detail = f"is an option of [{owners}] alone" if owners else f"unknown option{suggest(name, BY_KIND[kind])}"
             self.mistake(self.places[section, name], f"[{section}] {name}", detail)
         self.sections.pop(section, None)  # COST: the units are made in the memory that it leaves
         return found
 
     def finish(self) -> Config:
         """Return the validated configuration. Raises Mistakes with all that was found."""
-        values = {name: default_of(option) for name, option in BY_KIND["overlord"].items()}
-        settings = Settings(**{**values, **self.values("overlord", "overlord")})
+        vars(self.parser).clear()  # COST: it holds the draft and itself, so both would stay
+        settings = Settings(**self.values("overlord", "overlord"))
         place = self.places.get(("overlord", "configdir"), 0)
         if self.files[1:] and place > self.files[1][0]:
             self.mistake(place, "[overlord] configdir", "belongs into the main file alone")
@@ -1219,25 +1189,20 @@ class Draft:
         plain = {kind: plain_spec(kind, settings.output) for kind in defaults}
         units: dict[str, Spec] = {}
         for section, place in self.headers.items():
-            kind, colon, name = section.partition(":")
-            if section == "DEFAULT":
-                self.mistake(place, "[DEFAULT]", "write [daemon] or [script] for the defaults of all units of that kind")
-            elif section == "overlord":
+            kind, _, name = section.partition(":")
+            if section in KINDS:
                 continue
-            elif kind not in defaults or (colon and not re.fullmatch(NAME, name)):
+            if kind not in defaults or not re.fullmatch(NAME, name):
                 self.unknown_section(place, section)
-            elif not colon:
-                continue
             elif name in units:
                 self.mistake(place, f"[{section}]", f"the name is taken by [{units[name].kind}:{name}]")
             else:
                 units[name] = self.unit(section, kind, name, place, settings, defaults[kind], plain[kind])
         self.check_deps(units)
-        self.check_forward(units, settings)
         order, cycles = sort_units(units)
         for cycle in cycles:
-            at = self.locate_option(cycle[0], units, "deps")
-            self.mistake(at[0], at[1], f"a cycle: {' -> '.join(cycle)}; one of these has to start first")
+            at = self.locate_option(units[cycle[0]], "deps")
+            self.mistake(*at, f"a cycle: {' -> '.join(cycle)}; one of these has to start first")
         if any(unit.count is not None for unit in units.values()):
             units = self.number(units)
             order = sort_units(units)[0]
@@ -1258,13 +1223,15 @@ class Draft:
         unit: Spec = plain._replace(name=name, **given)
         if unit.env and not unit.env_file and not unit.secrets:
             try:
-                unit = unit._replace(env=parse_env(unit.env, self.environment))
+                unit = unit._replace(env=fill_env(unit.env, self.environment))
             except Mistake as mistake:
-                at = section if (section, "env") in self.places else kind
-                self.mistake(self.places[at, "env"], f"[{at}] env", str(mistake))
+                self.mistake(*self.locate_option(unit, "env"), str(mistake))
+        at = self.locate_option(unit, "forward")
+        for source, _ in unit.forward if at[0] != place else ():  # the default gives way in silence
+            if source in settings.shutdown_signals:
+                self.mistake(*at, f"{spell_signal(source)} asks for shutdown and is never forwarded")
         if unit.ready and unit.ready.kind == "log" and not is_captured(unit):
-            at = section if (section, "ready") in self.places else kind
-            self.mistake(self.places[at, "ready"], f"[{at}] ready", "log: needs captured output, write stdout = prefix")
+            self.mistake(*self.locate_option(unit, "ready"), "log: needs captured output, write stdout = prefix")
         return unit
 
     def number(self, units: dict[str, Spec]) -> dict[str, Spec]:
@@ -1286,26 +1253,28 @@ class Draft:
     def unknown_section(self, place: int, section: str) -> None:
         """Note a section that is none, with the nearest that would be."""
         kind, _, name = section.partition(":")
-        if kind in ("daemon", "script"):
+        if section == "DEFAULT":
+            text = "write [daemon] or [script] for the defaults of all units of that kind"
+        elif kind in ("daemon", "script"):
             text = f"{name!r} is no name: letters, digits, _ . - make one"
         else:
             near = suggest(kind, KINDS) if name else ""
             near = near.replace('"?', f':{name}"?') if name and "overlord" not in near else near or suggest(section, KINDS)
-            text = f"unknown section{near or ', write [daemon:NAME], [script:NAME] or [overlord]'}"
+            text = f"unknown section{near or f', {SECTIONS}'}"
         self.mistake(place, f"[{section}]", text)
 
-    def locate_option(self, name: str, units: dict[str, Spec], option: str) -> tuple[int, str]:
+    def locate_option(self, unit: Spec, option: str) -> tuple[int, str]:
         """Return where a unit's option stands (its kind's section may give it) and how to name it."""
-        section = f"{units[name].kind}:{name}"
-        section = section if (section, option) in self.places else units[name].kind
-        return self.places.get((section, option), self.headers[f"{units[name].kind}:{name}"]), f"[{section}] {option}"
+        section = f"{unit.kind}:{unit.name}"
+        owner = section if (section, option) in self.places else unit.kind
+        return self.places.get((owner, option), self.headers[section]), f"[{owner}] {option}"
 
     def check_deps(self, units: dict[str, Spec]) -> None:
         """Note each dependency that does not exist, or is stated in a state that its kind does not have."""
         hints: dict[str, str] = {}  # COST: a hint looks at every name, and many may miss the same unit
         for unit in units.values():
             for name, state in unit.deps:
-                place, subject = self.locate_option(unit.name, units, "deps")
+                place, subject = self.locate_option(unit, "deps")
                 states = (OK, "always") if name in units and units[name].kind == "script" else (OK, "bounce")
                 if name not in units:
                     if name not in hints:
@@ -1316,15 +1285,6 @@ class Draft:
                     self.mistake(place, subject, f"{name}:{state}: {known}{suggest(state, states)}")
                 elif state == "bounce" and unit.kind == "script":
                     self.mistake(place, subject, f"{name}:bounce: a script is not restarted with a daemon, write {name}:ok")
-
-    def check_forward(self, units: dict[str, Spec], settings: Settings) -> None:
-        """Note each signal to be forwarded, other than by default, that asks for shutdown instead."""
-        for unit in units.values():
-            place, subject = self.locate_option(unit.name, units, "forward")
-            given = place != self.headers[f"{unit.kind}:{unit.name}"]
-            for source, _ in unit.forward if given else ():
-                if source in settings.shutdown_signals:
-                    self.mistake(place, subject, f"{spell_signal(source)} asks for shutdown and is never forwarded")
 
 
 def is_shaped(old: Spec, new: Spec) -> bool:
@@ -1369,17 +1329,19 @@ def unpack_config(data: bytes, base: Config) -> Config | list[str]:
 # One unit: (spec, status, event, now, chance) -> (status, actions). A cell of TABLE is a function, or None where the
 # event means nothing in that state, or `never`: it cannot come.
 
-# `since`: when the state was entered; `deadline`: what it means is the state's affair; `pid`: the process that overlord
-# started, and after its death the id of its group while that lives; `left`: it is only the group that lives; `oks`: how
-# often it got OK; `up`: this process got OK; `ready`: it is known to be ready, or need not be; `starts`: how many it had,
-# the last at `started`; `lived`: for how long, once it is dead; `expires`: when max_age is reached; `stale`: why the process
-# is not the one wanted any more; `then`: its end is that of a "stop", or one to "fail", else its own; `code`: with which;
-# `delay`: the last back-off; `respawned`, `recent`: restarts after it ended by itself, ever and their instants where
-# `respawns` has a window; `why`: the reason, in words; `hint`: what is known of it.
+# `since`: when the state was entered; `deadline`: what it means is the state's affair; `pid`: its main process, and after the
+# death of that its number as long as anything of the unit lives; `left`: it is dead, and what it left behind lives; `oks`: how
+# often it got OK; `up`: this process got OK; `ready`: it is known to be ready, or need not be; `named`: so is its main process,
+# if that is for `pidfile` to name; `starts`: how many it had, the last at `started`; `lived`: for how long, once it is dead;
+# `expires`: when max_age is reached; `stale`: why the process is not the one wanted any more; `then`: its end is that of a
+# "stop", or one to "fail", else its own; `code`: with which; `delay`: the last back-off; `respawned`, `recent`: restarts after
+# it ended by itself, ever and their instants where `respawns` has a window; `why`: the reason, in words; `hint`: what is known
+# of it.
 Status = namedtuple(
     "Status",
-    "state since deadline pid left oks up ready starts started lived expires stale then code delay respawned recent why hint",
-    defaults=(IDLE, 0.0, None, 0, False, 0, False, False, 0, 0.0, 0.0, None, "", "", 0, None, 0, (), "", ""),
+    "state since deadline pid left oks up ready named starts started lived expires stale then code delay respawned recent why"
+    " hint",
+    defaults=(IDLE, 0.0, None, 0, False, 0, False, False, False, 0, 0.0, 0.0, None, "", "", 0, None, 0, (), "", ""),
 )
 
 
@@ -1427,32 +1389,48 @@ def adopt(spec: Spec, status: Status, event: Event, now: float, chance: float) -
     status = status._replace(pid=event.pid, starts=status.starts + 1, started=now)
     if spec.kind != "daemon":
         return status._replace(deadline=now + spec.timeout if spec.timeout else None), said
-    first = min(spec.warmup or spec.ready_timeout, spec.ready_timeout) if spec.ready else spec.warmup
-    status = status._replace(expires=expires, ready=not spec.ready, deadline=now + first)
-    if spec.ready:
-        said.append(Test(spec.name, "ready"))
-    if spec.warmup or spec.ready:
-        return status, said
-    status, actions = prove(spec, status, event, now, chance)
+    said += [Test(spec.name, purpose) for purpose in ("ready", "pidfile") if getattr(spec, purpose)]
+    status = status._replace(expires=expires, ready=not spec.ready, named=not spec.pidfile)
+    status, actions = settle(spec, status, event, now, chance)
     return status, said + actions
 
 
+def settle(spec: Spec, status: Status, event: Event, now: float, chance: float) -> tuple[Status, list[Any]]:
+    """A daemon is OK if it is ready, known, and through its warm-up; else its deadline is what comes next."""
+    warm = status.started + spec.warmup
+    if not (status.ready and status.named):
+        return status._replace(deadline=status.started + spec.ready_timeout), []
+    return prove(spec, status, event, now, chance) if now >= warm else (status._replace(deadline=warm), [])
+
+
 def ripen(spec: Spec, status: Status, event: Event, now: float, chance: float) -> tuple[Status, list[Any]]:
-    """A daemon has lived through its warm-up: it is OK if it is ready too, and has failed if it is not in time."""
-    due = status.started + spec.ready_timeout
-    if status.ready:
+    """A daemon has lived through its warm-up, or it has failed: it is not ready in time, or `pidfile` names no process."""
+    if status.ready and status.named:
         return prove(spec, status, event, now, chance)
-    if now < due:  # the warm-up alone is over
-        return status._replace(deadline=due), []
-    return halt(spec, status, Event("stop", f"not ready within {spell_duration(spec.ready_timeout)}", fails=True), now, chance)
+    what = f"{spec.pidfile} names no process of it" if status.ready else "not ready"
+    why = f"{what} within {spell_duration(spec.ready_timeout)}"
+    return halt(spec, status, Event("stop", why, fails=True), now, chance)
 
 
 def greet(spec: Spec, status: Status, event: Event, now: float, chance: float) -> tuple[Status, list[Any]]:
-    """A daemon is ready: it is OK once it has lived through its warm-up."""
+    """A daemon is ready."""
     if not status.pid or status.ready:
         return status, []
-    status = status._replace(ready=True, deadline=status.started + spec.warmup)
-    return (status, []) if now < status.deadline else prove(spec, status, event, now, chance)
+    return settle(spec, status._replace(ready=True), event, now, chance)
+
+
+def hand_over(spec: Spec, status: Status, event: Event, now: float, chance: float) -> tuple[Status, list[Any]]:
+    """`pidfile` or MAINPID= names the main process: it may be the one that overlord started, or another of the unit. The warm-up
+    is that of the main process."""
+    if not status.pid or (event.pid == status.pid and status.named):
+        return status, []
+    fresh = status.state == STARTING and status.left  # its clock begins anew once, when what was started has ended
+    said = [Say("info", spec.name, event.why)] if event.pid != status.pid else []
+    status = status._replace(pid=event.pid, left=False, named=True, started=now if fresh else status.started)
+    if status.state == OK:
+        return status._replace(deadline=status.expires), said
+    status, actions = settle(spec, status, event, now, chance)
+    return status, said + actions
 
 
 def prove(spec: Spec, status: Status, event: Event, now: float, chance: float) -> tuple[Status, list[Any]]:
@@ -1466,7 +1444,9 @@ def prove(spec: Spec, status: Status, event: Event, now: float, chance: float) -
 
 
 def age(spec: Spec, status: Status, event: Event, now: float, chance: float) -> tuple[Status, list[Any]]:
-    """A daemon has reached its `max_age`."""
+    """A daemon has reached its `max_age`, or its main process is gone and no other one was named."""
+    if status.left:
+        return abandon(spec, status, event, now, chance)
     why = f"max_age reached after {spell_duration(now - status.started)}"
     return outdate(spec, status._replace(deadline=None), Event("stale", why), now, chance)
 
@@ -1489,14 +1469,16 @@ def remind(spec: Spec, status: Status, event: Event, now: float, chance: float) 
 
 
 def halt(spec: Spec, status: Status, event: Event, now: float, chance: float) -> tuple[Status, list[Any]]:
-    """Send the stop signal to the process that overlord started; its group is killed at the deadline."""
+    """Send the stop signal to whom `kill_mode` says; what is left at the deadline is killed."""
     if not status.pid:  # RACE: its Spawn is still among the actions to be performed, and will find itself overtaken
         return withdraw(spec, status, event, now, chance)
     signum = event.signum or spec.stop_signal
     limit = spec.stop_timeout if event.limit is None else min(spec.stop_timeout, event.limit)
     status = enter(status, STOPPING, now, deadline=now + limit, stale="", then="fail" if event.fails else "stop", why=event.why)
-    said = Say("info", spec.name, f"stopping ({'stop_cmd' if spec.stop_cmd else spell_signal(signum)}): {event.why}")
-    return status, [said, StopCommand(spec.name, status.pid) if spec.stop_cmd else Kill(spec.name, status.pid, signum, False)]
+    by_command = spec.stop_cmd and not status.left
+    said = Say("info", spec.name, f"stopping ({'stop_cmd' if by_command else spell_signal(signum)}): {event.why}")
+    sent = Kill(spec.name, status.pid, signum, status.left or spec.kill_mode == "all")
+    return status, [said, StopCommand(spec.name, status.pid) if by_command else sent]
 
 
 def hasten(spec: Spec, status: Status, event: Event, now: float, chance: float) -> tuple[Status, list[Any]]:
@@ -1512,10 +1494,10 @@ def revive(spec: Spec, status: Status, event: Event, now: float, chance: float) 
 
 
 def kill(spec: Spec, status: Status, event: Event, now: float, chance: float) -> tuple[Status, list[Any]]:
-    """The time to stop is over: SIGKILL to the whole group. LINUX: only a process stuck in the kernel survives it."""
-    words = ("not all gone", "the rest") if status.left else ("not gone", "it")
-    text = f"{words[0]} after {spell_duration(now - status.since)}, killing {words[1]} (SIGKILL)"
-    return status._replace(deadline=None), [Say("warning", spec.name, text), Kill(spec.name, status.pid, SIGNALS["KILL"], True)]
+    """The time to stop is over: SIGKILL to everything of it. LINUX: only a process stuck in the kernel survives it."""
+    why = f"not gone after {spell_duration(now - status.since)}, killing it"
+    whole = status.left or spec.kill_mode != "process"
+    return status._replace(deadline=None), [Kill(spec.name, status.pid, SIGNALS["KILL"], whole, why)]
 
 
 def withdraw(spec: Spec, status: Status, event: Event, now: float, chance: float) -> tuple[Status, list[Any]]:
@@ -1527,33 +1509,44 @@ def withdraw(spec: Spec, status: Status, event: Event, now: float, chance: float
 
 
 def fall(spec: Spec, status: Status, event: Event, now: float, chance: float) -> tuple[Status, list[Any]]:
-    """The process that overlord started has ended by itself: what it left of its group goes first."""
+    """The main process has ended by itself: what it left behind goes first, unless `pidfile` may name a main process there."""
     end = {"code": event.code, "lived": now - status.started, "then": "", "why": event.why, "hint": event.hint}
-    status = status._replace(stale="", **end)
+    status = status._replace(left=event.left, **end)
     if not event.left:
         return conclude(spec, status, event, now, chance)
-    text = f"{spell_end(event.code)} and left processes behind, stopping them ({spell_signal(spec.stop_signal)})"
-    actions = [Say("warning", spec.name, text), Kill(spec.name, status.pid, spec.stop_signal, True)]
-    return enter(status, STOPPING, now, left=True, deadline=now + spec.stop_timeout, why=event.why), actions
+    if spec.pidfile and (status.state == OK or not event.code):
+        wait = HANDOVER if status.state == OK else spec.ready_timeout - status.lived
+        return status._replace(named=False, deadline=now + wait), [Test(spec.name, "pidfile")]
+    return abandon(spec, status, event, now, chance)
+
+
+def abandon(spec: Spec, status: Status, event: Event, now: float, chance: float) -> tuple[Status, list[Any]]:
+    """Stop what the main process left behind."""
+    why = f"pid {status.pid} {spell_end(status.code)}, stopping what it left behind"
+    status = enter(status, STOPPING, now, deadline=now + spec.stop_timeout, stale="")
+    return status, [Kill(spec.name, status.pid, spec.stop_signal, True, why)]
 
 
 def drop(spec: Spec, status: Status, event: Event, now: float, chance: float) -> tuple[Status, list[Any]]:
-    """The process has ended while being stopped: now the stop signal is for what it leaves behind."""
+    """The main process has ended while being stopped: now the stop signal is for what it leaves behind."""
     status = status._replace(code=event.code, lived=now - status.started, left=event.left)
     if not event.left:
         return conclude(spec, status, event, now, chance)
-    return status, [Kill(spec.name, status.pid, spec.stop_signal if status.deadline is not None else SIGNALS["KILL"], True)]
+    why = f"pid {status.pid} {spell_end(status.code)}, stopping what it left behind"
+    return status, [Kill(spec.name, status.pid, spec.stop_signal if status.deadline is not None else SIGNALS["KILL"], True, why)]
 
 
 def conclude(spec: Spec, status: Status, event: Event, now: float, chance: float) -> tuple[Status, list[Any]]:
     """Nothing of the unit lives any more: on request, to be started again, or by itself."""
-    end = f"{spell_end(status.code)} after {spell_duration(status.lived)}"
+    end = f"pid {status.pid} {spell_end(status.code)}"
     steady = status.lived >= max(STEADY, status.delay or 0.0)
-    gone = status._replace(pid=0, left=False, delay=None if steady else status.delay)
+    gone = status._replace(pid=0, left=False, stale="", delay=None if steady else status.delay)
     if status.then == "stop" or not event.wanted:
         again = ", restarting" if event.wanted else ""
+        took = spell_duration(now - status.since if status.state == STOPPING else 0.0)
         gone = enter(gone, WAITING if again else STOPPED, now, then="")
-        return gone, [Say("info", spec.name, f"stopped ({end}){again}")]
+        return gone, [Say("info", spec.name, f"stopped in {took} ({end}){again}")]
+    end += f" after {spell_duration(status.lived)}"
     early = spec.kind == "daemon" and not status.up
     success = status.code in spec.success and not early and status.then != "fail"
     if status.then == "fail":
@@ -1562,10 +1555,10 @@ def conclude(spec: Spec, status: Status, event: Event, now: float, chance: float
         end = f"cannot start: {status.why}"
     elif early and not status.ready:
         end += ", before it was ready"
+    elif early and not status.named:
+        end += f", and {spec.pidfile} names no process of it"
     elif early and spec.warmup:
         end += f", before its warmup of {spell_duration(spec.warmup)} was over"
-    if early and status.then != "fail" and not (status.why or status.code or status.hint):
-        end += "; a daemon has to stay in the foreground"
     end += f": {status.hint}" if status.hint and not success else ""
     if spec.kind == "script" and success:
         return enter(gone, OK, now, oks=status.oks + 1, then="", why=end), [Say("info", spec.name, f"ok ({end})")]
@@ -1611,17 +1604,17 @@ def retry(spec: Spec, status: Status, end: str, least: float, now: float, chance
 
 
 TABLE: dict[str, tuple[Callable[..., tuple[Status, list[Any]]] | None, ...]] = {
-    # state    want    start   spawned  unspawned  barred  exited  emptied   deadline  stop      stale    ready
-    IDLE:     (enlist, never,  never,   never,     never,  never,  never,    never,    None,     None,    None),
-    WAITING:  (None,   launch, never,   never,     miss,   never,  never,    remind,   withdraw, None,    None),
-    STARTING: (None,   never,  adopt,   miss,      never,  fall,   never,    ripen,    halt,     outdate, greet),
-    OK:       (enlist, never,  never,   never,     never,  fall,   never,    age,      halt,     outdate, None),
-    RUNNING:  (None,   never,  adopt,   miss,      never,  fall,   never,    time_out, halt,     outdate, None),
-    STOPPING: (revive, never,  never,   never,     never,  drop,   conclude, kill,     hasten,   None,    None),
-    BACKOFF:  (enlist, never,  never,   never,     never,  never,  never,    enlist,   withdraw, None,    None),
-    STOPPED:  (enlist, never,  never,   never,     never,  never,  never,    never,    None,     None,    None),
-    DONE:     (enlist, never,  never,   never,     never,  never,  never,    never,    None,     None,    None),
-    FAILED:   (enlist, never,  never,   never,     never,  never,  never,    never,    None,     None,    None),
+    # state    want    start   spawned  unspawned  barred  exited  emptied   deadline  stop      stale    ready  handed
+    IDLE:     (enlist, never,  never,   never,     never,  never,  never,    never,    None,     None,    None,None),
+    WAITING:  (None,   launch, never,   never,     miss,   never,  never,    remind,   withdraw, None,    None,None),
+    STARTING: (None,   never,  adopt,   miss,      never,  fall,   conclude, ripen,    halt,     outdate, greet,hand_over),
+    OK:       (enlist, never,  never,   never,     never,  fall,   conclude, age,      halt,     outdate, None,hand_over),
+    RUNNING:  (None,   never,  adopt,   miss,      never,  fall,   never,    time_out, halt,     outdate, None,None),
+    STOPPING: (revive, never,  never,   never,     never,  drop,   conclude, kill,     hasten,   None,    None,None),
+    BACKOFF:  (enlist, never,  never,   never,     never,  never,  never,    enlist,   withdraw, None,    None,None),
+    STOPPED:  (enlist, never,  never,   never,     never,  never,  never,    never,    None,     None,    None,None),
+    DONE:     (enlist, never,  never,   never,     never,  never,  never,    never,    None,     None,    None,None),
+    FAILED:   (enlist, never,  never,   never,     never,  never,  never,    never,    None,     None,    None,None),
 }  # fmt: skip
 
 
@@ -1667,9 +1660,12 @@ class Unit:
         *("leaving", "changing"),  # a reload or a shutdown takes it down; a reload changes its definition
         *("ahead", "passed", "height"),  # then: how many come before it; it is over with; levels of live units from here down
         *("story", "note", "next_run"),  # for `timeline`; what it says of itself; when its schedule is due, in words
+        # Its processes, pid -> start time, as last seen, and their sessions; when it was started; the user of its main process,
+        # once that is dead; who got which signal in this stop (0: was named, as in doubt).
+        *("kin", "sessions", "born", "user", "told"),
         # For the rooms below: its timer; what hears it as `ready = fd:N` and by sd_notify(3); the pid of its `stop_cmd` at
-        # work, which may outlive the daemon; who probes it; its schedule, and when it is to run next.
-        *("timer", "ear", "notices", "stop_command", "prober", "plan"),
+        # work, which may outlive the daemon; who probes it, by purpose; its schedule, and when it is to run next.
+        *("timer", "ear", "notices", "stop_command", "probers", "plan"),
         "queue",  # it is to be looked at
     )
 
@@ -1687,7 +1683,12 @@ class Unit:
         self.ran: dict[str, str] = {}
         self.story: tuple[tuple[float, str], ...] = ()
         nothing: Any = None
-        self.timer = self.notices = self.prober = self.plan = nothing
+        self.timer = self.notices = self.plan = self.user = nothing
+        self.probers: dict[str, Any] = {}
+        self.kin: dict[int, int] = {}
+        self.told: dict[int, tuple[int, int]] = {}
+        self.sessions: set[int] = set()
+        self.born = 0
 
     def lives(self) -> bool:
         """Tell whether it has a process, or is about to get one."""
@@ -1835,6 +1836,7 @@ class Fleet:
         self.pending: Config | None = None  # reload: what takes effect when all that leaves for it has stopped
         self.unpassed = 0  # in a reload or a shutdown: units that are not over with
         self.followed = False  # somebody wants to know of each change
+        self.grown = False  # a unit got OK: its processes are there, to be looked at
         self.busy = 0  # units that are a reason for overlord to go on
         self.began: float | None = None  # when it was booted, until everything is up
         self.rising: list[Unit] = []  # daemons that may not be up yet, until then
@@ -1911,14 +1913,14 @@ class Fleet:
         if transparent:
             self.asked = now if self.asked is None else self.asked
             if signum is None:
-                self.actions.append(Kill(MAIN, self.units[MAIN].status.pid, SIGNALS["TERM"], False))
+                self.actions.append(Kill(MAIN, self.units[MAIN].status.pid, SIGNALS["TERM"], whole=False))
         elif not self.ending:
             self.shut_down(why, None, now, signum)
         elif signum == SIGNALS["INT"] and self.interrupts > 1:
             self.say("warning", "", f"{why} again: killing what is left at once")
             for unit in [unit for unit in self.units.values() if unit.status.pid]:
                 self.killed += [] if unit.status.left else [unit.name]
-                self.actions.append(Kill(unit.name, unit.status.pid, SIGNALS["KILL"], True))
+                self.actions.append(Kill(unit.name, unit.status.pid, SIGNALS["KILL"], whole=True))
             self.sweep(SIGNALS["KILL"], now)
         else:
             left = spell_duration(max(0.0, self.ending.end - now))
@@ -2070,6 +2072,7 @@ class Fleet:
             for other in unit.dependents:  # it runs against the process before
                 if (unit, "bounce") in other.deps and other.status.state in (STARTING, OK):
                     self.events.append((other, Event("stale", f"{unit.name} was restarted")))
+        self.grown = self.grown or (new.state == OK and bool(new.pid))
         if self.began is not None and unit.spec.kind != "main":
             self.rise(unit, now)
         if not self.ending:
@@ -2105,7 +2108,7 @@ class Fleet:
         if failed and self.first_failure is None and not for_one:
             self.first_failure = exit_code(status.code)
         if policy == "shutdown":
-            end = status.why or f"{spell_end(status.code)} after {spell_duration(status.lived)}"
+            end = status.why or f"pid {status.pid} {spell_end(status.code)} after {spell_duration(status.lived)}"
             why = f"{unit.name} {'failed' if failed else 'ended'}: {end}" if spec.kind != "main" else f"{MAIN} {end}"
             self.shut_down(why, exit_code(status.code) if failed else 0, now)
 
@@ -2126,15 +2129,19 @@ class Fleet:
             return unit.why_wait().partition(" waits ")[2] if unit.reason else ""
         if status.stale:
             return f"to be restarted ({status.stale})" + (f", waiting for {unit.reason}" if unit.reason else "")
+        if status.left and status.state in (STARTING, OK):
+            return f"pid {status.pid} {spell_end(status.code)}, {unit.spec.pidfile} has {left} to name another main process"
         if status.state == STARTING and left:
-            note = f": {unit.note}" if unit.note and not status.ready else ""
-            return f"{'warming up' if status.ready else 'not ready yet'}, {left} to go{note}"
+            note = f": {unit.note}" if unit.note and not (status.ready and status.named) else ""
+            named = "warming up" if status.named else f"{unit.spec.pidfile} has named no process of it yet"
+            return f"{named if status.ready else 'not ready yet'}, {left} to go{note}"
         if status.state == OK and unit.note:
             return unit.note
         if status.state == RUNNING:
             return unit.by if unit.by in (BY_HAND, BY_CLOCK) else f"for {unit.by}" if unit.by in self.units else ""
         if status.state == STOPPING:
-            why = why or f"{spell_end(status.code)}, what it left behind is stopped"
+            why = why or f"pid {status.pid} {spell_end(status.code)}, what it left behind is stopped"
+            why += f" ({status.hint})" if status.hint else ""
             return f"{why}, killed in {left}" if left else f"{why}, killed"
         if unit.next_run:
             return f"{why}{'; ' if why else ''}next run {unit.next_run}"
@@ -3203,6 +3210,16 @@ def read_variables(spec: Spec, environment: Mapping[bytes, bytes], held: Mapping
     return found
 
 
+def remove_pidfile(path: str) -> None:
+    """Remove a pid file of before. Runs in the child, as the unit's user. Raises OSError."""
+    place = find(path)
+    try:
+        if place.stat:
+            os.unlink(os.path.basename(place.path), dir_fd=place.folder)
+    finally:
+        os.close(place.folder)
+
+
 def set_limits(limits: Iterable[tuple[str, int, int]]) -> None:
     """Set the limits of this process. Raises StartError. Runs in the child, as overlord's user, who may raise them.
     python3-minimal has no `resource`: there prlimit(1) of util-linux, which is always there on Debian, does it."""
@@ -3258,26 +3275,6 @@ def identity(uid: str | None, gid: str | None) -> tuple[Any, Any, str | None, di
     return number, group, name, variables
 
 
-Process = namedtuple("Process", "pid name parent group session")
-
-
-def processes() -> Iterator[Process]:
-    """Yield each process of the namespace that is not dead, from /proc/PID/stat, proc(5). COST: all of /proc is read."""
-    try:
-        entries = os.listdir("/proc")
-    except OSError:
-        return
-    for entry in entries:
-        if entry.isdigit():
-            try:
-                name, _, rest = slurp(f"/proc/{entry}/stat").partition(b"(")[2].rpartition(b") ")
-                state, parent, group, session = rest.split()[:4]
-            except (OSError, ValueError):  # it went away meanwhile
-                continue
-            if state not in b"ZX":
-                yield Process(int(entry), name.decode("utf-8", "replace"), int(parent), int(group), int(session))
-
-
 def exists(target: int) -> bool:
     """Tell whether there is a process, or with minus its number a group; a zombie counts."""
     try:
@@ -3289,12 +3286,29 @@ def exists(target: int) -> bool:
     return True
 
 
-def living_groups() -> dict[int, set[int]]:
-    """Return the living members of each process group. Empty where /proc cannot be read; then a zombie counts as alive."""
-    groups: dict[int, set[int]] = {}
-    for process in processes():
-        groups.setdefault(process.group, set()).add(process.pid)
-    return groups
+def ignores(pid: int, signum: int) -> bool:
+    """Tell whether a process ignores a signal, proc(5)."""
+    try:
+        mask = slurp(f"/proc/{pid}/status").partition(b"SigIgn:")[2].split(None, 1)
+    except OSError:
+        return False
+    return bool(mask) and bool(int(mask[0], 16) >> (signum - 1) & 1)
+
+
+def slurp_children() -> set[int] | None:
+    """Return overlord's children, None where the kernel does not tell: proc(5), CONFIG_PROC_CHILDREN. COST: no look at /proc."""
+    try:
+        return {int(pid) for pid in slurp(f"/proc/self/task/{os.getpid()}/children").split()}
+    except OSError:
+        return None
+
+
+def is_becoming(pid: int) -> bool:
+    """Tell whether a child is still on its way to exec."""
+    try:
+        return slurp(f"/proc/{pid}/cmdline") == slurp("/proc/self/cmdline")
+    except OSError:
+        return False
 
 
 def heeds(pid: int, signum: int) -> bool | None:
@@ -3303,8 +3317,8 @@ def heeds(pid: int, signum: int) -> bool | None:
     if signum in HARMLESS:
         return True
     try:
-        if slurp(f"/proc/{pid}/cmdline") == slurp("/proc/self/cmdline"):
-            return False  # RACE: it is on its way to exec, which will undo what shows now
+        if is_becoming(pid):
+            return False  # RACE: exec will undo what shows now
         tasks = [f"/proc/{pid}/task/{task}/status" for task in os.listdir(f"/proc/{pid}/task")]
     except (FileNotFoundError, ProcessLookupError):  # it is gone, or hidden: proc(5), hidepid
         return None if exists(pid) else False
@@ -3423,7 +3437,7 @@ class Kernel:
         overlord stands still until the exec, hence `may_hang`. The C library closes the race that `fork` speaks of in the
         same way. LINUX: glibc leaves two signals of its own ignored, 32 and 33, which no program can name."""
         own, later = (spec.uid, spec.gid, spec.umask, spec.nice, spec.dir), spec.limits or spec.env_file or spec.secrets
-        if own != (None,) * 5 or later or spec.kind == "main" or not self.launches:
+        if own != (None,) * 5 or later or spec.pidfile or spec.kind == "main" or not self.launches:
             return 0
         environment = self.variables(spec, dict(self.environment), extra)
         argv = command_line(spec.cmd, environment)
@@ -3441,8 +3455,8 @@ class Kernel:
     def variables(self, spec: Spec, environment: dict[bytes, bytes], extra: Mapping[str, str]) -> dict[bytes, bytes]:
         """Return an environment with what a unit's `env` says added to it, and what is not its own to say."""
         pairs = spec.env
-        if isinstance(pairs, str):
-            pairs = parse_env(pairs, {decode(key): decode(value) for key, value in environment.items()})
+        if spec.env_file or spec.secrets:  # only now all of them are known
+            pairs = fill_env(pairs, {decode(key): decode(value) for key, value in environment.items()})
         environment.update((os.fsencode(key), os.fsencode(value)) for key, value in pairs)
         environment[b"OVERLORD_NAME"] = spec.name.encode()
         if spec.instance:
@@ -3476,6 +3490,9 @@ class Kernel:
                     stage = f"gid {spec.gid}" if spec.uid is None else f"uid {spec.uid}"
                     environment.update(self.take_identity(spec, stdio))
                 environment.update(read_variables(spec, environment, held))
+                if spec.pidfile:
+                    stage = f"pidfile {spec.pidfile}"
+                    remove_pidfile(spec.pidfile)
                 self.variables(spec, environment, extra)
                 if spec.dir:
                     stage = f"dir {spec.dir}"
@@ -3565,34 +3582,35 @@ class Kernel:
             return f"{error.strerror} (a process of another user: overlord needs CAP_KILL)"
         return ""
 
-    def reap(self, most: int) -> Iterator[tuple[int, int, bool]]:
-        """Yield (pid, code or minus the signal, stopped) of at most so many children that died or were stopped."""
+    def reap(self, most: int) -> Iterator[tuple[int, int, int, bool]]:
+        """Yield (pid, code or minus the signal, real uid, stopped) of at most so many children that died or were stopped."""
         for _ in range(most):
             try:
-                pid, status = os.waitpid(-1, os.WNOHANG | os.WUNTRACED)
+                found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WSTOPPED | os.WNOHANG)
             except ChildProcessError:
                 return
-            if not pid:
+            if not found:
                 return
-            if os.WIFSTOPPED(status):
-                yield pid, os.WSTOPSIG(status), True
-            else:
-                yield pid, -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status), False
+            killed = found.si_code in CLD_KILLED
+            yield found.si_pid, -found.si_status if killed else found.si_status, found.si_uid, found.si_code == CLD_STOPPED
 
-    def hint(self, unit: Unit, code: int, units: Mapping[int, str]) -> str:
-        """Return what is known of why a unit ended, beyond its code."""
+    def hint(self, unit: Unit, code: int, left: str) -> str:
+        """Return what is known of why a unit ended, beyond its code. `left`: what it left behind."""
         if code in (-SIGNALS["KILL"], 128 + SIGNALS["KILL"]):
             count, limit = oom_kills()
             if count > self.oom:
                 self.oom, self.oom_seen = count, time.monotonic()
             # the kernel may have killed several at once: memory.oom.group
             return f"out of memory, {limit}" if time.monotonic() - self.oom_seen < OOM_WINDOW else ""
-        if code == 0 and unit.spec.kind == "daemon" and not unit.status.up:
-            program = os.path.basename(command_line(unit.spec.cmd, {})[0])
-            left = ", ".join(left_behind(unit.name, program, units))
-            how = FOREGROUND.get(program, "its manual tells how to keep it in the foreground")
-            return f"it put itself into the background, as {left}: {how}" if left else ""
+        if code == 0 and left and unit.spec.kind == "daemon" and not unit.status.up:
+            how = FOREGROUND.get(program_of(unit.spec), "its manual tells how to keep it there")
+            told = f"a daemon has to stay in the foreground ({how}), or to have a `pidfile`"
+            return f"it put itself into the background, as {left}; {told}"
         return HINTS.get(code, "")
+
+
+def program_of(spec: Spec) -> str:
+    return os.path.basename(command_line(spec.cmd, {})[0]) if isinstance(spec.cmd, str) else ""
 
 
 def open_stdio(null: int, stdio: tuple[int, int]) -> None:
@@ -3666,18 +3684,192 @@ HINTS = {
 }
 
 
-def left_behind(name: str, program: str, units: Mapping[int, str]) -> list[str]:
-    """Return the processes of a unit that outlive the one that overlord started.
-    They are known by the OVERLORD_NAME in their environment; whoever wrote his title over that (nginx), by his own name."""
-    found, own = [], os.fsencode(f"OVERLORD_NAME={name}")
-    for process in processes():
+# ============================================================================================================== Kin
+# Whose process is whose: from one reading of /proc and the units' records to the processes of each unit.
+
+# `born`: in clock ticks since boot; with the pid it tells a process from a later one: proc(5), fields 1 to 6, 20, 22 of stat.
+Process = namedtuple("Process", "pid born name parent session")
+# What an orphan tells of who made it. `unit`: the OVERLORD_NAME in its environment; nothing: none has it, for that is the
+# container's own (docker exec); None: that cannot be told. `shown`: the kernel shows its environment. `user`: its real uid.
+# `fleeting`: it may just end, or be in the middle of an exec, so that it tells nothing now.
+Origin = namedtuple("Origin", "unit shown user fleeting", defaults=(None, False, None, False))
+
+
+def read_process(pid: int) -> Process | None:
+    """Return a process that is not dead, which a zombie is when no thread of it lives. COST: with open() it takes 40 % longer."""
+    try:
+        fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY)
         try:
-            orphan = process.parent == os.getpid() and process.pid not in units and process.name == program[:15]
-            if orphan or own in slurp(f"/proc/{process.pid}/environ").split(b"\0"):
-                found.append(f"{process.name} (pid {process.pid})")
-        except OSError:  # gone, or another user's
-            pass
-    return found
+            name, _, rest = os.read(fd, 4096).partition(b"(")[2].rpartition(b") ")
+        finally:
+            os.close(fd)
+    except OSError:  # it went away meanwhile
+        return None
+    fields = rest.split(None, 20)
+    if len(fields) < 21 or (fields[0] in b"ZX" and int(fields[17]) <= 1):
+        return None
+    return Process(pid, int(fields[19]), name.decode("utf-8", "replace"), int(fields[1]), int(fields[3]))
+
+
+def is_there(process: Process) -> bool:
+    """Tell whether it is still that process. RACE: of those that are no children of overlord, the pid may be another's soon."""
+    again = read_process(process.pid)
+    return bool(again and again.born == process.born)
+
+
+def processes() -> dict[int, Process]:
+    """Return each process of the namespace that is not dead. COST: all of /proc is read, 8 us for each. RACE: one may fork and
+    end between the listing and its turn, so that neither shows: it is listed until nobody is new."""
+    found: dict[int, Process | None] = {}
+    try:
+        for _ in range(LISTINGS_MOST):
+            new = [int(entry) for entry in os.listdir("/proc") if entry.isdigit() and int(entry) not in found]
+            if not new:
+                break
+            found.update((pid, read_process(pid)) for pid in new)
+    except OSError:
+        pass
+    return {pid: each for pid, each in found.items() if each}
+
+
+def read_origin(process: Process, environment: Mapping[bytes, bytes]) -> Origin:
+    """Look at who made a process: at its environment, and its user."""
+    entries: list[bytes] = []
+    try:
+        entries = slurp(f"/proc/{process.pid}/environ").split(b"\0")
+    except OSError:  # gone, or another user's
+        pass
+    try:
+        status = slurp(f"/proc/{process.pid}/status")
+        user = int(status.partition(b"\nUid:")[2].split(None, 1)[0])
+    except (OSError, IndexError):
+        return Origin(fleeting=True)
+    names = [entry[14:] for entry in entries if entry[:14] == b"OVERLORD_NAME="]
+    own = environment and environment.items() <= dict(entry.partition(b"=")[::2] for entry in entries).items()
+    unit = decode(names[0]) if names else "" if own else None
+    ends = b"\nVmSize:" not in status and b"\nState:\tZ" not in status  # LINUX: a zombie that counts as alive has threads
+    return Origin(unit, bool(entries), user, ends or entries == [b""])
+
+
+def spell_processes(found: list[Process]) -> str:
+    """Return in words who they are: at most five by name."""
+    names = ", ".join(f"{each.name} (pid {abs(each.pid)})" for each in found[:5])
+    return names + (f" and {len(found) - 5} more" if len(found) > 5 else "")
+
+
+def descendants(found: Mapping[int, Process], top: int) -> list[Process]:
+    """Return all that descends from a process, nearest first."""
+    children: dict[int, list[Process]] = {}
+    for each in found.values():
+        children.setdefault(each.parent, []).append(each)
+    below = list(children.pop(top, ()))
+    for each in below:  # grows on the way
+        below += children.pop(each.pid, ())
+    return below
+
+
+def find_tops(found: Mapping[int, Process], owner: dict[int, Unit | None], ends: Iterable[int]) -> dict[int, int]:
+    """Give whoever descends from an owned process the same owner. Return, for each that descends from none, the one among its
+    forebears whose parent is an end: overlord. -1 for who came from outside (docker exec), 0 where that cannot be told."""
+    tops: dict[int, int] = {}
+    for pid in found:
+        path = []
+        while pid in found and pid not in owner and pid not in tops and pid not in ends:
+            tops[pid] = 0  # RACE: a reading takes its time, so that parents may seem to go round in a circle
+            path.append(pid)
+            pid = found[pid].parent
+        if pid in owner:
+            owner.update(dict.fromkeys(path, owner[pid]))
+            for each in path:
+                del tops[each]
+        elif path:
+            tops.update(dict.fromkeys(path, path[-1] if pid in ends else tops.get(pid, 0) if pid else -1))
+    return tops
+
+
+def find_maker(
+    process: Process, origin: Origin, users: Mapping[Unit, int | None], ending: Iterable[Unit]
+) -> tuple[Unit | None, tuple[Unit, ...]]:
+    """Return the unit that has made an orphan, or none and those that may have: older than it, and of its user, or started as
+    root. Who wrote over its environment (nginx) is known by its name, as the program that puts itself into the background."""
+    if origin.unit is not None:
+        return next((unit for unit in users if unit.name == origin.unit and unit.born <= process.born), None), ()
+    older = [unit for unit in users if unit.born <= process.born]
+    fits = [unit for unit in older if None in (users[unit], origin.user) or users[unit] == origin.user]
+    fits = [unit for unit in fits if users[unit] != 0]  # one with a `uid` that is still root has run nothing yet
+    makers = tuple(unit for unit in older if unit.spec.uid in (None, "root", "0") or unit in fits)
+    sure = [unit for unit in makers if users[unit] == origin.user and unit.name != MAIN]
+    if sure and (len(makers) == 1 or set(makers) <= set(ending)):
+        return sure[0], ()
+    same = [unit for unit in makers if unit.name == MAIN or process.name in unit.spec.cmd] if origin.shown else []
+    if len(same) == 1 and same[0] in sure and same[0] in ending and not same[0].status.up:
+        return (same[0], ()) if program_of(same[0].spec)[:15] == process.name else (None, makers)
+    return None, makers
+
+
+Stranger = namedtuple("Stranger", "born makers")  # nobody's, or in doubt: start time, and the units that may have made it
+
+
+def claim(
+    found: Mapping[int, Process],
+    own: int,
+    adopts: bool,
+    units: Iterable[Unit],
+    helpers: Iterable[int],
+    strangers: Mapping[int, Stranger],
+    ending: Iterable[Unit],
+    look: Callable[[Process], Origin],
+) -> tuple[dict[int, Unit], dict[int, Stranger]]:
+    """Return the unit of each process that has one; and those that are nobody's, the next `strangers`. Pure, but for `look`.
+    `own`: overlord's pid; `adopts`: orphans become its children; `units`: those that have processes; `helpers`: its children
+    that are no unit's main process; `ending`: units of which everything is about to be stopped.
+    The evidence, best first: it was seen as the unit's before; its session; whom it descends from; OVERLORD_NAME in its
+    environment; and an orphan that is new belongs to the only unit that can have made it."""
+    owner: dict[int, Any] = dict.fromkeys(helpers)
+    known = {pid: each for pid, each in strangers.items() if pid in found and found[pid].born == each.born}
+    owner.update((pid, each) for pid, each in known.items() if not each.makers)  # those in doubt may tell more
+    for unit in units:
+        owner.update((pid, unit) for pid, born in unit.kin.items() if pid in found and found[pid].born == born)
+    # of those whose leader is dead; where one lives that is not known, the number is used again
+    sessions: dict[int, Any] = dict.fromkeys(helpers)
+    sessions.update((number, unit) for unit in units for number in unit.sessions if number not in found)
+    sessions.update((found[pid].session, whose) for pid, whose in owner.items() if pid in found)
+    home = found[own].session if own in found else -1
+    for none in (home, 0):  # 0: it was begun outside of this namespace
+        sessions.pop(none, None)
+    owner.update((pid, sessions[each.session]) for pid, each in found.items() if pid not in owner and each.session in sessions)
+    ends = (own,) if adopts else (own, 1)
+    tops = find_tops(found, owner, ends)
+    outside = {found[pid].session for pid, top in tops.items() if top < 0} - {home}
+    main = next((unit for unit in units if unit.name == MAIN and adopts), None)
+    users: dict[Unit, Any] = {unit: unit.user for unit in units}
+    roots = [(look(found[pid]), pid) for pid in {top for top in tops.values() if top > 0}]
+    # whoever made one of a session made all: those whose name shows tell first, then those in doubt, then those that are new
+    for origin, pid in sorted(roots, key=lambda root: (root[0].unit is None, root[1] not in known, root[1])):
+        for unit in units if origin.unit is None and pid not in known else ():
+            if users[unit] is None:  # LINUX: that of a zombie is shown too
+                users[unit] = look(found.get(unit.status.pid) or Process(unit.status.pid, 0, "", 0, 0)).user
+        process, maker, makers = found[pid], None, known[pid].makers if pid in known else ()
+        if process.session == home:
+            maker = main
+        elif process.session in sessions and origin.unit is None:
+            maker = sessions[process.session]
+        elif process.session not in outside and (origin.unit or (adopts and pid not in known)):
+            maker, makers = find_maker(process, origin, users, ending)
+        if maker or adopts:
+            owner[pid] = maker or Stranger(process.born, makers)
+        if process.session not in (home, 0):
+            sessions.setdefault(process.session, owner.get(pid))
+    for pid, top in tops.items():
+        doubt = owner.get(top)
+        name = look(found[pid]).unit if isinstance(doubt, Stranger) and doubt.makers and pid != top else None
+        owner.update((pid, unit) for unit in units if unit.name == name and unit.born <= found[pid].born)
+    find_tops(found, owner, ends)
+    owned = {pid: unit for pid, unit in owner.items() if pid in found and isinstance(unit, Unit)}
+    lost = {pid for pid, unit in owned.items() if unit.name == MAIN and found[pid].session != home}  # only its session counts
+    nobodys = {pid: Stranger(found[pid].born, each.makers) for pid, each in owner.items() if isinstance(each, Stranger)}
+    nobodys.update((pid, Stranger(found[pid].born, ())) for pid in lost)
+    return {pid: unit for pid, unit in owned.items() if pid not in lost}, nobodys
 
 
 # ============================================================================================================= Init
@@ -3687,39 +3879,30 @@ PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
 
 
 class Init:
-    """The part of PID 1; of a subreaper where overlord is not PID 1, which then touches nobody but its own children."""
+    """The part of PID 1; of a subreaper where overlord is not PID 1, which then touches nobody but its own descendants."""
 
     def __init__(self) -> None:
         self.is_pid1 = os.getpid() == 1
         self.warning = "" if self.is_pid1 else become_subreaper()
+        self.adopts = not self.warning  # orphans become its children
+        self.swept: dict[int, tuple[int, int]] = {}  # who had which signal in the last sweep
 
     def leftovers(self) -> list[Process]:
-        """Return what is left: of the whole PID namespace, or of overlord's children. LINUX: a child is pinned until overlord
-        reaps it, so that its pid cannot be another's; what is further down becomes a child when its parent dies."""
-        mine = os.getpid()
-        return [each for each in processes() if each.pid != mine and (self.is_pid1 or each.parent == mine)]
-
-    def session(self, known: Iterable[int]) -> list[Process]:
-        """Return overlord's descendants that are still in the main command's session, which is overlord's own. `known`: children
-        who have a session of their own, or will in a moment."""
-        found = {each.pid: each for each in processes()}
-
-        def descends(pid: int) -> bool:
-            while pid in found and pid != os.getpid():
-                pid = found[pid].parent
-            return pid == os.getpid()
-
-        mine, others = os.getsid(0), {os.getpid(), *known}
-        return [each for pid, each in found.items() if each.session == mine and pid not in others and descends(pid)]
+        """Return what is left: of the whole PID namespace, or of overlord's descendants."""
+        found, own = processes(), os.getpid()
+        return [each for each in found.values() if each.pid != own] if self.is_pid1 else descendants(found, own)
 
     def sweep(self, signum: int) -> None:
-        """Signal all that is left. A stopped process is continued, so that it can act on SIGTERM."""
+        """Signal all that is left, but for what had this signal already. A stopped process is continued, so that it can act on
+        SIGTERM. RACE: a descendant that is no child may die, and its pid be another's; so it is looked at once more."""
+        left = [] if self.is_pid1 else [each for each in self.leftovers() if self.swept.get(each.pid) != (each.born, signum)]
         for number in with_continue(signum):
-            for pid in [-1] if self.is_pid1 else [each.pid for each in self.leftovers()]:
+            for pid in [-1] if self.is_pid1 else [each.pid for each in left if is_there(each)]:
                 try:
                     os.kill(pid, number)
                 except OSError:  # nobody there, or nobody who may be signalled
                     pass
+        self.swept.update((each.pid, (each.born, signum)) for each in left if signum != SIGNALS["KILL"])
 
     def alone(self) -> bool:
         return not (exists(-1) if self.is_pid1 else self.leftovers())
@@ -3763,7 +3946,8 @@ def become_subreaper() -> str:
         reason = os.strerror(ctypes.get_errno())
     except (ImportError, OSError, AttributeError) as error:
         reason = str(error)
-    return f"not PID 1 and no subreaper ({reason}): processes that leave their unit's group are neither reaped nor stopped"
+    lost = "neither reaped nor, unless its environment names the unit, stopped; and `pidfile` cannot be used"
+    return f"not PID 1 and no subreaper ({reason}): what leaves its unit's session is {lost}"
 
 
 # ========================================================================================================== Sockets
@@ -4404,8 +4588,9 @@ def ask_http(sock: Any, probe: Probe) -> str:
     return "no HTTP"
 
 
-def try_probe(probe: Probe, kernel: Kernel) -> str:
-    """Return what is wrong with what a probe asks for, or nothing. Runs in the child, without a deadline: that is Attempt's."""
+def try_probe(probe: Probe, spec: Spec, kernel: Kernel) -> str:
+    """Return what is wrong with what a probe asks for, or nothing; of a pid file, read as the unit's user, the number in it. Runs
+    in the child, without a deadline: that is Attempt's."""
     import _socket
 
     kernel.shed_signals()
@@ -4413,6 +4598,10 @@ def try_probe(probe: Probe, kernel: Kernel) -> str:
     kind, host, port, path = probe[:4]
     if kind == "file":
         return "" if os.path.exists(path) else "no such file"
+    if kind == "pidfile":
+        kernel.take_identity(spec, (-1, -1))
+        text = decode(os.read(os.open(path, os.O_RDONLY | os.O_NONBLOCK), 64)).strip()
+        return text if is_number(text, 10) and int(text) else f"holds {clean(text)!r}, which is no pid" if text else "is empty"
     places: list[tuple[int, int, Any]] = [(_socket.AF_UNIX, style, path) for style in (_socket.SOCK_STREAM, _socket.SOCK_DGRAM)]
     if host == "localhost":
         places = [(2, 1, ("127.0.0.1", port)), (10, 1, ("::1", port))]
@@ -4455,7 +4644,7 @@ class Attempt:
                 spec = spec._replace(cmd=probe.path, stdout="null", stderr="null")
                 self.pid = loop.help(spec, NOTHING, self.exited)
             else:
-                self.pid = loop.kernel.fork(lambda: (try_probe(probe, loop.kernel), 1))
+                self.pid = loop.kernel.fork(lambda: (try_probe(probe, spec, loop.kernel), 1))
                 loop.helpers[self.pid] = (spec.name, self.exited)
         except StartError as error:
             self.end(str(error), error.passing)
@@ -4478,17 +4667,20 @@ class Attempt:
 
 
 class Prober:
-    """The probes of one unit for one purpose: `ready` while it starts, `health` while it is OK, `wait_for` before it starts. It
-    ends by itself when another one takes its place, or the unit is not in that state any more, or under another process."""
+    """The probes of one unit for one purpose: `ready` and `pidfile` while it starts, `health` while it is OK (and `pidfile` when
+    its main process is gone), `wait_for` before it starts. It ends by itself when another one takes its place, or the unit is
+    not in that state any more, or has been started anew."""
 
     def __init__(self, loop: Loop, unit: Unit, purpose: str) -> None:
         self.loop, self.unit, self.purpose = loop, unit, purpose
-        self.pid, self.asked = unit.status.pid, getattr(unit.spec, purpose)
+        self.start, self.asked = unit.status.starts, getattr(unit.spec, purpose)
         self.probes = list(self.asked) if purpose == "wait_for" else [self.asked]
+        if purpose == "pidfile":
+            self.probes = [Probe(purpose, "", 0, self.asked, self.asked)]
         self.began = self.said = self.tried = time.monotonic()
         self.failures = 0
         self.last: Attempt | None = None
-        unit.prober = self
+        unit.probers[purpose] = self
         if purpose == "health":
             loop.watch.later(self.began + unit.spec.health_interval, self.attempt)
         else:
@@ -4497,9 +4689,10 @@ class Prober:
     def current(self) -> bool:
         """Tell whether the unit is still what it was."""
         unit, fleet = self.unit, self.loop.fleet
-        here = fleet.units.get(unit.name) is unit and unit.prober is self and not fleet.ending
-        state = {"ready": STARTING, "health": OK, "wait_for": WAITING}[self.purpose]
-        same = getattr(unit.spec, self.purpose) == self.asked and unit.status.pid == self.pid and unit.status.state == state
+        here = fleet.units.get(unit.name) is unit and unit.probers[self.purpose] is self and not fleet.ending
+        named = OK if unit.status.up else STARTING
+        state = {"ready": STARTING, "health": OK, "wait_for": WAITING, "pidfile": named}[self.purpose]
+        same = getattr(unit.spec, self.purpose) == self.asked and unit.status.starts == self.start and unit.status.state == state
         return here and same and (self.purpose != "wait_for" or unit.reach == "asked")
 
     def attempt(self) -> bool:
@@ -4508,6 +4701,8 @@ class Prober:
             timeout = spec.health_timeout if spec.kind == "daemon" else PROBE_TIMEOUT
             if self.last and self.last.pid in self.loop.helpers:  # SIGKILL does not end it: a file system hangs
                 self.ended("the try before still hangs", False)
+            elif self.purpose == "pidfile" and is_becoming(self.unit.status.pid):  # the file of before may be there
+                self.ended("not started yet", False)
             else:
                 self.last = Attempt(self.loop, self.probes[0], spec, timeout, self.ended)
         return True  # what came of it may be there already
@@ -4518,6 +4713,8 @@ class Prober:
             return
         now, fleet = time.monotonic(), self.loop.fleet
         spec, name = self.unit.spec, self.unit.name
+        if self.purpose == "pidfile" and (is_number(wrong) or not wrong):
+            wrong = self.loop.name_main(self.unit, int(wrong or 0), spec.pidfile)
         if self.purpose == "health":
             self.failures = self.failures + (not scarce) if wrong else 0
             if scarce:
@@ -4528,7 +4725,7 @@ class Prober:
                 fleet.feed(name, Event("stale", f"unhealthy: {wrong}", fails=True), now)
             else:
                 self.loop.watch.later(now + spec.health_interval, self.attempt)
-        elif not wrong:
+        elif not wrong and self.purpose != "pidfile":
             self.probes.pop(0)
             if self.purpose == "ready":
                 fleet.feed(name, Event("ready"), now)
@@ -4536,7 +4733,7 @@ class Prober:
                 fleet.reach(name, now)
             else:
                 self.loop.watch.later(now, self.attempt)
-        else:
+        elif wrong:
             if self.purpose == "wait_for" and now - self.said >= REMINDER / 2:
                 self.said, waited = now, spell_duration(now - self.began)
                 self.loop.log.say("info", name, f"waiting for {self.probes[0].text} for {waited} now: {wrong}")
@@ -4614,35 +4811,39 @@ class Notices:
             unit.notices = None
 
     def hear(self, unit: Unit) -> bool:
-        """Take in one message, if it comes from the unit: a process of its session, or whoever was one a moment ago."""
+        """Take in one message, if it comes from the unit, or whoever was of it a moment ago. Returns whether there was one."""
         try:
             data, controls, _, _ = unit.notices[0].recvmsg(4096, 4096)
         except OSError:
             return False
-        status, pid, uid = unit.status, 0, -1
+        pid, uid = 0, -1
         shed(controls)  # as for systemd's FDSTORE
         for _, kind, value in controls:
             if kind == 2:  # SCM_CREDENTIALS
                 pid, uid = read_numbers(value)[:2]
-        try:
-            inside = pid > 0 and os.getsid(pid) == status.pid
-        except OSError:  # gone, as systemd-notify in a shell script is
-            try:
-                inside = uid in (0, os.stat(f"/proc/{status.pid}").st_uid)
-            except OSError:
-                inside = uid == 0
-        if not inside or not status.pid:
-            return False
-        for line in decode(data).splitlines():
-            key, _, value = line.partition("=")
-            if key == "STATUS":
-                unit.note = clean(value)
-            elif key in ("RELOADING", "STOPPING") and value == "1":
-                unit.note = key.lower()
-            elif line == "READY=1":
-                unit.note = "" if unit.note == "reloading" else unit.note
-                self.ready(unit)
+        if unit.status.pid and self.is_inside(unit, pid, uid):
+            for line in decode(data).splitlines():
+                key, _, value = line.partition("=")
+                if key == "STATUS":
+                    unit.note = clean(value)
+                elif key in ("RELOADING", "STOPPING") and value == "1":
+                    unit.note = key.lower()
+                elif key == "MAINPID" and is_number(value):
+                    self.loop.name_main(unit, int(value), "MAINPID=")
+                elif line == "READY=1":
+                    unit.note = "" if unit.note == "reloading" else unit.note
+                    self.ready(unit)
         return True
+
+    def is_inside(self, unit: Unit, pid: int, uid: int) -> bool:
+        """Tell whether a process is the unit's; of one that is gone, as systemd-notify in a shell script is, its user counts."""
+        process = read_process(pid)
+        if process or pid <= 0:  # 0: of another namespace
+            return bool(process and (process.session == unit.status.pid or self.loop.survey(reuse=True).get(pid) is unit))
+        try:
+            return uid in (0, unit.user, os.stat(f"/proc/{unit.status.pid}").st_uid)
+        except OSError:
+            return uid in (0, unit.user)
 
 
 class Clock:
@@ -4713,8 +4914,15 @@ class Loop:
         self.timer: list[Any] | None = None  # for the deadline of the fleet itself
         self.pids: dict[int, str] = {}  # living child -> its unit
         self.helpers = kernel.helpers
-        self.groups: dict[int, str] = {}  # group that outlives its leader -> its unit; the main command's is its session
+        self.found: dict[int, Process] = {}  # the last reading of /proc, when that was, and what it took
+        self.read, self.cost = 0.0, 0.0
+        self.torn: set[Unit] = set()  # units of which it may not show all
+        self.fleeting: set[Process] = set()  # orphans that told nothing when they were looked at
+        self.owner: dict[int, Unit] = {}  # whose they are
+        self.strangers: dict[int, Stranger] = {}
+        self.lingering: dict[Unit, int] = {}  # units whose main process is gone, and what it left behind is not; torn readings
         self.next_look = 0.0  # when to look at those again
+        self.surveyor: list[Any] | None = None
         self.code: int | None = None
         self.more = False  # dead children may be left from the last batch
         self.wake, wake = os.pipe()
@@ -4777,20 +4985,28 @@ class Loop:
 
     def turn(self) -> None:
         """Wait for something to happen, and see it through. With nothing to do there is no timer: it sleeps."""
-        until = time.monotonic() + LINGER_LOOK if self.groups or self.fleet.sweeping else None
+        until = self.next_look if self.lingering else time.monotonic() + LINGER_LOOK if self.fleet.sweeping else None
         self.watch.wait(time.monotonic() if self.more or self.arrived or self.actions else until)
         now = time.monotonic()
         self.hear(now)
         due, self.due = self.due, []
         for name in due:
             self.fleet.expire(name, now)
-        self.look_at_groups(now)
+        self.perform()
+        self.look_at_lingering(now)
         self.perform()
         if self.fleet.ending:
             self.output.hurry()
-        if self.fleet.sweeping and self.code is None and self.init.alone():
-            self.fleet.leave()
-            self.perform()
+        if self.fleet.grown:  # what it made of itself shows now, not when it is killed: a daemon in a session of its own, say
+            self.fleet.grown = False
+            self.watch.cancel(self.surveyor)
+            self.surveyor = self.watch.later(now + max(SURVEY_DELAY, LOOK_SHARE * self.cost), lambda: not self.survey())
+        if self.fleet.sweeping and self.code is None:
+            if self.init.alone():
+                self.fleet.leave()
+                self.perform()
+            elif not self.init.is_pid1:  # who came by since, or is a descendant only now
+                self.init.sweep(SIGNALS["KILL" if self.fleet.swept_hard else "TERM"])
 
     def paused(self, gap: float) -> bool:
         """Nothing ran for so long: move the deadlines, unless overlord shuts down, which somebody waits for."""
@@ -4814,7 +5030,7 @@ class Loop:
         if not CHILD_ALONE.issuperset(self.arrived):
             return True
         self.arrived.clear()
-        return self.reap(time.monotonic()) or self.fleet.sweeping or bool(self.groups)
+        return self.reap(time.monotonic()) or self.fleet.sweeping or bool(self.lingering)
 
     def hear(self, now: float) -> None:
         """Deal with the signals that have arrived: what asks for shutdown, then the dead, then what is to be relayed."""
@@ -4833,48 +5049,224 @@ class Loop:
             if number not in CHILD_ALONE and (transparent or number not in asking):
                 self.relay(number, arrived.count(number))
 
+    def survey(self, reuse: bool = False) -> dict[int, Unit]:
+        """Return the unit of each process that has one; its names are in `found`. COST: reads all of /proc; `reuse`: a reading is
+        good enough that is younger than ten times what it took."""
+        began = time.monotonic()
+        if reuse and self.owner and began - self.read < LOOK_SHARE * self.cost:
+            return self.owner
+        units = [unit for unit in self.fleet.units.values() if unit.status.pid]
+        ending = {unit for unit in units if self.is_ending(unit)}
+        adopts, environment = self.init.adopts, self.kernel.environment
+        origins: dict[int, Origin] = {}
+        alone = b"OVERLORD_NAME" not in environment  # else that may be given by the overlord above
+
+        def look(process: Process) -> Origin:
+            if process.pid not in origins:
+                origins[process.pid] = read_origin(process, environment)
+            return origins[process.pid] if adopts or alone else Origin()
+
+        found = processes()
+        self.owner, self.strangers = claim(found, os.getpid(), adopts, units, self.helpers, self.strangers, ending, look)
+        young = (time.clock_gettime(time.CLOCK_BOOTTIME) - YOUNG) * os.sysconf("SC_CLK_TCK")  # about to exec, perhaps
+        unclear = [found[pid] for pid in origins if pid in found and pid not in self.owner]
+        fleeting = {each for each in unclear if origins[each.pid].fleeting or each.born > young}
+        makers = [self.strangers[each.pid].makers for each in fleeting - self.fleeting if each.pid in self.strangers]
+        self.torn, self.fleeting = {unit for each in makers for unit in each}, fleeting  # RACE: whom do they make meanwhile?
+        if not found:  # no /proc: its process group is all that is known of a unit, and a zombie counts as alive
+            groups = {-unit.status.pid: unit for unit in units if exists(-unit.status.pid)}
+            found = {pid: Process(pid, 0, "process group", 0, 0) for pid in groups}
+            self.owner = groups
+        for unit in units:
+            unit.kin = {}
+        for pid, unit in self.owner.items():
+            unit.kin[pid] = found[pid].born
+        for unit in units:
+            unit.sessions = {found[pid].session for pid in unit.kin} or unit.sessions
+        self.found, self.read = found, time.monotonic()
+        self.cost = self.read - began
+        return self.owner
+
+    def is_ending(self, unit: Unit) -> bool:
+        """Tell whether everything of a unit is about to be stopped."""
+        dead: bool = unit.status.state == STOPPING or self.pids.get(unit.status.pid) != unit.name
+        return dead and bool(unit.spec.kill_mode != "process" and (unit.spec.kind != "script" or unit.status.state == STOPPING))
+
+    def may_leave(self, dead: Iterable[Unit]) -> bool:
+        """Tell whether units may have left processes behind: without a look at /proc where each child is known, and none theirs.
+        LINUX: whatever they left descends from a child of overlord by now."""
+        children = slurp_children() if self.init.adopts else None
+        if children is None:
+            return True
+        known = {pid: each.born for pid, each in self.strangers.items() if not set(each.makers).intersection(dead)}
+        for unit in self.fleet.units.values():
+            if unit.status.pid and unit not in dead:
+                known.update(unit.kin)
+        orphans = [read_process(pid) for pid in children if pid not in self.pids and pid not in self.helpers]
+        return any(each and known.get(each.pid) != each.born for each in orphans)
+
+    def find_doubtful(self, unit: Unit) -> list[Process]:
+        """Return the orphans that may be of a unit, and may be another's."""
+        pids = [pid for pid, each in self.strangers.items() if unit in each.makers and each.born >= unit.born]
+        return [self.found[pid] for pid in pids if pid in self.found]
+
+    def may_spare(self, unit: Unit, code: int) -> bool:
+        """Tell whether what is not in its session stays: a script has succeeded."""
+        return bool(unit.spec.kind == "script" and unit.status.state == RUNNING and code in unit.spec.success)
+
+    def find_left(self, unit: Unit, code: int) -> tuple[list[Process], list[Process]]:
+        """Return what a unit leaves behind: what is to be stopped, and what more may be of it. What stays is named, and is no
+        unit's from now on."""
+        rest = [self.found[pid] for pid, whose in self.owner.items() if whose is unit and pid != unit.status.pid]
+        stays: list[Process] = []
+        if unit.spec.kill_mode == "process" and not (unit.spec.pidfile and unit.status.state in (STARTING, OK)):
+            stays = rest
+        elif self.may_spare(unit, code):
+            stays = [each for each in rest if each.session != unit.status.pid]
+        doubts = self.find_doubtful(unit)
+        if stays:
+            self.fleet.say("info", unit.name, f"left running: {spell_processes(stays)}")
+            self.strangers.update((each.pid, Stranger(each.born, ())) for each in stays)
+            for each in stays:
+                self.owner.pop(each.pid)
+                unit.kin.pop(each.pid, None)
+        fresh = [each for each in doubts if unit.told.get(each.pid) != (each.born, 0)]
+        if fresh and unit.name != MAIN:
+            unit.told.update((each.pid, (each.born, 0)) for each in fresh)
+            makers = sorted({maker.name for each in fresh for maker in self.strangers[each.pid].makers})
+            whose = f"{', '.join(makers[:5])}{f' or {len(makers) - 5} more' if len(makers) > 5 else ''}"
+            self.fleet.say("warning", unit.name, f"left running, for it may be of any of {whose}: {spell_processes(fresh)}")
+        return [each for each in rest if each not in stays], doubts
+
     def reap(self, now: float) -> bool:
         """Reap a batch of dead children, and tell the fleet of those that were units. Returns whether it is to go on."""
-        count, news = 0, False
-        living: dict[int, set[int]] = {}
-        for pid, code, stopped in self.kernel.reap(REAP_BATCH):
+        count, news, dead = 0, False, []
+        for pid, code, user, stopped in self.kernel.reap(REAP_BATCH):
             count += 1
             name = self.pids.get(pid)
             news = news or name is not None or pid in self.helpers
-            if not stopped and pid in self.helpers:
-                self.helpers.pop(pid)[1](code, self.kernel.reason(pid))
-                continue
             if stopped:
                 gap = self.init.suspend(self.kernel, pid, code) if name == MAIN else 0.0
                 if gap:
                     self.watch.looked = time.monotonic()
                     self.paused(gap)
-                continue
-            if name is None:
-                continue
-            why = self.kernel.reason(pid) if code in (1, NOT_EXECUTABLE, NOT_FOUND) else ""
-            del self.pids[pid]
-            if name == MAIN:
-                self.init.take_terminal(self.kernel)
-            left = exists(-pid) if name != MAIN else bool(self.init.session((*self.pids, *self.helpers)))
-            if left and name != MAIN:
-                living = living or living_groups()  # COST: one look at /proc for all who died together
-                left = bool(living.get(pid, set()) - {pid}) or not living
-            unit = self.fleet.units[name]
-            left = left or bool(unit.stop_command)
-            if left:
-                self.groups[pid] = name
-            self.hear_out(name, left)
-            for helper in [each for each, (owner, _) in self.helpers.items() if owner == name]:
-                if helper != unit.stop_command:  # which may go on
-                    self.kernel.send(-helper if exists(-helper) else helper, SIGNALS["KILL"])
-            hint = "" if why or unit.status.state == STOPPING else self.kernel.hint(unit, code, self.pids)
-            self.fleet.feed(name, Event("exited", why, code=code, left=left, hint=hint), now)
+            elif pid in self.helpers:
+                self.helpers.pop(pid)[1](code, self.kernel.reason(pid))
+            elif name is not None:
+                unit = self.fleet.units[name]
+                unit.user = user
+                dead.append((unit, pid, code))
+            elif self.lingering and any(unit.kin.pop(pid, 0) and not unit.kin for unit in self.lingering):
+                self.next_look, news = 0.0, True
+        if dead:
+            self.bury(dead)
         self.more = count == REAP_BATCH
         return news or self.more
 
+    def bury(self, dead: list[tuple[Unit, int, int]], hint: str = "", again: bool = False) -> bool:
+        """Tell the fleet of main processes that are dead, and of what they leave behind. COST: one look at /proc for all."""
+        for unit, _, _ in dead:
+            all(unit.notices and self.notices.hear(unit) for _ in range(NOTICES_LAST))  # it may have named another main process
+        own = [each for each in dead if again or self.pids.pop(each[1], None) == each[0].name]
+        dead = [(unit, pid, code) for unit, pid, code in own if unit.status.pid == pid and not unit.status.left]
+        looked, self.torn = again or self.may_leave([unit for unit, _, _ in dead]), set()
+        if looked:
+            self.survey()
+        for unit, pid, code in dead:
+            rest, doubts = self.find_left(unit, code) if looked else ([], [])
+            if rest and not again and self.may_spare(unit, code):  # RACE: a daemon in there may be about to get its own session
+                later = time.monotonic() + LINGER_LOOK
+                self.watch.later(later, lambda each=(unit, pid, code): self.bury([each], again=True))  # type: ignore[misc]
+            else:
+                self.tell_end(unit, pid, code, rest, doubts, hint)
+        return True
+
+    def tell_end(self, unit: Unit, pid: int, code: int, rest: list[Process], doubts: list[Process], hint: str) -> None:
+        """Tell the fleet of a main process that is dead. `rest`: what it left behind; `doubts`: what may be of it."""
+        why = self.kernel.reason(pid) if code in (1, NOT_EXECUTABLE, NOT_FOUND) else ""
+        if unit.name == MAIN:
+            self.init.take_terminal(self.kernel)
+        if not why and unit.status.state != STOPPING:
+            hint = hint or self.kernel.hint(unit, code, spell_processes(rest or doubts))
+        spares = unit.spec.kill_mode == "process" or self.may_spare(unit, code)
+        may_be_named = unit.spec.pidfile and unit.status.state in (STARTING, OK) and doubts
+        left = bool(rest or may_be_named or unit.stop_command or (unit in self.torn and unit.name != MAIN and not spares))
+        if left:
+            self.lingering[unit] = 0
+        self.hear_out(unit.name, left)
+        for helper in [each for each, (owner, _) in self.helpers.items() if owner == unit.name]:
+            if helper != unit.stop_command and not (left and unit.spec.pidfile):  # which may go on
+                self.kernel.send(-helper if exists(-helper) else helper, SIGNALS["KILL"])
+        self.fleet.feed(unit.name, Event("exited", why, code=code, left=left, hint=hint), time.monotonic())
+
+    def name_main(self, unit: Unit, pid: int, source: str) -> str:
+        """Take whom a unit's pid file or MAINPID= names for its main process. Return why not, or nothing."""
+        status = unit.status
+        if status.state not in (STARTING, OK) or not status.pid:
+            return "it is being stopped"
+        if pid != status.pid or status.left:
+            owner, stranger = self.survey(), self.strangers.get(pid, Stranger(0, ()))
+            process = self.found.get(pid)
+            if not process:
+                return f"{source} names pid {pid}, which does not run"
+            likely = unit in stranger.makers and stranger.born >= unit.born
+            same = len(stranger.makers) == 1 or read_origin(process, {}).user in (None, self.user_of(unit))
+            if owner.get(pid) is not unit and not (likely and same):
+                why = f"{source} names {spell_processes([process])}, which is not of this unit: refused"
+                if why != unit.note:
+                    self.log.say("warning", unit.name, why)
+                unit.note = why
+                return why
+            if status.left or source == "MAINPID=":
+                self.pids.pop(status.pid, None)
+                self.pids[pid] = unit.name
+                self.lingering.pop(unit, None)
+                self.strangers.pop(pid, None)
+                unit.kin[pid] = process.born
+                if process.parent != os.getpid():
+                    self.watch_main(unit, pid)
+            elif process in descendants(self.found, status.pid):
+                pid = status.pid  # as long as that lives: a shell with a daemon in the foreground, say
+            else:
+                return "the process that was started has not ended"
+        why = f"its main process is now pid {pid} ({source})"
+        self.fleet.feed(unit.name, Event("handed", why, pid=pid), time.monotonic())
+        return ""
+
+    def user_of(self, unit: Unit) -> int | None:
+        main = self.found.get(unit.status.pid)
+        user: int | None = read_origin(main, {}).user if unit.user is None and main else unit.user
+        return user
+
+    def watch_main(self, unit: Unit, pid: int) -> None:
+        """Hear of the death of a main process that is another's child, which has its exit code. LINUX: pidfd_open(2), since 5.3;
+        PYTHON: since 3.9. Without, it is looked at once a second."""
+
+        def gone() -> bool:
+            self.watch.off(fd)
+            os.close(fd)
+            return check()
+
+        def check() -> bool:
+            now, process = time.monotonic(), read_process(pid)
+            if self.pids.get(pid) == unit.name and process and process.born == unit.kin.get(pid, process.born):
+                self.watch.later(now + 1, check)
+            elif self.pids.get(pid) == unit.name:
+                self.reap(now)  # it may be overlord's child by now
+                if self.pids.get(pid) == unit.name and unit.status.pid == pid:
+                    self.bury([(unit, pid, 1)], "its exit code went to the process whose child it was, and counts as 1")
+            return True
+
+        try:
+            fd = os.pidfd_open(pid)  # type: ignore[attr-defined,unused-ignore]
+            self.watch.on(fd, select.EPOLLIN, gone)
+        except (AttributeError, OSError):
+            check()
+
     def spawn_unit(self, unit: Unit) -> int:
         """Make the process of a unit, with all by which it may say that it is ready. Raises StartError."""
+        if unit.spec.pidfile and not self.init.adopts:
+            raise StartError(f"pidfile needs overlord to be PID 1, or a subreaper: {self.init.warning}")
         stdio, end = self.output.wire(unit.spec), -1
         try:
             extra, number, end = self.notices.wire(unit)
@@ -4903,16 +5295,17 @@ class Loop:
             instead = unit.status.pid == action.pid and unit.status.state == STOPPING and action.pid in self.pids
             self.log.say("warning", unit.name, f"stop_cmd {why}" + f", sending {spell_signal(spec.stop_signal)}" * instead)
             if instead:
-                self.kill(Kill(unit.name, action.pid, spec.stop_signal, False))
+                self.kill(Kill(unit.name, action.pid, spec.stop_signal, whole=spec.kill_mode == "all"))
 
         def ended(code: int, why: str) -> None:
-            unit.stop_command = 0
+            unit.stop_command, self.next_look = 0, 0.0
             if code:
                 failed(f"cannot be run: {why}" if why else spell_end(code))
 
         if not spec.stop_cmd:
             failed("is no more, since a reload")
             return
+        self.survey(reuse=True)
         try:
             unit.stop_command = self.help(spec._replace(cmd=spec.stop_cmd), {"MAINPID": str(action.pid)}, ended)
         except StartError as error:
@@ -4932,20 +5325,32 @@ class Loop:
             else:
                 capture.finish()
 
-    def look_at_groups(self, now: float) -> None:
-        """Find the groups whose last process is gone. Their members may be other processes' children, so no signal tells."""
-        gone = [group for group, name in self.groups.items() if name != MAIN and not exists(-group)]
-        if len(gone) < len(self.groups) and now >= self.next_look:  # COST: reads all of /proc, once for all groups
-            self.next_look = now + LINGER_LOOK
-            living = living_groups()
-            # RACE: where a process has the group's number as its pid, the group had died out and the number is used again
-            gone += [group for group in self.groups if living and (group not in living or group in living[group])]
-            if MAIN in self.groups.values() and self.init.session((*self.pids, *self.helpers)):
-                gone = [group for group in gone if self.groups[group] != MAIN]
-        for group in set(gone):
-            if not self.fleet.units[self.groups[group]].stop_command:
-                self.hear_out(self.groups[group])
-                self.fleet.feed(self.groups.pop(group), Event("emptied"), now)
+    def look_at_lingering(self, now: float) -> None:
+        """Find the units of which nothing lives any more, and signal what has come by since. No signal tells of processes that
+        are another's children."""
+        if not self.lingering or now < self.next_look:
+            return
+        self.survey(reuse=self.next_look > 0)
+        self.next_look = now + max(LINGER_LOOK, LOOK_SHARE * self.cost)
+        for unit in list(self.lingering):
+            stopping = unit.status.state == STOPPING
+            if self.fleet.units.get(unit.name) is not unit or not (unit.status.left or stopping):
+                self.lingering.pop(unit)
+            elif unit.kin and stopping and unit.spec.kill_mode == "process" and unit.status.left:
+                self.find_left(unit, 0)
+            elif unit.kin and stopping:
+                soft = unit.status.deadline is not None  # whose parent lives is its helper in coming to an end
+                pids = [pid for pid in unit.kin if not (soft and self.found[pid].parent in unit.kin)]
+                self.signal_unit(unit, unit.spec.stop_signal if soft else SIGNALS["KILL"], pids)
+            elif not unit.status.left or unit.kin:
+                continue
+            elif unit in self.torn and self.lingering[unit] < TORN_MOST:
+                self.lingering[unit] += 1
+            elif not unit.stop_command and not (unit.status.state in (STARTING, OK) and self.find_doubtful(unit)):
+                self.lingering.pop(unit)
+                self.find_left(unit, unit.status.code)
+                self.hear_out(unit.name)
+                self.fleet.feed(unit.name, Event("emptied"), now)
 
     def perform(self) -> None:
         """Do what the fleet wants done, and what follows from that; what a signal interrupts, the next turn goes on with."""
@@ -5019,7 +5424,9 @@ class Loop:
         except StartError as error:
             self.fleet.feed(unit.name, Event("unspawned", str(error), passing=error.passing), now)
             return
-        self.pids[pid] = unit.name
+        process = read_process(pid)
+        unit.sessions, unit.born, unit.user, unit.told = {pid}, process.born if process else 0, None, {}
+        self.pids[pid], unit.kin = unit.name, {pid: unit.born}
         self.fleet.feed(unit.name, Event("spawned", pid=pid), now)
         self.notices.seek(unit, self.output.tails.get(unit.name), pid)
 
@@ -5038,30 +5445,55 @@ class Loop:
         return told
 
     def kill(self, action: Kill) -> None:
-        """Signal a unit's process, or its group; a stopped one is continued so that it can act on the signal. RACE: the process
-        may have been reaped since the fleet decided, and its pid be another's; or it has not made its group yet."""
-        pid, group = action.pid, action.group
-        alive = self.pids.get(pid) == action.unit
-        targets, killed = [pid] if alive else [], []
-        if group and action.unit == MAIN:
-            rest = self.init.session((*self.pids, *self.helpers))
-            targets += [each.pid for each in rest]
-            killed = [f"{each.name} (pid {each.pid})" for each in rest]
-        elif group and exists(-pid) and (alive or (pid in self.groups and not exists(pid))):
-            targets, killed = [-pid], [action.unit]
+        """Signal a unit's main process, or everything of it."""
         unit = self.fleet.units.get(action.unit)
-        if action.signum == SIGNALS["KILL"] and unit and unit.stop_command:
+        if not unit:
+            return
+        hard = action.signum == SIGNALS["KILL"]
+        if action.whole or (unit.name != MAIN and not hard):
+            self.survey(reuse=not unit.status.left)  # whom it descends from, nobody can tell once that one is dead
+        unit.told = {} if hard or not unit.status.left else unit.told
+        if action.whole:
+            self.lingering.setdefault(unit, 0)  # there may come more
+        # RACE: the main process may have been reaped since the fleet decided, and its pid be another's
+        pids = [action.pid] if self.pids.get(action.pid) == unit.name else []
+        pids += [pid for pid in unit.kin if pid != action.pid and action.whole and unit.spec.kill_mode != "process"]
+        targets = self.signal_unit(unit, action.signum, pids)
+        if targets and action.why and len(self.fleet.units) > 1:  # a main command without units is silent
+            level = "info" if unit.status.then == "stop" and not hard else "warning"
+            self.log.say(level, unit.name, f"{action.why} ({spell_signal(action.signum)}): {spell_processes(targets)}")
+        if hard and self.fleet.ending:
+            self.fleet.killed += [spell_processes([each]) for each in targets if each.pid != action.pid]
+        if hard and unit.stop_command:
             command, unit.stop_command = unit.stop_command, 0
-            self.helpers[command] = (action.unit, lambda code, why: None)
-            targets.append(-command if exists(-command) else command)
-            killed.append(f"the stop_cmd of {action.unit}")
-            self.log.say("warning", action.unit, f"stop_cmd (pid {command}) has not ended, killing it (SIGKILL)")
-        if action.signum == SIGNALS["KILL"] and self.fleet.ending:
-            self.fleet.killed += killed
-        for target in targets:
-            fault = self.kernel.send(target, *with_continue(action.signum))
+            self.helpers[command] = (unit.name, lambda code, why: None)
+            self.kernel.send(-command if exists(-command) else command, SIGNALS["KILL"])
+            self.log.say("warning", unit.name, f"stop_cmd (pid {command}) has not ended, killing it (SIGKILL)")
+            self.fleet.killed += [f"the stop_cmd of {unit.name}"] if self.fleet.ending else []
+
+    def signal_unit(self, unit: Unit, signum: int, pids: list[int]) -> list[Process]:
+        """Signal those of its processes that had not this signal yet; return them."""
+        nameless = {pid: Process(pid, 0, unit.name, 0, 0) for pid in pids}  # there is no /proc
+        each = [self.found.get(pid) or read_process(pid) or nameless[pid] for pid in pids]
+        targets = [process for process in each if unit.told.get(process.pid) != (process.born, signum)]
+        unit.told.update((process.pid, (process.born, signum)) for process in targets)
+        self.deliver(unit, signum, targets)
+        return targets
+
+    def deliver(self, unit: Unit, signum: int, targets: list[Process]) -> bool:
+        """Send a signal to processes, so many at once. A stopped one is continued, so that it can act on it; what ignores it, as
+        a background job of a shell does INT, gets SIGTERM."""
+        for process in targets[:SIGNAL_BATCH]:
+            if process.born and not is_there(process):
+                continue
+            own = signum if signum == SIGNALS["KILL"] or not ignores(process.pid, signum) else SIGNALS["TERM"]
+            fault = self.kernel.send(process.pid, *with_continue(own))
             if fault:
-                self.log.say("error", action.unit, f"cannot send {spell_signal(action.signum)} to pid {abs(target)}: {fault}")
+                self.log.say("error", unit.name, f"cannot send {spell_signal(own)} to {spell_processes([process])}: {fault}")
+        rest = targets[SIGNAL_BATCH:]
+        if rest:
+            self.watch.later(time.monotonic(), lambda: self.deliver(unit, signum, rest))
+        return True
 
     def relay(self, number: int, times: int = 1) -> None:
         """Pass a signal on: to the main command as often as it came, to a daemon that wants it unless it would die of it."""
@@ -5223,7 +5655,7 @@ def warn_of_image(config: Config, environment: Mapping[bytes, bytes]) -> Iterato
     asked = {dep for unit in config.units.values() for dep, _ in unit.deps}
     for name in config.order:
         unit = config.units[name]
-        pairs = () if isinstance(unit.env, str) else unit.env
+        pairs = () if unit.env_file or unit.secrets else unit.env
         own = {**environment, **{os.fsencode(key): os.fsencode(value) for key, value in pairs}}
         first = re.match(FIRST_WORD, unit.cmd)
         found = (os.path.join(unit.dir or ".", decode(path)) for path in find_paths(os.fsencode(first[0] if first else ""), own))

@@ -119,6 +119,9 @@ def make_world(chance: random.Random, folder: Path) -> dict[str, dict[str, str]]
         {"cmd": program("chaos_daemon.py", "unix", f"{run}/NAME"), "ready": f"unix:{run}/NAME"},
         {"cmd": sleep, "health": "cmd:true", "health_interval": "1s"},
         {"cmd": sleep, "max_age": "6s~3s"},
+        {"cmd": f"setsid sleep infinity & (setsid sleep infinity &); {sleep}", "stop_timeout": "2s"},
+        {"cmd": f"env -i setsid sleep 20 & exec timeout 99d sh -c 'setsid sleep infinity & {sleep}'", "stop_timeout": "2s"},
+        {"cmd": f"trap '(setsid sleep infinity &); exit' TERM; sleep infinity & wait; {sleep}", "stop_timeout": "2s"},
     ]
     scripts: list[dict[str, str]] = [
         {"cmd": "true"},
@@ -681,6 +684,7 @@ class Chaos:
                 name = name.split(":")[1]
                 for instance in [f"{name}-{n}" for n in range(1, int(options["count"]) + 1)] if "count" in options else [name]:
                     until(lambda: self.arrived(instance, options["stdout"], line, mark), f"{instance} is heard")
+        until(lambda: not self.outlived(), "nobody of an earlier run of a unit lives")
         until(lambda: not self.box.zombies(), "no zombie is left")
         until(self.idle, f"PID 1 is idle for {CALM:g} s", pause=0)
 
@@ -691,6 +695,23 @@ class Chaos:
         with contextlib.suppress(FileNotFoundError):
             return f"{line}\n" in (self.box.inside / stdout.lstrip("/")).read_text()
         return False
+
+    def outlived(self) -> list[tuple[str, int]]:
+        """Return the processes that are older than the main process of the daemon whose name stands in their environment."""
+        fields = [line.split("\t") for line in self.box.ask("status")[1]]
+        pids = {each[0]: each[3] for each in fields if len(each) > 3}
+        found, mains = [], {}
+        for pid in self.box.descendants():
+            with contextlib.suppress(OSError):
+                proc = Path(f"/proc/{pid}")
+                own = re.search(rb"(?:\A|\0)OVERLORD_NAME=([^\0]+)", (proc / "environ").read_bytes())
+                inner = re.search(r"(?m)^NSpid:.*?(\d+)$", (proc / "status").read_text())
+                born = int((proc / "stat").read_text().rpartition(")")[2].split()[19])
+                if own and inner:
+                    found.append((own[1].decode(), pid, born))
+                    if pids.get(own[1].decode()) == inner[1]:
+                        mains[own[1].decode()] = born
+        return [(name, pid) for name, pid, born in found if born < mains.get(name, 0)]
 
     def idle(self) -> bool:
         """Watch PID 1 for a while, and tell whether it slept through."""

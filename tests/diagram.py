@@ -41,6 +41,14 @@ def specs() -> tuple[Spec, ...]:
         [daemon:once]
         cmd = x
         restart = never
+        [daemon:forking]
+        cmd = x
+        ready = file:/x
+        pidfile = /x
+        [daemon:forking-once]
+        cmd = x
+        restart = never
+        pidfile = /x
         [script:plain-script]
         cmd = x
         [script:stubborn-script]
@@ -64,6 +72,8 @@ def events(spec: Spec, status: Status) -> Iterator[Event]:
         lefts = (False, True)
         ends = itertools.product((0, 1), lefts, lefts)  # in a shutdown, whatever ends is not wanted any more
         yield from (Event("exited", code=code, left=left, wanted=wanted) for code, left, wanted in ends)
+    if status.pid and spec.pidfile:
+        yield Event("handed", "x", pid=9 if status.left else status.pid)
     if status.left:
         yield from (Event("emptied", wanted=wanted) for wanted in (False, True))
 
@@ -94,8 +104,8 @@ def edges() -> frozenset[tuple[str, str, str]]:
                 now = status.since if status.deadline is None else status.deadline
                 new, _ = overlord.step(spec, status, event, now, 0.0)
                 found.add((status.state, event.kind, new.state))
-                whole = (new.state, bool(new.pid), new.left, new.up, new.ready, new.then)
-                shape = (*whole, new.deadline is None, min(new.respawned, 4))
+                whole = (new.state, bool(new.pid), new.left, new.up, new.ready, new.named, new.then)
+                shape = (*whole, new.deadline is None, min(new.respawned, 4), new.left and new.code)
                 if shape not in seen:
                     seen.add(shape)
                     todo.append(new)

@@ -225,9 +225,10 @@ INSTANTS = [951782399.0, 1711846740.0]
 def words(data: bytes) -> None:
     """Every parser takes any text, or says what is wrong with it; a schedule has a next run; a glob takes no time."""
     text = data.decode("utf-8", "replace").replace("\0", "")
-    values = [(overlord.parse_env, (text, overlord.Everything())), (overlord.parse_env, (text, ENVIRONMENT))]
-    values += [(parse, (text,)) for parse in PARSERS]
-    values += [(overlord.expand, (text, ENVIRONMENT)), (overlord.parse_signal, (text,)), (overlord.parse_duration, (text,))]
+    values = [(lambda text: overlord.fill_env(overlord.parse_env(text), ENVIRONMENT), (text,))]
+    values += [(lambda text: overlord.fill(overlord.parse_template(text), ENVIRONMENT), (text,))]
+    values += [(parse, (text,)) for parse in [overlord.parse_env, *PARSERS]]
+    values += [(overlord.parse_signal, (text,)), (overlord.parse_duration, (text,))]
     values += [(overlord.match_names, (text.split(), ["web", "web-1", "db", "a.b_c"]))]
     for parse, given_ in values:
         with contextlib.suppress(overlord.Mistake):
@@ -261,7 +262,8 @@ def variables(data: bytes) -> None:
         assert b"\0" not in key + value, f"no program can be started with {key!r}"
         assert key and b"=" not in key
     with contextlib.suppress(overlord.Mistake):
-        overlord.parse_env("X=${S:-}\nY=${A:-1}", {overlord.decode(key): overlord.decode(value) for key, value in found.items()})
+        pairs = overlord.parse_env("X=${S:-}\nY=${A:-1}")
+        overlord.fill_env(pairs, {overlord.decode(key): overlord.decode(value) for key, value in found.items()})
 
 
 def blank() -> Any:
@@ -512,14 +514,18 @@ def notices(data: bytes) -> None:
     name = dice(data).choice(["web", "w" * 120])
     config = read(f"[daemon:{name}]\ncmd = x\nready = notify\n".encode())
     play, watch = Play(config, dice(data)), overlord.Watch()
-    taken = overlord.Notices(types.SimpleNamespace(fleet=play.fleet, watch=watch))
+    named: list[int] = []
+    loop = types.SimpleNamespace(fleet=play.fleet, watch=watch, survey=lambda reuse: {})
+    loop.name_main = lambda unit, pid, source: named.append(pid)
+    taken = overlord.Notices(loop)
     unit = play.fleet.units[name]
     address = taken.address(unit)
     sock = unit.notices[0]
     try:
         unit.status = unit.status._replace(state=overlord.STARTING, ready=False, pid=os.getpid())
         # this process tells, as if it led a session: that of the test run may be of another namespace, and have no number here
-        led = unittest.mock.patch.object(os, "getsid", return_value=os.getpid())
+        own = overlord.Process(os.getpid(), 1, "x", 1, os.getpid())
+        led = unittest.mock.patch.object(overlord, "read_process", return_value=own)
         with led, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as told:
             told.connect("\0" + address[1:])
             for part in parts(data):
@@ -530,6 +536,7 @@ def notices(data: bytes) -> None:
                 assert len(os.listdir("/proc/self/fd")) == before, "a descriptor that came with it is kept"
         play.perform()
         assert "\n" not in play.fleet.explain(unit, play.now)
+        assert all(pid >= 0 for pid in named)
         ready = any(line == "READY=1" for part in parts(data) for line in overlord.decode(part[:4096]).splitlines())
         assert ready == (unit.status.ready or unit.status.state == overlord.OK)
     finally:
@@ -561,7 +568,7 @@ VALUES: dict[str, list[str]] = {
     "stdout": ["prefix", "null", "inherit", "/x", "/x/", "x"], "configdir": ["/nowhere"], "socket": ["none", "/x", "${A}"],
     "restart": ["always", "never", "on-failure"], "on_failure": ["ignore", "shutdown"], "on_success": ["ignore", "shutdown"],
     "log_level": ["debug"], "log_format": ["json", "text"], "log_max": ["0", "64K", "999999999999G"], "log_keep": ["0", "9"],
-    "health_retries": ["1", "0"],
+    "health_retries": ["1", "0"], "kill_mode": ["mixed", "all", "process", "none"], "pidfile": ["/x", "x", "/x/", "none"],
 }  # fmt: skip
 VALUES["stderr"], VALUES["output"] = [*VALUES["stdout"], "stdout"], VALUES["stdout"]
 DURATIONS = ["0", "1", ".5s", "500ms", "999999999d", "1.000000001", "-1", "1e3", "1 s"]

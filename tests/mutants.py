@@ -61,15 +61,12 @@ COST = "what it costs alone, which the tests left out here measure: test_long_ch
 EQUIVALENT: dict[str, str] = {
     "conclude:3: `0.0` out of `status.delay or 0.0`": "what takes its place counts as 0 too",
     "conclude:3: 1.0 for 0.0": "both are less than STEADY",
-    "conclude:17: `spec.warmup` out of `early and spec.warmup`": "with no warm-up, what is ready is up",
-    "conclude:19: `status.then != 'fail'` out of `early and status.then != 'fail' and (not (status.why or status.code or "
-    "status.hint))`": "such a failure has a `why`, for which the next part asks",
-    "conclude:19: 'x' for 'fail'": "the same",
-    "conclude:23: without then='' in `enter(gone, OK, now, oks=status.oks + 1, then='', why=end)`": "of the wishes only `fail` "
+    "conclude:21: `spec.warmup` out of `early and spec.warmup`": "with no warm-up, what is ready is up",
+    "conclude:25: without then='' in `enter(gone, OK, now, oks=status.oks + 1, then='', why=end)`": "of the wishes only `fail` "
     "can be left there, and that is no success",
-    "age:3: 'x' for 'stale'": KIND,
+    "age:5: 'x' for 'stale'": KIND,
     "time_out:2: 'x' for 'stop'": KIND,
-    "ripen:7: 'x' for 'stop'": KIND,
+    "ripen:6: 'x' for 'stop'": KIND,
     "end_run:4: 1.0 for 0.0": NEVER,
     "end_run:4: 1 for 0": NEVER,
     "enlist:4: without then='' in `enter(status, WAITING, now, deadline=now + REMINDER if spec.kind == 'main' else None, "
@@ -78,8 +75,6 @@ EQUIVALENT: dict[str, str] = {
     "which nobody asks",
     "launch:2: without left=False in `enter(status, STARTING if spec.kind == 'daemon' else RUNNING, now, up=False, left=False, "
     "why='')`": "what waits has no group left",
-    "fall:8: without why=event.why in `enter(status, STOPPING, now, left=True, deadline=now + spec.stop_timeout, "
-    "why=event.why)`": "`end` has set it before",
     "greet:2: `status.ready` out of `not status.pid or status.ready`": "to be ready a second time changes nothing: the deadline "
     "is that of the warm-up already",
     "Unit.find_unsettled:4: without `seen.add(dep)`": COST,

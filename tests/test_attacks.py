@@ -253,7 +253,7 @@ def test_pipe_that_a_runaway_holds(fleet: Start, tmp_path: Path) -> None:
         "    os._exit(0)\n"
         "time.sleep(0.05)\n"
     )
-    web = daemon("web", cmd, ready="fd:3", backoff="10ms..10ms", on_failure="ignore", respawns="100000")
+    web = daemon("web", cmd, ready="fd:3", backoff="10ms..10ms", on_failure="ignore", respawns="100000", kill_mode="process")
     o = fleet(KEEP + web)
     o.wait_count("web: started", 2)
     before = descriptors(o)
@@ -404,7 +404,7 @@ def test_restart_behind_an_instance_in_backoff(fleet: Start, tmp_path: Path) -> 
     (tmp_path / "bad").touch()
     (tmp_path / "good").unlink()
     done = o.ask("restart", "web", code=1)
-    assert "web-1 did not come up, it is in backoff: exited with code 1" in done.stderr
+    assert re.search(r"web-1 did not come up, it is in backoff: pid \d+ exited with code 1", done.stderr)
     assert "web-2 did not come up, it is still to be restarted, after web-1" in done.stderr
     assert [o.starts(f"web-{number}") for number in (2, 3)] == [1, 1]
 

@@ -51,17 +51,17 @@ def test_levels_of_ends() -> None:
 
 
 def test_levels_of_stops() -> None:
-    """A stop that was asked for is information; what has to be killed, or leaves processes behind, is a warning."""
+    """A stop that was asked for is information; who has to be killed, or was left behind, the Loop says by name."""
     unit = a_daemon(warmup=0).ok()
     unit.stop()
     assert levels(unit) == [("info", False)]
     unit.due()
-    assert levels(unit) == [("warning", False)]
+    assert (levels(unit), unit.told) == ([], ["not gone after 8 s, killing it"])
     unit.exit(-9)
     assert (unit.status.state, levels(unit)) == (STOPPED, [("info", False)])
     unit = a_daemon(warmup=0).ok()
     unit.exit(1, left=True)
-    assert levels(unit) == [("warning", False)]
+    assert (levels(unit), unit.told) == ([], [f"pid {unit.pid} exited with code 1, stopping what it left behind"])
 
 
 def test_stop_by_hand_without_a_process_is_said() -> None:
@@ -162,20 +162,17 @@ def test_starts_are_counted() -> None:
         unit.due()
 
 
-FOREGROUND = "; a daemon has to stay in the foreground"
-
-
 @pytest.mark.parametrize(
     "code, why, hint, told",
     [
-        (0, "", "", "exited with code 0 after 0 s, before its warmup of 1 s was over" + FOREGROUND),
-        (0, "", "it forked", "exited with code 0 after 0 s, before its warmup of 1 s was over: it forked"),
-        (1, "", "", "exited with code 1 after 0 s, before its warmup of 1 s was over"),
+        (0, "", "", "pid 11 exited with code 0 after 0 s, before its warmup of 1 s was over"),
+        (0, "", "it forked", "pid 11 exited with code 0 after 0 s, before its warmup of 1 s was over: it forked"),
+        (1, "", "", "pid 11 exited with code 1 after 0 s, before its warmup of 1 s was over"),
         (0, "dir: no such directory", "", "cannot start: dir: no such directory"),
     ],
 )
 def test_reason_of_an_early_end(code: int, why: str, hint: str, told: str) -> None:
-    """What is known of it is told, and what is likely only where nothing is known."""
+    """What is known of it is told."""
     unit = a_daemon(restart="never").up()
     unit.send("exited", code=code, why=why, hint=hint)
     assert unit.status.why == told
@@ -194,10 +191,10 @@ def test_reason_of_an_end() -> None:
     """`status` tells how a script or the main command ended."""
     unit = a_script().up()
     unit.exit(0, after=2)
-    assert unit.status.why == "exited with code 0 after 2 s"
+    assert unit.status.why == f"pid {unit.pid} exited with code 0 after 2 s"
     unit = a_main_command().up()
     unit.exit(3, after=2)
-    assert unit.status.why == "exited with code 3 after 2 s"
+    assert unit.status.why == f"pid {unit.pid} exited with code 3 after 2 s"
 
 
 def test_reason_of_a_stop() -> None:
@@ -209,7 +206,7 @@ def test_reason_of_a_stop() -> None:
     unit.due()
     assert unit.said == ["info: stopping (SIGTERM): not ready within 5 s"]
     unit.exit(-15)
-    assert unit.status.why == "not ready within 5 s, killed by SIGTERM after 5 s"
+    assert unit.status.why == f"not ready within 5 s, pid {unit.pid} killed by SIGTERM after 5 s"
 
 
 def test_up_is_said_of_each_process() -> None:
@@ -255,6 +252,7 @@ def test_end_of_what_nobody_wants() -> None:
         unit = a_daemon(warmup=0).ok()
         unit.wanted = False
         assert unit.exit(code) == STOPPED
+        assert unit.said == [f"info: stopped in 0 s (pid {unit.pid} exited with code {code})"]
 
 
 def test_no_process_for_what_nobody_wants() -> None:

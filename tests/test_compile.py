@@ -165,7 +165,7 @@ def test_it_is_compiled_already(source: Path) -> None:
 
 def test_traceback_of_an_internal_error_has_a_place(overlord: Start, tmp_path: Path) -> None:
     """It still knows its lines: an internal error is logged with its place."""
-    text = re.sub(r"(    def look_at_groups\(self, now: float\) -> None:\n)", r"\1        1 / 0\n", OVERLORD.read_text())
+    text = re.sub(r"(    def look_at_lingering\(self, now: float\) -> None:\n)", r"\1        1 / 0\n", OVERLORD.read_text())
     assert text != OVERLORD.read_text()
     broken = tmp_path / "broken.py"
     broken.write_text(text)
@@ -174,4 +174,4 @@ def test_traceback_of_an_internal_error_has_a_place(overlord: Start, tmp_path: P
     line = text[: text.index("1 / 0")].count("\n") + 1
     o = overlord(daemon("web", "sleep 1000"), python=[program])
     o.kill_unit("web")
-    o.wait_for(rf"internal error, going on: ZeroDivisionError: .* \(look_at_groups, line {line}\)")
+    o.wait_for(rf"internal error, going on: ZeroDivisionError: .* \(look_at_lingering, line {line}\)")

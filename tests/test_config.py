@@ -278,6 +278,10 @@ VALUES = [
     ("restart", "always", "always"),
     ("restart", "on-failure", "on-failure"),
     ("restart", "never", "never"),
+    ("kill_mode", "mixed", "mixed"),
+    ("kill_mode", "all", "all"),
+    ("kill_mode", "process", "process"),
+    ("pidfile", "/run/web.pid", "/run/web.pid"),
     ("success", "0", (0,)),
     ("success", "0 2 255", (0, 2, 255)),
     ("success", "0, TERM, SIGRTMIN+3", (0, -15, -RTMIN - 3)),
@@ -549,7 +553,10 @@ def test_one_instance_has_its_number() -> None:
 @pytest.mark.parametrize("option", ["env_file = /e", "secrets = TOKEN"])
 def test_env_waits_for_what_it_may_see(option: str) -> None:
     """With an env_file or secrets, what `env` says is known at the start only; its form is checked now."""
-    assert read(f"{WEB}env = A=${{TOKEN}}\n  B='x'\n{option}\n").units["web"].env == "A=${TOKEN}\nB='x'"
+    env = read(f"{WEB}env = A=${{TOKEN}}\n  B='x'\n{option}\n", environment={"TOKEN": "early"}).units["web"].env
+    assert overlord.fill_env(env, {"TOKEN": "late"}) == (("A", "late"), ("B", "x"))
+    with pytest.raises(overlord.Mistake, match="TOKEN"):
+        overlord.fill_env(env, {})
     assert read(f"{WEB}{option}\n").units["web"].env == ()
     (line,) = mistakes(f"{WEB}env = A='x\n{option}\n")
     assert line.startswith("0.conf:3: [daemon:web] env: the value of A has a blank or a lone quote")
@@ -1036,9 +1043,9 @@ def test_long_values_take_linear_time(part: str, head: str, monkeypatch: pytest.
         with cpu_limit(1), contextlib.suppress(overlord.Mistake):
             option.parse(text)
     with cpu_limit(1), contextlib.suppress(overlord.Mistake):
-        overlord.parse_env(text, {"A": "x"})
+        overlord.fill_env(overlord.parse_env(text), {"A": "x"})
     with cpu_limit(1), contextlib.suppress(overlord.Mistake):
-        overlord.expand(text, {"A": "x"})
+        overlord.fill(overlord.parse_template(text), {"A": "x"})
 
 
 @pytest.mark.parametrize("option", ["stop_signal", "restart", "x" * LONG, "deps"], ids=lambda option: option[:20])

@@ -246,7 +246,7 @@ def test_status(fleet: Start, terminal: Terminal) -> None:
     assert web["uptime"] > 0
     assert (flapping["pid"], flapping["uptime"], flapping["restarts"], flapping["failures"]) == (None, None, 1, 2)
     assert 900 < flapping["next"] < 1101
-    assert re.match("exited with code 3 after .*next try in 1[678] min", flapping["why"])
+    assert re.match(r"pid \d+ exited with code 3 after .*next try in 1[678] min", flapping["why"])
     assert behind["deps"] == ["web:ok", "behind:bounce"]
     assert behind["blocked"] == "behind"
     assert "code 7" in found["a-name-of-20-letters"]["why"]
@@ -642,7 +642,7 @@ def test_wait(fleet: Start, asking: Callable[..., Asking]) -> None:
     assert waits[1].wait_exit() == 0
     (o.folder / "fail").touch()
     assert waits[2].wait_exit() == 1
-    assert re.search("bad is failed: exited with code 3", waits[2].lines[-1])
+    assert re.search(r"bad is failed: pid \d+ exited with code 3", waits[2].lines[-1])
     assert "code 3" in o.ask("wait", "bad", code=1).stderr, "and where it has been so before"
     ends_well(o)
 
@@ -748,7 +748,7 @@ def test_events(fleet: Start) -> None:
     eventually(lambda: follower.lines.count("web ok") == 2, f"it comes back {follower.lines}")
     found = [line.split()[1] for line in follower.lines if line.startswith("web")]
     assert found == ["ok", "backoff", "waiting", "starting", "ok"]
-    assert any(re.match("web backoff killed by SIGKILL after .*", line) for line in follower.lines)
+    assert any(re.match(r"web backoff pid \d+ killed by SIGKILL after .*", line) for line in follower.lines)
     assert sum(line.startswith("db") for line in follower.lines) == 1
     o.ask("stop", "db")
     follower.wait_for("^db stopped by hand$")
@@ -830,14 +830,15 @@ def test_why(fleet: Start) -> None:
     lines = o.ask("why", "far-behind").stdout.splitlines()
     assert re.match(r"far-behind is waiting for behind:bounce \(for ", lines[0]), lines
     assert re.match(r"  behind is waiting for flapping:ok \(for ", lines[1])
-    assert re.match(r"    flapping is (in )?backoff after 2 failures: exited with code 3 .*next try in 1[678] min", lines[2])
+    flapping = r"    flapping is (in )?backoff after 2 failures: pid \d+ exited with code 3 .*next try in 1[678] min"
+    assert re.match(flapping, lines[2])
     assert lines[3].strip() == "its last words:"
     assert [line.strip() for line in lines[4:]] == ["| one", "| two", "| one", "| two"]
     for name, text in (
         ("web", "web is ok"),
         ("asleep", "asleep is idle"),
         ("young", "young is starting: warming up, 16 min [34]"),
-        ("a-name-of-20-letters", "a-name-of-20-letters is failed: exited with code 7"),
+        ("a-name-of-20-letters", r"a-name-of-20-letters is failed: pid \d+ exited with code 7"),
         ("by-hand", "by-hand is stopped: by hand"),
     ):
         done = o.ask("why", name)

@@ -180,7 +180,7 @@ def test_always_fails(runs: int) -> None:
     stage.advance(SETTLED)
     assert stage.starts == ["db", *runs * ["setup"]]
     assert stage.state("web") == FAILED
-    assert "cannot start: script setup failed: exited with code 3" in stage.text_of("web")[-1]
+    assert re.match(r"failed: cannot start: script setup failed: pid \d+ exited with code 3", stage.text_of("web")[-1])
     assert stage.code is None
 
 
@@ -1774,6 +1774,7 @@ def test_reload_of_the_same() -> None:
 SHAPING = {
     "cmd": "y", "dir": "/tmp", "uid": "nobody", "gid": "nogroup", "env": "A=1", "umask": "077", "nice": "5", "stdout": "prefix",
     "stderr": "null", "env_file": "/e", "secrets": "TOKEN", "limits": "core=0", "ready": "tcp:80",
+    "pidfile": "/run/x.pid",
 }  # fmt: skip
 IN_PLACE = {
     "stop_timeout": "1s", "stop_signal": "INT", "on_failure": "ignore", "on_success": "shutdown", "respawns": "5/60s",
@@ -1781,6 +1782,7 @@ IN_PLACE = {
     "autostart": "false", "deps": "other", "log_max": "1K", "log_keep": "1",
     "stop_cmd": "x", "ready_timeout": "5s", "health": "tcp:80",
     "health_interval": "5s", "health_timeout": "1s", "health_retries": "9", "wait_for": "tcp:db:5432",
+    "kill_mode": "all",
 }  # fmt: skip
 
 

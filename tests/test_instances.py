@@ -320,7 +320,7 @@ def test_stop_cmd(overlord: Start, public: Path) -> None:
     pid = o.unit("web").pid
     assert o.stop() == 0
     assert (public / "sub" / "told").read_text().split() == [str(pid), "nobody", str(public / "sub"), "that", "web"]
-    o.says("web", r"stopped \(exit code 0|stopped ")
+    o.says("web", r"stopped in .* \(pid \d+ exited with code 0\)")
 
 
 @pytest.mark.parametrize("stop", ["exit 3", "/no/such/program", "kill -9 $$"])
@@ -339,7 +339,7 @@ def test_a_stop_cmd_that_hangs(fleet: Start) -> None:
     o = fleet(daemon("web", SLEEP, stop_cmd="sleep 54321 & sleep 54322", stop_timeout="300ms") + daemon("other", SLEEP))
     o.says("web", "ok")
     o.ask("stop", "web", code=None)
-    o.says("web", r"stopped \(.*SIGKILL")
+    o.says("web", r"stopped in .*SIGKILL")
     eventually(lambda: not o.running("sleep", "54321") and not o.running("sleep", "54322"), "the command is gone")
     assert o.unit("other").alive
     assert o.stop() == 0
@@ -376,7 +376,7 @@ def test_a_stop_cmd_that_outlives_its_time(fleet: Start) -> None:
     o.says("web", "ok")
     o.ask("stop", "web")
     o.says("web", r"stop_cmd \(pid \d+\) has not ended, killing it")
-    o.says("web", r"stopped \(killed by SIGTERM")
+    o.says("web", r"stopped in .* \(pid \d+ killed by SIGTERM")
     assert not o.count("web: not gone"), "the daemon was gone by then"
     assert not o.running("sleep", "54321")
     assert not o.count("sending|stop_cmd killed")

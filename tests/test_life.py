@@ -102,8 +102,8 @@ def test_says_how_it_ended(overlord: Start) -> None:
     o = overlord(daemon("web", f"{COUNT}test $(grep -c up journal) = 2 && exit 3; exec sleep infinity", backoff="0"))
     o.unit_is("web", "sleep")
     o.kill_unit("web", signal.SIGUSR1)
-    o.says("web", "killed by SIGUSR1 after .*, restarting")
-    o.says("web", "exited with code 3 after .*, restarting")
+    o.says("web", r"pid \d+ killed by SIGUSR1 after .*, restarting")
+    o.says("web", r"pid \d+ exited with code 3 after .*, restarting")
     o.journal.wait_for("up", 3)
 
 
@@ -114,7 +114,7 @@ def delays(o: Overlord, name: str) -> list[float]:
     """Return the delays that the log announces, in seconds."""
     found = []
     for line in o.log:
-        match = re.search(rf"{name}: (?:exited|killed|cannot start).*restarting(?: in ([0-9.]+) (ms|s))?", line)
+        match = re.search(rf"{name}: (?:pid \d+ exited|pid \d+ killed|cannot start).*restarting(?: in ([0-9.]+) (ms|s))?", line)
         if match:
             found.append(float(match[1] or 0) / (1000 if match[2] == "ms" else 1))
     return found
@@ -247,7 +247,7 @@ def test_new_life_never_meets_the_old_one(overlord: Start) -> None:
         o.kill_unit("web", (signal.SIGUSR1, signal.SIGKILL, signal.SIGTERM)[times - 1])
     o.journal.wait_for("web up", 4)
     assert o.journal.lines() == [*3 * ["web up", "web worker got SIGTERM"], "web up"]
-    assert o.count(r"web: .*left processes behind, stopping them \(SIGTERM\)") == 3
+    assert o.count(r"web: pid \d+ .*, stopping what it left behind \(SIGTERM\): python3 \(pid \d+\)$") == 3
 
 
 def test_left_worker_that_stays_is_killed(overlord: Start) -> None:
@@ -258,7 +258,7 @@ def test_left_worker_that_stays_is_killed(overlord: Start) -> None:
     o.kill_unit("web", signal.SIGUSR1)
     o.journal.wait_for("web up", 2)
     assert o.journal.lines() == ["web up", "web worker got SIGTERM", "web up"]
-    assert o.count("web: not (all )?gone after .*, killing") == 1
+    assert o.count(r"web: not gone after .*, killing it \(SIGKILL\): python3 \(pid \d+\)$") == 1
 
 
 def test_zombies_of_another_parent_are_no_life(overlord: Start) -> None:

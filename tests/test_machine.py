@@ -57,6 +57,11 @@ class Unit:
             return self.send("stop", why=self.status.stale, fails=self.status.then == "fail")
         return str(self.status.state)
 
+    def hand_over(self, pid: int, why: str = "") -> str:
+        """Its main process is named."""
+        self.pid = pid
+        return self.send("handed", pid=pid, why=why)
+
     def lose_health(self, why: str) -> str:
         """Its health probe has failed once too often."""
         return self.send("stale", why=why, fails=True)
@@ -101,13 +106,18 @@ class Unit:
 
     @property
     def kills(self) -> list[tuple[int, bool]]:
-        """What the last event sent: signal, and whether to the group."""
+        """What the last event sent: signal, and whether to everything of it."""
         assert all(action.pid == self.pid for action in self.actions if isinstance(action, Kill))
-        return [(action.signum, action.group) for action in self.actions if isinstance(action, Kill)]
+        return [(action.signum, action.whole) for action in self.actions if isinstance(action, Kill)]
 
     @property
     def said(self) -> list[str]:
         return [f"{action.level}: {action.text}" for action in self.actions if isinstance(action, Say)]
+
+    @property
+    def told(self) -> list[str]:
+        """Why the last event signalled somebody: the Loop says that, and whom."""
+        return [action.why for action in self.actions if isinstance(action, Kill)]
 
 
 def a_daemon(settings: str = "", chance: float = 0.0, **options: object) -> Unit:
@@ -131,8 +141,8 @@ def a_main_command() -> Unit:
 COMES = {
     IDLE: "want",
     WAITING: "start barred deadline stop",
-    STARTING: "spawned unspawned exited deadline stop stale ready",
-    OK: "want exited deadline stop stale",
+    STARTING: "spawned unspawned exited emptied deadline stop stale ready handed",
+    OK: "want exited emptied deadline stop stale handed",
     RUNNING: "spawned unspawned exited deadline stop stale",
     STOPPING: "want exited emptied deadline stop",
     BACKOFF: "want deadline stop",
@@ -141,12 +151,12 @@ COMES = {
     FAILED: "want",
 }
 MEANS_NOTHING = {
-    **dict.fromkeys((IDLE, STOPPED, DONE, FAILED), "stop stale ready"),
-    WAITING: "want stale ready",  # a daemon may say that it is ready at any time
-    RUNNING: "want ready",
+    **dict.fromkeys((IDLE, STOPPED, DONE, FAILED), "stop stale ready handed"),
+    WAITING: "want stale ready handed",  # a daemon may say that it is ready, or which is its main process, at any time
+    RUNNING: "want ready handed",
     STARTING: "want",
     OK: "ready",
-    **dict.fromkeys((STOPPING, BACKOFF), "stale ready"),
+    **dict.fromkeys((STOPPING, BACKOFF), "stale ready handed"),
 }
 
 
@@ -324,24 +334,21 @@ def test_ready_before_the_warmup_is_over() -> None:
 
 
 def test_ready_after_the_warmup() -> None:
-    """Both count: the warm-up over, it goes on up to `ready_timeout`, and is OK as soon as it is ready."""
+    """Both count: it has up to `ready_timeout`, and is OK as soon as it is ready."""
     unit = a_daemon(ready="notify", warmup="3s", ready_timeout="10s").up()
-    assert unit.due() == STARTING
-    assert (unit.wait, unit.actions) == (7.0, [])
-    unit.now += 1.0
+    assert (unit.status.state, unit.wait) == (STARTING, 10.0)  # the end of the warm-up alone wakes nobody
+    unit.now += 4.0
     assert unit.send("ready") == OK
     assert unit.said == ["info: ok (ready after 4 s)"]
 
 
 def test_ready_at_the_end_of_the_warmup() -> None:
-    """At the very instant, whichever comes first: it is OK, once."""
-    for order in (("ready", "deadline"), ("deadline", "ready")):
+    """At the very instant, it is OK; a moment before, it waits for the rest."""
+    for after, state in ((2.9, STARTING), (3.0, OK), (3.1, OK)):
         unit = a_daemon(ready="notify", warmup="3s").up()
-        unit.now += 3.0
-        for kind in order:
-            if unit.status.state == STARTING:
-                unit.send(kind)
-        assert (unit.status.state, unit.status.oks) == (OK, 1)
+        unit.now += after
+        assert unit.send("ready") == state
+        assert unit.status.oks == (state == OK)
 
 
 @pytest.mark.parametrize("warmup", ["0", "2s"])
@@ -349,8 +356,6 @@ def test_ready_at_the_end_of_the_warmup() -> None:
 def test_not_ready_in_time(warmup: str, code: int, known: int) -> None:
     """It is stopped, and has failed: whatever its code, and even where that is a success."""
     unit = a_daemon(ready="tcp:80", ready_timeout="5s", warmup=warmup, respawns=0, success="0 3 TERM").up()
-    if warmup != "0":
-        assert unit.due() == STARTING
     assert unit.due() == STOPPING
     assert unit.now == 1005.0
     assert unit.kills == [(TERM, False)]
@@ -383,9 +388,7 @@ def test_ended_before_it_was_ready() -> None:
     unit = a_daemon(ready="tcp:80", respawns=0).up()
     assert unit.exit(0, after=2.0) == FAILED
     assert unit.status.code == 1
-    assert unit.said == [
-        "error: failed: exited with code 0 after 2 s, before it was ready; a daemon has to stay in the foreground"
-    ]
+    assert unit.said == [f"error: failed: pid {unit.pid} exited with code 0 after 2 s, before it was ready"]
 
 
 def test_stopped_while_not_ready() -> None:
@@ -443,7 +446,7 @@ def test_unwell(restart: str, state: str) -> None:
     assert unit.said == ["info: stopping (SIGTERM): unhealthy: no answer within 3 s"]
     assert unit.exit(0) == state
     assert unit.status.respawned == (state == BACKOFF)
-    assert "unhealthy: no answer within 3 s, exited with code 0" in unit.said[0]
+    assert f"unhealthy: no answer within 3 s, pid {unit.pid} exited with code 0" in unit.said[0]
 
 
 def test_unwell_and_stopped() -> None:
@@ -542,7 +545,7 @@ def test_respawns() -> None:
         assert unit.status.respawned == count + 1
         unit.due()
     assert unit.ok().exit(7, after=1000.0) == FAILED
-    assert unit.said == ["error: failed: exited with code 7 after 16 min 41 s (respawns = 3, used up)"]
+    assert unit.said == [f"error: failed: pid {unit.pid} exited with code 7 after 16 min 41 s (respawns = 3, used up)"]
     assert unit.status.code == 7
 
 
@@ -665,10 +668,10 @@ def test_restart_is_said() -> None:
     """A line says how it ended and what follows."""
     unit = a_daemon(warmup="0")
     unit.ok().exit(-9, after=2.0)
-    assert unit.said == ["warning: killed by SIGKILL after 2 s, restarting"]
+    assert unit.said == [f"warning: pid {unit.pid} killed by SIGKILL after 2 s, restarting"]
     unit.due()
     unit.ok().exit(3, after=2.0)
-    assert unit.said == ["warning: exited with code 3 after 2 s, restarting in 0.1 s"]
+    assert unit.said == [f"warning: pid {unit.pid} exited with code 3 after 2 s, restarting in 0.1 s"]
 
 
 # --- time limits -----------------------------------------------------------------------------------------------------
@@ -681,7 +684,7 @@ def test_timeout() -> None:
     assert (unit.kills, unit.wait) == ([(INT, False)], 2.0)
     assert unit.exit(0, after=1.0) == FAILED
     assert unit.status.code == 1
-    assert unit.said[0].startswith("error: failed: timeout 5 s reached, exited with code 0")
+    assert unit.said[0].startswith(f"error: failed: timeout 5 s reached, pid {unit.pid} exited with code 0")
 
 
 def test_timeout_and_respawns() -> None:
@@ -805,6 +808,253 @@ def test_stopped_while_its_leftovers_go() -> None:
     assert unit.send("emptied") == STOPPED
 
 
+@pytest.mark.parametrize(("mode", "whole"), [("mixed", False), ("all", True), ("process", False)])
+@pytest.mark.parametrize("command", ["none", "bye"])
+def test_kill_mode(mode: str, whole: bool, command: str) -> None:
+    """It says who gets the stop signal: the main process, or everything of it at once; a `stop_cmd` takes its place."""
+    unit = a_daemon(kill_mode=mode, stop_cmd=command, stop_timeout="3s").ok()
+    unit.stop()
+    assert unit.kills == ([(TERM, whole)] if command == "none" else [])
+    unit.due()
+    assert unit.kills == [(KILL, mode != "process")]
+
+
+def test_kill_mode_of_a_script() -> None:
+    """It is a script's too."""
+    unit = a_script(kill_mode="all", timeout="5s").up()
+    unit.due()
+    assert unit.kills == [(TERM, True)]
+
+
+@pytest.mark.parametrize("mode", ["mixed", "all", "process"])
+def test_what_is_left_is_signalled_whole(mode: str) -> None:
+    """Once the main process is gone, there is nothing else to signal, at the stop and at the end of its time."""
+    unit = a_daemon(kill_mode=mode).ok()
+    unit.exit(1, left=True)
+    assert unit.kills == [(TERM, True)]
+    unit.due()
+    assert unit.kills == [(KILL, True)]
+
+
+# --- which is the main process ---------------------------------------------------------------------------------------
+
+PIDFILE = {"pidfile": "/run/web.pid", "restart": "never", "warmup": "2s", "ready_timeout": "10s"}
+
+
+def test_pidfile_in_the_foreground() -> None:
+    """It may name the process that was started: what else is asked for counts as ever."""
+    unit = a_daemon(**PIDFILE).up()
+    assert (probed(unit), unit.status.named, unit.wait) == (["pidfile"], False, 10.0)
+    unit.now += 0.5
+    assert unit.hand_over(unit.pid) == STARTING
+    assert (unit.said, unit.status.named, unit.wait) == ([], True, 1.5)
+    assert unit.due() == OK
+    assert unit.said == ["info: ok (up for 2 s)"]
+
+
+def test_pidfile_in_the_background() -> None:
+    """What `cmd` has left behind is the main process as soon as it is named; the warm-up is that one's."""
+    unit = a_daemon(**PIDFILE).up()
+    first = unit.pid
+    assert unit.exit(0, after=1.0, left=True) == STARTING
+    assert (unit.kills, probed(unit), bool(unit.status.left), unit.wait) == ([], ["pidfile"], True, 9.0)
+    unit.now += 0.5
+    assert unit.hand_over(first + 1, "its main process is now pid 12") == STARTING
+    assert (unit.status.pid, bool(unit.status.left), unit.wait) == (first + 1, False, 2.0)
+    assert unit.said == ["info: its main process is now pid 12"]
+    assert unit.due() == OK
+    assert unit.stop() == STOPPING
+    assert unit.kills == [(TERM, False)]
+    assert unit.exit(-15) == STOPPED
+
+
+@pytest.mark.parametrize("first", ["ready", "handed"])
+def test_pidfile_and_ready(first: str) -> None:
+    """It is OK once it is ready and known, whichever comes last."""
+    unit = a_daemon(**{**PIDFILE, "warmup": "0"}, ready="tcp:80").up()
+    assert sorted(probed(unit)) == ["pidfile", "ready"]
+    unit.exit(0, left=True)
+    for kind in sorted(("ready", "handed"), key=lambda kind: kind != first):
+        assert unit.status.state == STARTING
+        assert unit.wait == 10.0 - (unit.now - unit.status.started)
+        unit.now += 1.0
+        unit.send("ready") if kind == "ready" else unit.hand_over(20)
+    assert (unit.status.state, unit.status.oks, unit.status.deadline) == (OK, 1, None)
+
+
+def test_warmup_is_over_when_it_is_known() -> None:
+    """Where that is so of the process that was started, it is OK at once."""
+    unit = a_daemon(**PIDFILE).up()
+    unit.now += 3.0
+    assert unit.hand_over(unit.pid) == OK
+
+
+@pytest.mark.parametrize("left", [False, True])
+def test_pidfile_names_nobody(left: bool) -> None:
+    """In `ready_timeout` from the start, it has failed, and all of it is stopped."""
+    unit = a_daemon(**PIDFILE).up()
+    if left:
+        unit.exit(0, after=4.0, left=True)
+    assert unit.due() == STOPPING
+    assert unit.now == 1010.0
+    assert unit.kills == [(TERM, left)]
+    assert unit.said == ["info: stopping (SIGTERM): /run/web.pid names no process of it within 10 s"]
+    if left:
+        assert unit.send("emptied") == FAILED
+    else:
+        assert unit.exit(0) == FAILED
+    assert unit.status.code == 1
+
+
+def test_not_ready_where_neither_came() -> None:
+    """What is not ready says that, named or not."""
+    unit = a_daemon(**PIDFILE, ready="tcp:80").up()
+    unit.due()
+    assert unit.said == ["info: stopping (SIGTERM): not ready within 10 s"]
+
+
+def test_cmd_that_leaves_nobody() -> None:
+    """There is nobody whom the file might name: it has failed."""
+    unit = a_daemon(**PIDFILE).up()
+    assert unit.exit(0, after=1.0) == FAILED
+    assert unit.said[0].endswith("exited with code 0 after 1 s, and /run/web.pid names no process of it")
+    unit = a_daemon(**PIDFILE).up()
+    assert unit.exit(0, after=1.0, left=True) == STARTING
+    unit.now += 1.0
+    assert unit.send("emptied") == FAILED
+    assert unit.said[0].endswith("exited with code 0 after 1 s, and /run/web.pid names no process of it")
+
+
+def test_cmd_that_fails() -> None:
+    """It is no daemon that went into the background, whatever it leaves."""
+    unit = a_daemon(**PIDFILE).up()
+    assert unit.exit(3, left=True) == STOPPING
+    assert (unit.kills, probed(unit)) == ([(TERM, True)], [])
+    assert unit.send("emptied") == FAILED
+    assert unit.status.code == 3
+
+
+@pytest.mark.parametrize("code", [0, 1, -9])
+def test_another_takes_over(code: int) -> None:
+    """One that was OK may be followed by another of the unit within 3 s, whatever its code: nothing is restarted."""
+    unit = a_daemon(**PIDFILE, max_age="1h").up()
+    unit.hand_over(unit.pid)
+    unit.due()
+    started, ages = unit.status.started, unit.status.expires
+    assert unit.exit(code, after=60.0, left=True) == OK
+    assert (unit.kills, probed(unit), unit.wait) == ([], ["pidfile"], 3.0)
+    unit.now += 1.0
+    assert unit.hand_over(40) == OK
+    assert (unit.status.pid, bool(unit.status.left), unit.status.named) == (40, False, True)
+    assert (unit.status.starts, unit.status.oks, unit.status.started, unit.status.deadline) == (1, 1, started, ages)
+    assert unit.exit(1) == FAILED
+    assert unit.status.code == 1
+
+
+def test_nobody_takes_over() -> None:
+    """In 3 s: what is left is stopped, and it has ended as its main process did."""
+    unit = a_daemon(**PIDFILE, stop_timeout="5s").up()
+    unit.hand_over(unit.pid)
+    unit.due()
+    unit.exit(4, after=60.0, left=True)
+    assert unit.due() == STOPPING
+    assert (unit.kills, unit.wait, unit.status.stale) == ([(TERM, True)], 5.0, "")
+    assert unit.send("emptied") == FAILED
+    assert unit.status.code == 4
+
+
+def test_all_of_it_is_gone_before_another_takes_over() -> None:
+    """Then it has ended."""
+    unit = a_daemon(**{**PIDFILE, "restart": "always"}).up()
+    unit.hand_over(unit.pid)
+    unit.due()
+    unit.exit(3, after=50.0, left=True)
+    unit.now += 2.0
+    assert unit.send("emptied") == BACKOFF
+    assert (unit.status.pid, bool(unit.status.left), unit.status.code, unit.status.respawned) == (0, False, 3, 1)
+    assert unit.said == [f"warning: pid {unit.pid} exited with code 3 after 52 s, restarting"]  # its 2 s of warm-up are of it
+
+
+def test_number_of_the_dead_is_used_again() -> None:
+    """Whoever is named is the main process, even under the pid of the one that is dead."""
+    unit = a_daemon(**PIDFILE).up()
+    unit.hand_over(unit.pid)
+    unit.due()
+    unit.exit(0, left=True)
+    assert unit.hand_over(unit.pid) == OK
+    assert (bool(unit.status.left), unit.status.named, unit.status.deadline) == (False, True, None)
+
+
+def test_named_again_while_it_is_to_be_replaced() -> None:
+    """One that has reached its `max_age` and waits for its turn has no timer, and gets none."""
+    unit = a_daemon(**PIDFILE, max_age="1h").up()
+    unit.hand_over(unit.pid)
+    unit.due()
+    aged, _ = overlord.step(unit.spec, unit.status, Event("deadline"), unit.now + 3600.0, 0.0)
+    assert (aged.deadline, bool(aged.stale)) == (None, True)
+    again, actions = overlord.step(unit.spec, aged, Event("handed", pid=aged.pid), unit.now + 3601.0, 0.0)
+    assert (again, actions) == (aged, [])
+
+
+def test_what_is_left_of_the_replaced_is_stopped_for_that() -> None:
+    """What is stopped is not to be restarted any more; it is not the reason why it ended."""
+    unit = a_daemon(warmup=0).ok()
+    stale, _ = overlord.step(unit.spec, unit.status, Event("stale", "db was restarted"), unit.now, 0.0)
+    ended, _ = overlord.step(unit.spec, stale, Event("exited", code=1, left=True), unit.now, 0.0)
+    assert (ended.state, ended.stale) == (STOPPING, "")
+
+
+def test_age_of_what_lives() -> None:
+    """`max_age` is no end to the time in which another may take over, nor the other way round."""
+    unit = a_daemon(**PIDFILE, max_age="1h").up()
+    unit.hand_over(unit.pid)
+    unit.due()
+    unit.due()
+    assert (unit.status.state, unit.now) == (STOPPING, 1000.0 + 3600.0)
+    assert "max_age reached" in unit.said[0]
+
+
+def test_stopped_between_two() -> None:
+    """A stop while another is to take over is for what is left, by the signal: `stop_cmd` has no main process to stop."""
+    unit = a_daemon(**PIDFILE, stop_cmd="bye").up()
+    unit.hand_over(unit.pid)
+    unit.due()
+    unit.exit(0, left=True)
+    assert unit.stop() == STOPPING
+    assert (unit.kills, unit.said) == ([(TERM, True)], ["info: stopping (SIGTERM): shutdown"])
+    assert not any(isinstance(action, StopCommand) for action in unit.actions)
+    assert unit.send("emptied") == STOPPED
+
+
+def test_mainpid() -> None:
+    """A daemon without `pidfile` may say which is its main process, while the one before still lives."""
+    unit = a_daemon(ready="notify", warmup="1s").up()
+    unit.now += 0.5
+    assert unit.hand_over(30) == STARTING
+    unit.send("ready")
+    assert (unit.status.pid, unit.wait) == (30, 0.5), "its warm-up is that of the start"
+    assert unit.due() == OK
+    since = unit.status.started
+    assert unit.hand_over(31) == OK
+    assert (unit.status.pid, unit.status.started, unit.status.oks, unit.status.deadline) == (31, since, 1, None)
+    assert unit.exit(0) == BACKOFF
+
+
+def test_named_before_there_is_a_process() -> None:
+    """That is of the process before, and so is the same one once more."""
+    unit = a_daemon(**PIDFILE)
+    unit.send("want")
+    unit.send("start")
+    assert unit.send("handed", pid=7) == STARTING
+    assert (unit.status.pid, unit.status.named, unit.actions) == (0, False, [])
+    unit.send("spawned", pid=unit.pid)
+    unit.hand_over(unit.pid)
+    before = unit.status
+    unit.now += 1.0
+    unit.hand_over(unit.pid)
+    assert (unit.status, unit.actions) == (before, [])
+
+
 # --- stop ------------------------------------------------------------------------------------------------------------
 
 
@@ -816,7 +1066,7 @@ def test_stop_signal(name: str, number: int) -> None:
     assert (unit.kills, unit.wait) == ([(number, False)], 4.0)
     assert unit.due() == STOPPING
     assert (unit.kills, unit.status.deadline) == ([(KILL, True)], None)
-    assert unit.said == ["warning: not gone after 4 s, killing it (SIGKILL)"]
+    assert (unit.said, unit.told) == ([], ["not gone after 4 s, killing it"])
     assert unit.exit(-9) == STOPPED
 
 
@@ -871,8 +1121,8 @@ def test_restart() -> None:
     unit = a_daemon(respawns=0).ok()
     assert unit.stop(again=True, why="db was restarted") == STOPPING
     assert unit.said == ["info: stopping (SIGTERM): db was restarted"]
-    assert unit.exit(1) == WAITING
-    assert unit.said == ["info: stopped (exited with code 1 after 1 s), restarting"]
+    assert unit.exit(1, after=0.5) == WAITING
+    assert unit.said == [f"info: stopped in 0.5 s (pid {unit.pid} exited with code 1), restarting"]
     assert (unit.status.respawned, unit.status.deadline) == (0, None)
 
 
@@ -980,7 +1230,7 @@ def test_main_command(code: int, state: str) -> None:
     assert unit.status.state == RUNNING
     assert unit.exit(code, after=2.0) == state
     assert unit.status.code == code
-    assert unit.said == [f"info: {overlord.spell_end(code)} after 2 s"]
+    assert unit.said == [f"info: pid {unit.pid} {overlord.spell_end(code)} after 2 s"]
 
 
 def test_main_command_waits() -> None:

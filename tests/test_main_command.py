@@ -494,7 +494,7 @@ def test_ctrl_z_where_no_shell_waits(overlord: Start, terminal: Terminal, pid1: 
     job = o.running("sleep", "1000")[0]
     terminal.type("\x1a")
     o.kill(int(terminal.expect(r"web: started \(pid (\d+)\)")[1]))
-    terminal.expect("web: killed by SIGKILL")
+    terminal.expect(r"web: pid \d+ killed by SIGKILL")
     eventually(lambda: job.state == "S", "the command goes on")
     terminal.type("\x03")
     assert o.wait_exit() == 130

@@ -453,7 +453,7 @@ def test_what_a_unit_leaves_behind_is_still_heard(overlord: Start, tmp_path: Pat
     os.mkfifo(tmp_path / "go")
     away = f"setsid sh -c 'echo away >> journal; read x < {tmp_path}/go; echo late; printf later'"
     cmd = f"{away} & until grep away journal; do sleep 0.01; done"
-    o = overlord(daemon("web", cmd, restart="never", **CAPTURED) + daemon("db"))
+    o = overlord(daemon("web", cmd, restart="never", kill_mode="process", **CAPTURED) + daemon("db"))
     o.says("web", "done")
     (tmp_path / "go").write_text("x\n")
     o.wait_for(r"^web \| late$", lines=o.out)
@@ -1112,7 +1112,8 @@ def test_post_mortem(overlord: Start, python: list[str]) -> None:
     )
     assert o.wait_exit() == 137
     first, *rest = block(o, "web")
-    assert re.fullmatch(r"failed: exited with code 137 \(128 \+ SIGKILL\) after \S+ m?s.* \(respawns = 2, used up\)", first)
+    ended = r"pid \d+ exited with code 137 \(128 \+ SIGKILL\) after \S+ m?s"
+    assert re.fullmatch(rf"failed: {ended}.* \(respawns = 2, used up\)", first)
     details = dict(line.split(": ", 1) for line in rest if ": " in line)
     assert details["command"] == "echo one; echo two >&2; exit 137"
     assert details["user"] == str(os.geteuid())
@@ -1234,9 +1235,10 @@ def test_hint_of_the_background(overlord: Start, tmp_path: Path) -> None:
         env={"PATH": f"{tmp_path}/bin:{PATH}"},
     )
     found = {name: "\n".join(block(o, name)) for name in ("web", "api", "plain", "short") if o.says(name, "failed")}
-    left = {name: [p.pid for p in o.running("sleep") if f"OVERLORD_NAME={name}".encode() in p.environ] for name in found}
     for name in ("web", "api", "plain"):
-        assert re.search(rf"background.*sleep\W+pid {left[name][0]}\b", found[name]), found[name]
+        left = o.says(name, r"pid \d+ exited with code 0, stopping what it left behind \(SIGTERM\): sleep \(pid (\d+)\)")
+        assert re.search(rf"background.*sleep\W+pid {left[1]}\b", found[name]), found[name]
+    assert not o.running("sleep", "12345")
     assert "daemon off;" in found["web"]
     assert "daemon off" not in found["api"] + found["plain"]
     assert "foreground" in found["api"]

@@ -206,7 +206,7 @@ def test_ctrl_z_below_tini(overlord: Start, terminal: Terminal, command: tuple[s
 
     def goes_on() -> bool:
         assert process.state != "T"
-        return "web: killed by SIGKILL" in terminal.text
+        return f"web: pid {web} killed by SIGKILL" in terminal.text
 
     eventually(goes_on, "it sees its daemon die")
 

@@ -55,7 +55,7 @@ def test_life_of_a_container(overlord: Start, python: list[str]) -> None:
     o.says("worker", "ok")
     mark = o.mark
     o.kill_unit("db")
-    o.says("db", "killed by SIGKILL after .*, restarting", after=mark)
+    o.says("db", r"pid \d+ killed by SIGKILL after .*, restarting", after=mark)
     o.says("web", r"stopping \(SIGTERM\): db was restarted", after=mark)
     o.says("web", "ok", after=mark)
     assert o.stop() == 0

@@ -59,7 +59,7 @@ def test_log_lines_are_those_of_the_program() -> None:
     sample = next(block for block in blocks("") if "redis was restarted" in block)
     for line in sample.splitlines():
         words = re.sub(r"^overlord: (?:\w+: )?", "", line)
-        known = r"(waiting for|everything is|started \(pid|ok|exited with|stopping \(|stopped \(|shutting down: |exiting with)"
+        known = r"(waiting for|everything is|started \(pid|ok|pid \d+ exited|stopping \(|stopped in|shutting down: |exiting with)"
         assert re.match(known, words)
         assert re.match(r"[a-z]+", words)[0] in source  # type: ignore[index]
 

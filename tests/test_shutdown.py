@@ -304,7 +304,7 @@ def test_while_a_script_runs(overlord: Start) -> None:
 def test_while_in_backoff(overlord: Start) -> None:
     """A daemon that waits for its restart is not started again."""
     o = overlord(daemon("web", "exit 1", backoff="1000s..2000s"))
-    o.says("web", "exited with code 1 after .*restarting in")
+    o.says("web", r"pid \d+ exited with code 1 after .*restarting in")
     assert o.stop() == 0
     assert o.count("killing") == 0
 

@@ -383,14 +383,14 @@ def test_signal_of_any_form_is_sent(fleet: Start) -> None:
     o = fleet(daemon("web", SLEEP) + KEEP)
     o.wait_ok("web")
     o.ask("signal", "-9", "web")
-    o.says("web", "killed by SIGKILL")
+    o.says("web", r"pid \d+ killed by SIGKILL")
 
 
 def test_words_for_what_is_on_its_way(fleet: Start, asking: Callable[..., Asking]) -> None:
     """D27, F11, N6: no gap where nothing is known, no pid of the dead, no "for by"."""
     cmd = "trap '' TERM; sleep 12345 & exit 3"
     o = fleet(daemon("web", cmd, stop_timeout=NEVER, warmup="0") + script("job", SLEEP) + KEEP)
-    o.says("web", ".*left processes behind")
+    o.says("web", r"pid \d+ exited with code 3, stopping what it left behind")
     web = states(o)["web"]
     assert (web["state"], web["pid"], web["uptime"]) == ("stopping", None, None)
     assert re.match(r"\w.*left behind.*, killed in \d+", web["why"]), web

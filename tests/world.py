@@ -36,9 +36,9 @@ BUSY = (STARTING, RUNNING, STOPPING, BACKOFF, STOPPED)  # states that keep overl
 
 # How a process behaves. `life`: s until it ends by itself, None for never; `code`: as the Loop reports it; `why`: it never
 # became its command; `patience`: s from the stop signal to its end, None to ignore it; `farewell`: its code then (None:
-# dies of the signal); `grip`: s that even SIGKILL takes; `workers`: what else is in its group.
+# dies of the signal); `grip`: s that even SIGKILL takes; `workers`: what else is of its unit.
 Temper = namedtuple("Temper", "life code why patience farewell grip workers", defaults=(None, 0, "", 0.0, None, 0.0, ()))
-# A member of the group: `life` is counted from the end of the leader.
+# One of those: `life` is counted from the end of the main process.
 Worker = namedtuple("Worker", "life patience grip", defaults=(None, 0.0, 0.0))
 
 
@@ -73,14 +73,14 @@ def shaped(old: Any, new: Any) -> bool:
 
 
 class Member:
-    """A fake process of a unit's group: its leader, or a worker."""
+    """A fake process of a unit: its main process, or a worker."""
 
     def __init__(self, temper: Temper | Worker) -> None:
         self.temper, self.alive, self.doomed = temper, True, False
 
 
 class Process(Member):
-    """The leader, with its group."""
+    """The main process, with all others of its unit."""
 
     def __init__(self, unit: str, pid: int, now: float, temper: Temper) -> None:
         super().__init__(temper)
@@ -92,7 +92,7 @@ class Process(Member):
         self.said_ready = False
         self.workers = [Member(worker) for worker in temper.workers]
 
-    def group_lives(self) -> bool:
+    def leaves(self) -> bool:
         return any(worker.alive for worker in self.workers)
 
 
@@ -250,12 +250,12 @@ class Stage:
         self.tests: list[tuple[str, str]] = []  # unit and purpose
         self.stop_commands: list[str] = []
         self.for_whom: str | None = None  # runs the script that something happens to
-        self.processes: dict[int, Process] = {}  # not reaped, or with a living group
-        self.orphans: list[Member] = []  # what has left its unit's group
+        self.processes: dict[int, Process] = {}  # main processes not reaped, or with others that live
+        self.orphans: list[Member] = []  # what is no unit's any more
         self.current: dict[str, Process] = {}  # unit -> its last process
         self.dead: list[Process] = []  # not reaped
         self.present: Counter[str] = Counter()  # how many of `processes` a unit has
-        self.groups: dict[int, Process] = {}
+        self.lingering: dict[int, Process] = {}  # dead main processes whose others live
         self.agenda: list[tuple[float, int, Callable[[], None]]] = []
         self.serial = itertools.count(100)
         self.arrived: deque[int] = deque()
@@ -437,7 +437,8 @@ class Stage:
         """Somebody stops units."""
         self.meddled = True
         for name in names:
-            if self.fleet.units[name].lives() or self.state(name) in (WAITING, BACKOFF):
+            late = self.state(name) == STOPPED and name in self.touched and self.fleet.pending  # to be started after a reload
+            if self.fleet.units[name].lives() or self.state(name) in (WAITING, BACKOFF) or late:
                 self.held_down.add(name)
 
     def asked_to_reload(self, config: overlord.Config) -> None:
@@ -477,7 +478,7 @@ class Stage:
     def next_instant(self) -> float | None:
         """Return when something is due."""
         instants = [queue[0][0] for queue in (self.agenda, self.watch.timers) if queue]
-        if self.groups or self.fleet.sweeping:
+        if self.lingering or self.fleet.sweeping:
             instants.append(self.now + overlord.LINGER_LOOK)
         return min(instants) if instants else None
 
@@ -493,7 +494,7 @@ class Stage:
         raise AssertionError("it comes to no rest at one instant")
 
     def turn(self) -> None:
-        """One turn of the Loop: signals, deaths, groups, timers, actions."""
+        """One turn of the Loop: signals, deaths, what was left behind, timers, actions."""
         while self.agenda and self.agenda[0][0] <= self.now:
             heapq.heappop(self.agenda)[2]()
         self.watch.strike(self.now)
@@ -507,9 +508,9 @@ class Stage:
         dead, self.dead = self.dead, []
         for process in dead:
             self.reap(process)
-        for pid, process in list(self.groups.items()):
-            if not process.group_lives():
-                del self.groups[pid]
+        for pid, process in list(self.lingering.items()):
+            if not process.leaves():
+                del self.lingering[pid]
                 self.forget(process)
                 self.feed(process.unit, Event("emptied"))
         self.expire()
@@ -546,14 +547,35 @@ class Stage:
 
     def reap(self, process: Process) -> None:
         process.reaped = True
-        left = process.group_lives()
+        spec, left = self.fleet.units[process.unit].spec, process.leaves()
+        left = left and spec.kill_mode != "process"  # else it stays
         if left:
-            self.groups[process.pid] = process
+            self.lingering[process.pid] = process
         else:
             self.orphans += process.workers
             self.forget(process)
         why = process.temper.why if not process.asked else ""
         self.feed(process.unit, Event("exited", why, code=process.code, left=left))
+
+    def hand_over(self, name: str) -> None:
+        """As Loop.name_main: another process of a unit is named, and is its main process from now on; what that was before is
+        dead, or one of many."""
+        old, status = self.current[name], self.fleet.units[name].status
+        heirs = [worker for worker in old.workers if worker.alive and not worker.doomed]
+        if status.state not in (STARTING, OK) or status.pid != old.pid or not heirs:
+            return
+        heirs[0].alive = False  # it goes on under another record
+        new = self.make(name, old.spec)
+        new.workers = [worker for worker in [*old.workers, *new.workers] if worker.alive]
+        if old.alive:
+            new.workers.append(Member(Worker(patience=old.temper.patience)))
+            old.alive = False
+        self.dead = [process for process in self.dead if process is not old]
+        self.lingering.pop(old.pid, None)
+        new.started = self.now if status.state == STARTING else old.started
+        new.said_ready = old.said_ready
+        self.forget(old)
+        self.feed(name, Event("handed", f"its main process is now pid {new.pid}", pid=new.pid))
 
     def forget(self, process: Process) -> None:
         """Nothing of it lives any more."""
@@ -627,14 +649,19 @@ class Stage:
         if self.fork_fails(name):
             self.feed(name, Event("unspawned", "fork: Resource temporarily unavailable", passing=True))
             return
+        process = self.make(name, self.fleet.units[name].spec)
+        self.starts.append(name)
+        self.feed(name, Event("spawned", pid=process.pid))
+
+    def make(self, name: str, spec: Any) -> Process:
+        """Make a process that is a unit's main process from now on."""
         process = Process(name, next(self.serial), self.now, self.temper(name))
-        process.spec = self.fleet.units[name].spec
+        process.spec = spec
         self.processes[process.pid] = self.current[name] = process
         self.present[name] += 1
-        self.starts.append(name)
         if process.temper.life is not None:
             self.at(process.temper.life, lambda: self.end(process, process.temper.code))
-        self.feed(name, Event("spawned", pid=process.pid))
+        return process
 
     def fork_fails(self, name: str) -> bool:
         return name in self.no_fork
@@ -646,12 +673,12 @@ class Stage:
         """As Loop.kill, and what the processes make of it."""
         process = self.processes.get(action.pid)
         check(not process or process.unit == action.unit, f"{action} is for another unit's process")
-        self.note(f"{action.unit}: {overlord.spell_signal(action.signum)} to {'group' if action.group else 'leader'}")
-        self.kills.append((self.now, action.unit, action.signum, action.group))
+        self.note(f"{action.unit}: {overlord.spell_signal(action.signum)} to {'all' if action.whole else 'main'}")
+        self.kills.append((self.now, action.unit, action.signum, action.whole))
         if process:
             process.asked = True
-            process.killed = process.killed or (action.signum == KILL and action.group)
-            targets = [*([] if process.reaped else [process]), *(process.workers if action.group else ())]
+            process.killed = process.killed or (action.signum == KILL and (action.whole or not process.reaped))
+            targets = [*([] if process.reaped else [process]), *(process.workers if action.whole else ())]
             for target in targets:
                 self.signal(target, action.signum)
 
@@ -665,7 +692,7 @@ class Stage:
 
         def key() -> Any:
             status = self.fleet.units[name].status if name in self.fleet.units else overlord.Status()
-            return (status.state, status.pid, status.since if purpose == "wait_for" else 0.0)
+            return (status.state, status.starts, status.since if purpose == "wait_for" else 0.0)
 
         def end() -> None:
             if self.fleet.ending or key() != began or began[0] != state:
@@ -676,10 +703,16 @@ class Stage:
                 return
             elif purpose == "ready":
                 self.feed(name, Event("ready"))
+            elif purpose == "pidfile" and self.current[name].reaped:
+                self.hand_over(name)
+            elif purpose == "pidfile":
+                self.feed(name, Event("handed", "", pid=self.current[name].pid))
             else:
                 self.feed(name, Event("stale", "unhealthy: no answer", fails=True))
 
-        began, state = key(), {"ready": STARTING, "health": OK, "wait_for": WAITING}[purpose]
+        began = key()
+        state = {"ready": STARTING, "health": OK, "wait_for": WAITING, "pidfile": STARTING}[purpose]
+        state = OK if purpose == "pidfile" and began[0] == OK else state
         self.at(delay, end)
 
     def stop_by_command(self, action: overlord.StopCommand) -> None:
@@ -718,7 +751,7 @@ class Stage:
             action()
 
     def end(self, process: Process, code: int, why: str = "") -> None:
-        """A leader ends; its workers may go with it, or later, or stay."""
+        """A main process ends; its workers may go with it, or later, or stay."""
         if not process.alive:
             return
         process.alive, process.code = False, code
@@ -813,7 +846,7 @@ class Stage:
         if spec.kind == "script":
             return dep in self.succeeded
         process = self.current.get(dep)
-        up = process and not process.reaped and self.is_up(process)
+        up = process and (not process.reaped or status.left) and self.is_up(process)
         return bool(up) and status.state == OK
 
     def is_up(self, process: Process) -> bool:
@@ -832,7 +865,8 @@ class Stage:
         check(owning or not new.pid, "{}: a pid in {}", name, new)
         check(new.pid or new.state not in (OK, STOPPING) or not owning, "{}: no pid in {}", name, new)
         check(new.deadline is None or new.state not in (IDLE, *ENDED), "{}: a deadline in {}", name, new)
-        check(not new.left or new.state == STOPPING, "{}: left in {}", name, new)
+        between = spec.pidfile and new.state in (STARTING, OK)  # two main processes
+        check(not new.left or new.state == STOPPING or between, "{}: left in {}", name, new)
         if old.state != new.state:
             self.remember(name, spec, event, old, new)
         if event.kind in ("exited", "emptied") and new.state == BACKOFF:
@@ -937,7 +971,8 @@ class Stage:
         if state in (STARTING, RUNNING) and not each.pid:
             check(self.in_flight(overlord.Spawn, name), "{} is to start, and nobody does it: {}", name, each)
         elif state == OK:
-            check(not timed or spec.max_age, "{} needs no timer in {}", name, each)
+            check(not timed or spec.max_age or each.left, "{} needs no timer in {}", name, each)
+            check(timed or not each.left, "{} may wait for ever for another process: {}", name, each)
         elif state == RUNNING:
             check(timed == bool(spec.timeout), "{} has to end by its timeout, or has none: {}", name, each)
         elif state == STOPPING and not timed:
@@ -960,7 +995,9 @@ class Stage:
         outside = bool(unit.spec.wait_for)
         check(missing or outside or self.unsettled(name), "{} waits for nothing: {}", name, said)
         named = [dep for dep, _ in missing if f"{dep}:" in said]
-        check(named or outside or self.unsettled(name), "{} waits for {}, and says {}", name, missing, said)
+        other = re.match(r"for ([^ ]+) to be restarted", said)  # with which it bounces, by way of one that waits in vain by now
+        above = other and self.fleet.units[other[1]].status.state not in RESTING and name in self.closure[other[1]]
+        check(named or outside or above or self.unsettled(name), "{} waits for {}, and says {}", name, missing, said)
         for dep in named[:1]:
             seen = {name}
             while self.state(dep) == WAITING and dep not in seen:
@@ -1237,6 +1274,9 @@ class World(Stage):
         names = [name for name, unit in self.fleet.units.items() if unit.spec.ready]
         if names:
             self.tell(self.random.choice(names))
+        names = [name for name, unit in self.fleet.units.items() if unit.status.pid and unit.spec.ready]
+        if names and self.random.random() < 0.3:
+            self.hand_over(self.random.choice(names))
 
     def test(self, name: str, purpose: str) -> None:
         """Probe: sooner or later it passes, and before the world is calm perhaps never; health may be lost."""
@@ -1244,10 +1284,10 @@ class World(Stage):
         if purpose == "wait_for":
             self.probe(name, purpose, rng.choice((0.0, rng.uniform(0, 5), rng.uniform(0, 30))))
         elif self.calm:
-            if purpose == "ready":
+            if purpose in ("ready", "pidfile"):
                 self.probe(name, purpose, rng.uniform(0, 0.4))
         elif rng.random() < 0.8 - 0.6 * self.nasty * (purpose == "health"):
-            if purpose == "ready":
+            if purpose in ("ready", "pidfile"):
                 self.probe(name, purpose, rng.choice((0.0, rng.uniform(0, 1), rng.uniform(0, 6))))
         elif purpose == "health":
             self.probe(name, purpose, rng.expovariate(1 / 5))
@@ -1369,7 +1409,7 @@ class World(Stage):
         """Return how the next process of a unit will behave."""
         rng, spec = self.random, self.fleet.units[name].spec
         workers = ()
-        if rng.random() < 0.3 * self.nasty:
+        if rng.random() < 0.3 * self.nasty or (spec.pidfile and rng.random() < 0.5):
             workers = tuple(self.worker() for _ in range(rng.randint(1, 2)))
         patience = self.patience()
         farewell = rng.choice((None, 0, 0, 3))
@@ -1443,6 +1483,7 @@ def random_options(rng: random.Random, kind: str, fatal: float, ages: float) -> 
         "success": ("0", "0 2", "TERM 7"),
         "stop_timeout": ("8s", "1s", "0"),
         "stop_signal": ("TERM", "INT"),
+        "kill_mode": ("mixed", "all", "process"),
     }
     if kind == "daemon":
         choices["restart"] = ("always", "on-failure", "never")
@@ -1454,6 +1495,9 @@ def random_options(rng: random.Random, kind: str, fatal: float, ages: float) -> 
             choices["health"] = ("tcp:80",)
             choices["stop_cmd"] = ("x",)
             choices["count"] = ("0", "1", "2", "2", "3")
+        if rng.random() < 0.3:
+            choices["pidfile"] = ("/run/x.pid",)
+            choices["ready_timeout"] = ("500ms", "3s", "60s")
     elif rng.random() < 0.3:
         choices["schedule"] = ("every 10m", "every 30s", "@hourly", "* * * * *", "*/5 * * * *")
     if rng.random() < 0.2:

@@ -6,7 +6,7 @@ A configuration is a graph: of each unit its kind, of each pair how one depends 
 instances (two instances count as two units; of three units none stands apart, since of that two show all). Options are not
 gone through one by one: each unit has those that let most happen to it (it may get ready or not, reach its max_age, lose its
 health, be restarted once before it has failed for good), so that what it would do with fewer of them is among what is seen.
-With one or two units, further configurations have them one by one: `respawns`, `autostart`, `max_age`, `ready`.
+With one or two units, further configurations have them one by one: `respawns`, `autostart`, `max_age`, `ready`, `pidfile`.
 
 From the state after the start, every event that can come is fed to a copy of the fleet, and so on from each state that comes
 of it, until no new one appears: processes start or cannot, end well or badly, leave others behind; deadlines come, in any
@@ -95,7 +95,8 @@ def texts(count: int, options: bool) -> Iterator[tuple[str, str]]:
                     twice = [*units[:number], (kind, 2, deps), *units[number + 1 :]]
                     yield describe(twice), spell(twice)
     if options:
-        for extra in ({"respawns": "unlimited"}, {"autostart": "false"}, {"max_age": "none"}, {"ready": "none"}):
+        extras = {"respawns": "unlimited", "autostart": "false", "max_age": "none", "ready": "none", "pidfile": "/x"}
+        for extra in ({option: value} for option, value in extras.items()):
             for units in graphs(count):
                 if units[-1][0] == "daemon":
                     yield f"{describe(units)} {extra}", spell(units, extra)
@@ -242,14 +243,18 @@ class State:
             yield f"{name} leaves others behind", False, feed(Event("exited", code=0, left=True))
         if status.left:
             yield f"the rest of {name} ends", True, feed(Event("emptied"))
+            if status.state in (STARTING, OK):
+                yield f"another process of {name} takes over", False, feed(Event("handed", pid=status.pid + 1000))
+        elif spec.pidfile and status.state == STARTING and status.pid and not status.named:
+            yield f"the process of {name} is named", True, feed(Event("handed", pid=status.pid))
         if status.state == STARTING and status.pid and not status.ready:
             yield f"{name} is ready", True, feed(Event("ready"))
         if status.state == OK and status.pid and not status.stale:
             yield f"{name} is old", False, feed(Event("stale", "max_age reached"))
         if status.state == OK and status.pid and not self.fleet.ending and not (status.stale and status.then == "fail"):
             yield f"{name} loses its health", False, feed(Event("stale", "unhealthy", fails=True))
-        if status.deadline is not None and status.state != OK:
-            fair = status.state in (BACKOFF, STOPPING) or (status.state == STARTING and status.ready)
+        if status.deadline is not None and (status.state != OK or status.left):
+            fair = status.state in (BACKOFF, STOPPING) or (status.state == STARTING and status.ready and status.named)
             yield f"the time of {name} is up", fair, lambda state: state.expire(name)
 
     def expire(self, name: str) -> None:
@@ -360,7 +365,7 @@ def unit_key(unit: Unit) -> Any:
     life: tuple[Any, ...] = (status.state, status.pid > 0, status.deadline is not None, status.left)
     if status.pid:
         own = () if status.then == "stop" else (status.up, status.left and status.code == 0)  # it counts how it ends
-        life += (status.ready and status.state == STARTING, status.then, status.stale[:7], *own)
+        life += (status.ready and status.state == STARTING, status.named, status.then, status.stale[:7], *own)
     past = (min(status.respawned, spec.respawns[0]) if spec.respawns else 0, status.delay is not None and spec.instance)
     bounced = any((unit, "bounce") in each.deps for each in unit.dependents)  # by its second OK
     past += (min(status.oks, 2) if bounced else 0,)
