@@ -1625,7 +1625,8 @@ def renew(old: Spec, new: Spec, status: Status, changed: bool, chance: float) ->
     if status.pid and status.state in (STARTING, OK, RUNNING):
         if old.max_age != new.max_age:
             expires = status.started + new.max_age[0] - new.max_age[1] * chance if new.max_age else None
-            status = status._replace(expires=expires, deadline=expires if status.state == OK else status.deadline)
+            up = status.state == OK and not status.left
+            status = status._replace(expires=expires, deadline=expires if up else status.deadline)
         if old.timeout != new.timeout:
             status = status._replace(deadline=status.started + new.timeout if new.timeout else None)
     return status
@@ -3732,6 +3733,9 @@ def processes() -> dict[int, Process]:
     return {pid: each for pid, each in found.items() if each}
 
 
+OF_A_LOGIN = b"TERM HOME USER LOGNAME SHELL PWD SHLVL _".split()  # variables that `docker exec` may set anew
+
+
 def read_origin(process: Process, environment: Mapping[bytes, bytes]) -> Origin:
     """Look at who made a process: at its environment, and its user."""
     entries: list[bytes] = []
@@ -3745,7 +3749,8 @@ def read_origin(process: Process, environment: Mapping[bytes, bytes]) -> Origin:
     except (OSError, IndexError):
         return Origin(fleeting=True)
     names = [entry[14:] for entry in entries if entry[:14] == b"OVERLORD_NAME="]
-    own = environment and environment.items() <= dict(entry.partition(b"=")[::2] for entry in entries).items()
+    shown = dict(entry.partition(b"=")[::2] for entry in entries)
+    own = environment and all(shown.get(key) == value for key, value in environment.items() if key not in OF_A_LOGIN)
     unit = decode(names[0]) if names else "" if own else None
     ends = b"\nVmSize:" not in status and b"\nState:\tZ" not in status  # LINUX: a zombie that counts as alive has threads
     return Origin(unit, bool(entries), user, ends or entries == [b""])
@@ -4600,8 +4605,10 @@ def try_probe(probe: Probe, spec: Spec, kernel: Kernel) -> str:
         return "" if os.path.exists(path) else "no such file"
     if kind == "pidfile":
         kernel.take_identity(spec, (-1, -1))
-        text = decode(os.read(os.open(path, os.O_RDONLY | os.O_NONBLOCK), 64)).strip()
-        return text if is_number(text, 10) and int(text) else f"holds {clean(text)!r}, which is no pid" if text else "is empty"
+        place = find(path)
+        fd = os.open(os.path.basename(place.path), os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW, dir_fd=place.folder)
+        text = decode(os.read(fd, 64)).strip() if os.fstat(fd).st_mode & 0o170000 == 0o100000 else ""
+        return text + " unsafe" * (not place.safe) if is_number(text, 10) and int(text) else "it holds no pid"
     places: list[tuple[int, int, Any]] = [(_socket.AF_UNIX, style, path) for style in (_socket.SOCK_STREAM, _socket.SOCK_DGRAM)]
     if host == "localhost":
         places = [(2, 1, ("127.0.0.1", port)), (10, 1, ("::1", port))]
@@ -4693,7 +4700,8 @@ class Prober:
         named = OK if unit.status.up else STARTING
         state = {"ready": STARTING, "health": OK, "wait_for": WAITING, "pidfile": named}[self.purpose]
         same = getattr(unit.spec, self.purpose) == self.asked and unit.status.starts == self.start and unit.status.state == state
-        return here and same and (self.purpose != "wait_for" or unit.reach == "asked")
+        wanted = {"wait_for": unit.reach == "asked", "pidfile": unit.status.left or not unit.status.named}.get(self.purpose, True)
+        return bool(here and same and wanted)
 
     def attempt(self) -> bool:
         if self.current():
@@ -4713,8 +4721,9 @@ class Prober:
             return
         now, fleet = time.monotonic(), self.loop.fleet
         spec, name = self.unit.spec, self.unit.name
-        if self.purpose == "pidfile" and (is_number(wrong) or not wrong):
-            wrong = self.loop.name_main(self.unit, int(wrong or 0), spec.pidfile)
+        number, _, unsafe = wrong.partition(" ")
+        if self.purpose == "pidfile" and is_number(number, 10):
+            wrong = self.loop.name_main(self.unit, int(number), spec.pidfile, trusted=not unsafe or bool(spec.uid))
         if self.purpose == "health":
             self.failures = self.failures + (not scarce) if wrong else 0
             if scarce:
@@ -4822,13 +4831,14 @@ class Notices:
             if kind == 2:  # SCM_CREDENTIALS
                 pid, uid = read_numbers(value)[:2]
         if unit.status.pid and self.is_inside(unit, pid, uid):
-            for line in decode(data).splitlines():
+            lines = decode(data).splitlines()
+            for line in lines:
                 key, _, value = line.partition("=")
                 if key == "STATUS":
                     unit.note = clean(value)
                 elif key in ("RELOADING", "STOPPING") and value == "1":
                     unit.note = key.lower()
-                elif key == "MAINPID" and is_number(value):
+                elif key == "MAINPID" and is_number(value) and line == [each for each in lines if each[:8] == "MAINPID="][-1]:
                     self.loop.name_main(unit, int(value), "MAINPID=")
                 elif line == "READY=1":
                     unit.note = "" if unit.note == "reloading" else unit.note
@@ -4916,6 +4926,7 @@ class Loop:
         self.helpers = kernel.helpers
         self.found: dict[int, Process] = {}  # the last reading of /proc, when that was, and what it took
         self.read, self.cost = 0.0, 0.0
+        self.dead: list[tuple[Unit, int, int]] = []  # main processes, with their exit codes, of which the fleet is to be told
         self.torn: set[Unit] = set()  # units of which it may not show all
         self.fleeting: set[Process] = set()  # orphans that told nothing when they were looked at
         self.owner: dict[int, Unit] = {}  # whose they are
@@ -5089,7 +5100,7 @@ class Loop:
 
     def is_ending(self, unit: Unit) -> bool:
         """Tell whether everything of a unit is about to be stopped."""
-        dead: bool = unit.status.state == STOPPING or self.pids.get(unit.status.pid) != unit.name
+        dead = unit.status.state == STOPPING or unit in [each[0] for each in self.dead] or unit.status.pid not in self.pids
         return dead and bool(unit.spec.kill_mode != "process" and (unit.spec.kind != "script" or unit.status.state == STOPPING))
 
     def may_leave(self, dead: Iterable[Unit]) -> bool:
@@ -5136,11 +5147,11 @@ class Loop:
             makers = sorted({maker.name for each in fresh for maker in self.strangers[each.pid].makers})
             whose = f"{', '.join(makers[:5])}{f' or {len(makers) - 5} more' if len(makers) > 5 else ''}"
             self.fleet.say("warning", unit.name, f"left running, for it may be of any of {whose}: {spell_processes(fresh)}")
-        return [each for each in rest if each not in stays], doubts
+        return [each for each in rest if each.pid in unit.kin], doubts
 
     def reap(self, now: float) -> bool:
         """Reap a batch of dead children, and tell the fleet of those that were units. Returns whether it is to go on."""
-        count, news, dead = 0, False, []
+        count, news = 0, False
         for pid, code, user, stopped in self.kernel.reap(REAP_BATCH):
             count += 1
             name = self.pids.get(pid)
@@ -5155,30 +5166,32 @@ class Loop:
             elif name is not None:
                 unit = self.fleet.units[name]
                 unit.user = user
-                dead.append((unit, pid, code))
+                self.dead.append((unit, pid, code))
             elif self.lingering and any(unit.kin.pop(pid, 0) and not unit.kin for unit in self.lingering):
                 self.next_look, news = 0.0, True
-        if dead:
-            self.bury(dead)
+        if self.dead:
+            self.bury()
         self.more = count == REAP_BATCH
         return news or self.more
 
-    def bury(self, dead: list[tuple[Unit, int, int]], hint: str = "", again: bool = False) -> bool:
+    def bury(self, hint: str = "", again: tuple[Unit, int, int] | None = None) -> bool:
         """Tell the fleet of main processes that are dead, and of what they leave behind. COST: one look at /proc for all."""
-        for unit, _, _ in dead:
+        for unit, _, _ in self.dead:
             all(unit.notices and self.notices.hear(unit) for _ in range(NOTICES_LAST))  # it may have named another main process
-        own = [each for each in dead if again or self.pids.pop(each[1], None) == each[0].name]
-        dead = [(unit, pid, code) for unit, pid, code in own if unit.status.pid == pid and not unit.status.left]
-        looked, self.torn = again or self.may_leave([unit for unit, _, _ in dead]), set()
+        self.dead = [each for each in self.dead if self.pids.get(each[1]) == each[0].name and each[0].status.pid == each[1]]
+        looked, self.torn = bool(again) or self.may_leave([unit for unit, _, _ in self.dead]), set()
         if looked:
             self.survey()
-        for unit, pid, code in dead:
+        for each in [again] if again and again[0].status.pid == again[1] and not again[0].status.left else [*self.dead]:
+            unit, pid, code = each
             rest, doubts = self.find_left(unit, code) if looked else ([], [])
+            self.pids.pop(pid, None)
             if rest and not again and self.may_spare(unit, code):  # RACE: a daemon in there may be about to get its own session
                 later = time.monotonic() + LINGER_LOOK
-                self.watch.later(later, lambda each=(unit, pid, code): self.bury([each], again=True))  # type: ignore[misc]
+                self.watch.later(later, lambda each=each: self.bury(again=each))  # type: ignore[misc]
             else:
                 self.tell_end(unit, pid, code, rest, doubts, hint)
+            self.dead = [other for other in self.dead if other is not each]  # what raises, does so once more
         return True
 
     def tell_end(self, unit: Unit, pid: int, code: int, rest: list[Process], doubts: list[Process], hint: str) -> None:
@@ -5199,18 +5212,21 @@ class Loop:
                 self.kernel.send(-helper if exists(-helper) else helper, SIGNALS["KILL"])
         self.fleet.feed(unit.name, Event("exited", why, code=code, left=left, hint=hint), time.monotonic())
 
-    def name_main(self, unit: Unit, pid: int, source: str) -> str:
-        """Take whom a unit's pid file or MAINPID= names for its main process. Return why not, or nothing."""
-        status = unit.status
+    def name_main(self, unit: Unit, pid: int, source: str, trusted: bool = False) -> str:
+        """Take whom a unit's pid file or MAINPID= names for its main process. Return why not, or nothing. `trusted`: nobody else
+        can have written that, so that it may be an orphan that another unit may have made."""
+        status, foreign = unit.status, False
         if status.state not in (STARTING, OK) or not status.pid:
             return "it is being stopped"
         if pid != status.pid or status.left:
-            owner, stranger = self.survey(), self.strangers.get(pid, Stranger(0, ()))
+            owner = self.survey(reuse=True)
+            owner = owner if owner.get(pid) is unit else self.survey()
+            stranger = self.strangers.get(pid, Stranger(0, ()))
             process = self.found.get(pid)
             if not process:
                 return f"{source} names pid {pid}, which does not run"
             likely = unit in stranger.makers and stranger.born >= unit.born
-            same = len(stranger.makers) == 1 or read_origin(process, {}).user in (None, self.user_of(unit))
+            same = len(stranger.makers) == 1 or (trusted and read_origin(process, {}).user in (None, self.user_of(unit)))
             if owner.get(pid) is not unit and not (likely and same):
                 why = f"{source} names {spell_processes([process])}, which is not of this unit: refused"
                 if why != unit.note:
@@ -5223,14 +5239,15 @@ class Loop:
                 self.lingering.pop(unit, None)
                 self.strangers.pop(pid, None)
                 unit.kin[pid] = process.born
-                if process.parent != os.getpid():
-                    self.watch_main(unit, pid)
+                foreign = process.parent != os.getpid()
             elif process in descendants(self.found, status.pid):
                 pid = status.pid  # as long as that lives: a shell with a daemon in the foreground, say
             else:
                 return "the process that was started has not ended"
         why = f"its main process is now pid {pid} ({source})"
         self.fleet.feed(unit.name, Event("handed", why, pid=pid), time.monotonic())
+        if foreign:
+            self.watch_main(unit, pid)
         return ""
 
     def user_of(self, unit: Unit) -> int | None:
@@ -5254,7 +5271,8 @@ class Loop:
             elif self.pids.get(pid) == unit.name:
                 self.reap(now)  # it may be overlord's child by now
                 if self.pids.get(pid) == unit.name and unit.status.pid == pid:
-                    self.bury([(unit, pid, 1)], "its exit code went to the process whose child it was, and counts as 1")
+                    self.dead.append((unit, pid, 1))
+                    self.bury("its exit code went to the process whose child it was, and counts as 1")
             return True
 
         try:
@@ -5330,7 +5348,7 @@ class Loop:
         are another's children."""
         if not self.lingering or now < self.next_look:
             return
-        self.survey(reuse=self.next_look > 0)
+        self.survey()
         self.next_look = now + max(LINGER_LOOK, LOOK_SHARE * self.cost)
         for unit in list(self.lingering):
             stopping = unit.status.state == STOPPING
@@ -5338,9 +5356,9 @@ class Loop:
                 self.lingering.pop(unit)
             elif unit.kin and stopping and unit.spec.kill_mode == "process" and unit.status.left:
                 self.find_left(unit, 0)
-            elif unit.kin and stopping:
+            elif unit.kin and stopping and unit.spec.kill_mode != "process":
                 soft = unit.status.deadline is not None  # whose parent lives is its helper in coming to an end
-                pids = [pid for pid in unit.kin if not (soft and self.found[pid].parent in unit.kin)]
+                pids = [pid for pid in unit.kin if not (soft and pid in self.found and self.found[pid].parent in unit.kin)]
                 self.signal_unit(unit, unit.spec.stop_signal if soft else SIGNALS["KILL"], pids)
             elif not unit.status.left or unit.kin:
                 continue
@@ -5425,7 +5443,8 @@ class Loop:
             self.fleet.feed(unit.name, Event("unspawned", str(error), passing=error.passing), now)
             return
         process = read_process(pid)
-        unit.sessions, unit.born, unit.user, unit.told = {pid}, process.born if process else 0, None, {}
+        born = process.born if process else int(time.clock_gettime(time.CLOCK_BOOTTIME) * os.sysconf("SC_CLK_TCK"))
+        unit.sessions, unit.born, unit.user, unit.told = {pid}, born, None, {}
         self.pids[pid], unit.kin = unit.name, {pid: unit.born}
         self.fleet.feed(unit.name, Event("spawned", pid=pid), now)
         self.notices.seek(unit, self.output.tails.get(unit.name), pid)
@@ -5459,7 +5478,7 @@ class Loop:
         pids = [action.pid] if self.pids.get(action.pid) == unit.name else []
         pids += [pid for pid in unit.kin if pid != action.pid and action.whole and unit.spec.kill_mode != "process"]
         targets = self.signal_unit(unit, action.signum, pids)
-        if targets and action.why and len(self.fleet.units) > 1:  # a main command without units is silent
+        if targets and action.why and (unit.name != MAIN or len(self.fleet.units) > 1):  # without units it is silent
             level = "info" if unit.status.then == "stop" and not hard else "warning"
             self.log.say(level, unit.name, f"{action.why} ({spell_signal(action.signum)}): {spell_processes(targets)}")
         if hard and self.fleet.ending:
@@ -5486,7 +5505,8 @@ class Loop:
         for process in targets[:SIGNAL_BATCH]:
             if process.born and not is_there(process):
                 continue
-            own = signum if signum == SIGNALS["KILL"] or not ignores(process.pid, signum) else SIGNALS["TERM"]
+            exact = signum == SIGNALS["KILL"] or unit.name == MAIN
+            own = signum if exact or not ignores(process.pid, signum) else SIGNALS["TERM"]
             fault = self.kernel.send(process.pid, *with_continue(own))
             if fault:
                 self.log.say("error", unit.name, f"cannot send {spell_signal(own)} to {spell_processes([process])}: {fault}")

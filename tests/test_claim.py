@@ -337,6 +337,7 @@ class Desk(overlord.Loop):
         self.init: Any = SimpleNamespace(adopts=adopts, is_pid1=adopts)
         self.kernel: Any = SimpleNamespace(environment={b"PATH": b"/bin"})
         self.pids, self.helpers = {}, {}
+        self.dead = []
         self.found, self.owner, self.strangers, self.lingering = {}, {}, {}, {}
         self.read = self.cost = 0.0
         self.torn, self.fleeting = set(), set()
