@@ -1424,7 +1424,7 @@ def hand_over(spec: Spec, status: Status, event: Event, now: float, chance: floa
     is that of the main process."""
     if not status.pid or (event.pid == status.pid and status.named):
         return status, []
-    fresh = status.state == STARTING and status.left  # its clock begins anew once, when what was started has ended
+    fresh = status.state == STARTING and event.pid != status.pid
     said = [Say("info", spec.name, event.why)] if event.pid != status.pid else []
     status = status._replace(pid=event.pid, left=False, named=True, started=now if fresh else status.started)
     if status.state == OK:
