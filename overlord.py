@@ -3696,7 +3696,7 @@ Process = namedtuple("Process", "pid born name parent session")
 Origin = namedtuple("Origin", "unit shown user fleeting", defaults=(None, False, None, False))
 
 
-def read_process(pid: int) -> Process | None:
+def read_process(pid: int, strict: bool = False) -> Process | None:
     """Return a process that is not dead, which a zombie is when no thread of it lives. COST: with open() it takes 40 % longer."""
     try:
         fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY)
@@ -3704,7 +3704,9 @@ def read_process(pid: int) -> Process | None:
             name, _, rest = os.read(fd, 4096).partition(b"(")[2].rpartition(b") ")
         finally:
             os.close(fd)
-    except OSError:  # it went away meanwhile
+    except OSError as error:  # it went away meanwhile
+        if strict and error.errno in SCARCE:
+            raise
         return None
     fields = rest.split(None, 20)
     if len(fields) < 21 or (fields[0] in b"ZX" and int(fields[17]) <= 1):
@@ -3727,9 +3729,10 @@ def processes() -> dict[int, Process]:
             new = [int(entry) for entry in os.listdir("/proc") if entry.isdigit() and int(entry) not in found]
             if not new:
                 break
-            found.update((pid, read_process(pid)) for pid in new)
-    except OSError:
-        pass
+            found.update((pid, read_process(pid, strict=True)) for pid in new)
+    except OSError as error:
+        if error.errno in SCARCE:  # no descriptor is left: that says nothing of who lives
+            raise
     return {pid: each for pid, each in found.items() if each}
 
 
@@ -3894,7 +3897,10 @@ class Init:
 
     def leftovers(self) -> list[Process]:
         """Return what is left: of the whole PID namespace, or of overlord's descendants."""
-        found, own = processes(), os.getpid()
+        try:
+            found, own = processes(), os.getpid()
+        except OSError:  # no descriptor is left
+            return []
         return [each for each in found.values() if each.pid != own] if self.is_pid1 else descendants(found, own)
 
     def sweep(self, signum: int) -> None:
@@ -4927,6 +4933,7 @@ class Loop:
         self.found: dict[int, Process] = {}  # the last reading of /proc, when that was, and what it took
         self.read, self.cost = 0.0, 0.0
         self.dead: list[tuple[Unit, int, int]] = []  # main processes, with their exit codes, of which the fleet is to be told
+        self.blind = False  # /proc could not be read, for want of a descriptor
         self.torn: set[Unit] = set()  # units of which it may not show all
         self.fleeting: set[Process] = set()  # orphans that told nothing when they were looked at
         self.owner: dict[int, Unit] = {}  # whose they are
@@ -5077,7 +5084,12 @@ class Loop:
                 origins[process.pid] = read_origin(process, environment)
             return origins[process.pid] if adopts or alone else Origin()
 
-        found = processes()
+        try:
+            found = processes()
+        except OSError:  # nobody can be seen just now: nobody is gone
+            self.blind = True
+            return self.owner
+        self.blind = False
         self.owner, self.strangers = claim(found, os.getpid(), adopts, units, self.helpers, self.strangers, ending, look)
         young = (time.clock_gettime(time.CLOCK_BOOTTIME) - YOUNG) * os.sysconf("SC_CLK_TCK")  # about to exec, perhaps
         unclear = [found[pid] for pid in origins if pid in found and pid not in self.owner]
@@ -5203,7 +5215,8 @@ class Loop:
             hint = hint or self.kernel.hint(unit, code, spell_processes(rest or doubts))
         spares = unit.spec.kill_mode == "process" or self.may_spare(unit, code)
         may_be_named = unit.spec.pidfile and unit.status.state in (STARTING, OK) and doubts
-        left = bool(rest or may_be_named or unit.stop_command or (unit in self.torn and unit.name != MAIN and not spares))
+        unclear = (unit in self.torn or self.blind) and unit.name != MAIN and not spares
+        left = bool(rest or may_be_named or unit.stop_command or unclear)
         if left:
             self.lingering[unit] = 0
         self.hear_out(unit.name, left)
@@ -5350,6 +5363,8 @@ class Loop:
             return
         self.survey()
         self.next_look = now + max(LINGER_LOOK, LOOK_SHARE * self.cost)
+        if self.blind:
+            return
         for unit in list(self.lingering):
             stopping = unit.status.state == STOPPING
             if self.fleet.units.get(unit.name) is not unit or not (unit.status.left or stopping):
