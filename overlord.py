@@ -1605,16 +1605,16 @@ def retry(spec: Spec, status: Status, end: str, least: float, now: float, chance
 
 TABLE: dict[str, tuple[Callable[..., tuple[Status, list[Any]]] | None, ...]] = {
     # state    want    start   spawned  unspawned  barred  exited  emptied   deadline  stop      stale    ready  handed
-    IDLE:     (enlist, never,  never,   never,     never,  never,  never,    never,    None,     None,    None,None),
-    WAITING:  (None,   launch, never,   never,     miss,   never,  never,    remind,   withdraw, None,    None,None),
-    STARTING: (None,   never,  adopt,   miss,      never,  fall,   conclude, ripen,    halt,     outdate, greet,hand_over),
-    OK:       (enlist, never,  never,   never,     never,  fall,   conclude, age,      halt,     outdate, None,hand_over),
-    RUNNING:  (None,   never,  adopt,   miss,      never,  fall,   never,    time_out, halt,     outdate, None,None),
-    STOPPING: (revive, never,  never,   never,     never,  drop,   conclude, kill,     hasten,   None,    None,None),
-    BACKOFF:  (enlist, never,  never,   never,     never,  never,  never,    enlist,   withdraw, None,    None,None),
-    STOPPED:  (enlist, never,  never,   never,     never,  never,  never,    never,    None,     None,    None,None),
-    DONE:     (enlist, never,  never,   never,     never,  never,  never,    never,    None,     None,    None,None),
-    FAILED:   (enlist, never,  never,   never,     never,  never,  never,    never,    None,     None,    None,None),
+    IDLE:     (enlist, never,  never,   never,     never,  never,  never,    never,    None,     None,    None,  None),
+    WAITING:  (None,   launch, never,   never,     miss,   never,  never,    remind,   withdraw, None,    None,  None),
+    STARTING: (None,   never,  adopt,   miss,      never,  fall,   conclude, ripen,    halt,     outdate, greet, hand_over),
+    OK:       (enlist, never,  never,   never,     never,  fall,   conclude, age,      halt,     outdate, None,  hand_over),
+    RUNNING:  (None,   never,  adopt,   miss,      never,  fall,   never,    time_out, halt,     outdate, None,  None),
+    STOPPING: (revive, never,  never,   never,     never,  drop,   conclude, kill,     hasten,   None,    None,  None),
+    BACKOFF:  (enlist, never,  never,   never,     never,  never,  never,    enlist,   withdraw, None,    None,  None),
+    STOPPED:  (enlist, never,  never,   never,     never,  never,  never,    never,    None,     None,    None,  None),
+    DONE:     (enlist, never,  never,   never,     never,  never,  never,    never,    None,     None,    None,  None),
+    FAILED:   (enlist, never,  never,   never,     never,  never,  never,    never,    None,     None,    None,  None),
 }  # fmt: skip
 
 
@@ -3477,7 +3477,7 @@ class Kernel:
                 os.setsid()
                 open_stdio(self.null, stdio)
                 if fd[0] >= 0:
-                    self.hand_over(*fd)
+                    self.give_descriptor(*fd)
                 if spec.umask is not None:
                     os.umask(spec.umask)
                 if spec.nice is not None:
@@ -3509,7 +3509,7 @@ class Kernel:
             return f"{stage}: {error.strerror}", code
         return "", 1
 
-    def hand_over(self, number: int, own: int) -> None:
+    def give_descriptor(self, number: int, own: int) -> None:
         """Have a descriptor of overlord's be that number of the unit. Runs in the child. Raises OSError."""
         if self.failing == number:
             self.failing = fcntl.fcntl(self.failing, fcntl.F_DUPFD_CLOEXEC, number + 1)
