@@ -3721,8 +3721,8 @@ def is_there(process: Process) -> bool:
 
 
 def processes() -> dict[int, Process]:
-    """Return each process of the namespace that is not dead. COST: all of /proc is read, 8 us for each. RACE: one may fork and
-    end between the listing and its turn, so that neither shows: it is listed until nobody is new."""
+    """Return each process of the namespace that is not dead; none where /proc cannot be read. COST: 8 us for each process.
+    RACE: one may fork and end between the listing and its turn, so that neither shows: it is listed until nobody is new."""
     found: dict[int, Process | None] = {}
     try:
         for _ in range(LISTINGS_MOST):
@@ -3730,9 +3730,8 @@ def processes() -> dict[int, Process]:
             if not new:
                 break
             found.update((pid, read_process(pid, strict=True)) for pid in new)
-    except OSError as error:
-        if error.errno in SCARCE:  # no descriptor is left: that says nothing of who lives
-            raise
+    except OSError:  # no /proc, or no descriptor: who could be read by then is not all
+        return {}
     return {pid: each for pid, each in found.items() if each}
 
 
@@ -3886,6 +3885,25 @@ def claim(
 PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
 
 
+class Reserve:
+    """A descriptor that is given up for a reading of /proc, which needs one where all others are used."""
+
+    def __init__(self) -> None:
+        self.fd = -1
+        self.__exit__()
+
+    def __enter__(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+        self.fd = -1
+
+    def __exit__(self, *raised: object) -> None:
+        try:
+            self.fd = os.open("/", os.O_RDONLY)
+        except OSError:  # somebody else has it: then after the next reading
+            pass
+
+
 class Init:
     """The part of PID 1; of a subreaper where overlord is not PID 1, which then touches nobody but its own descendants."""
 
@@ -3893,14 +3911,13 @@ class Init:
         self.is_pid1 = os.getpid() == 1
         self.warning = "" if self.is_pid1 else become_subreaper()
         self.adopts = not self.warning  # orphans become its children
+        self.reserve = Reserve()
         self.swept: dict[int, tuple[int, int]] = {}  # who had which signal in the last sweep
 
     def leftovers(self) -> list[Process]:
         """Return what is left: of the whole PID namespace, or of overlord's descendants."""
-        try:
+        with self.reserve:
             found, own = processes(), os.getpid()
-        except OSError:  # no descriptor is left
-            return []
         return [each for each in found.values() if each.pid != own] if self.is_pid1 else descendants(found, own)
 
     def sweep(self, signum: int) -> None:
@@ -3908,7 +3925,9 @@ class Init:
         SIGTERM. RACE: a descendant that is no child may die, and its pid be another's; so it is looked at once more."""
         left = [] if self.is_pid1 else [each for each in self.leftovers() if self.swept.get(each.pid) != (each.born, signum)]
         for number in with_continue(signum):
-            for pid in [-1] if self.is_pid1 else [each.pid for each in left if is_there(each)]:
+            with self.reserve:
+                pids = [-1] if self.is_pid1 else [each.pid for each in left if is_there(each)]
+            for pid in pids:
                 try:
                     os.kill(pid, number)
                 except OSError:  # nobody there, or nobody who may be signalled
@@ -4933,7 +4952,6 @@ class Loop:
         self.found: dict[int, Process] = {}  # the last reading of /proc, when that was, and what it took
         self.read, self.cost = 0.0, 0.0
         self.dead: list[tuple[Unit, int, int]] = []  # main processes, with their exit codes, of which the fleet is to be told
-        self.blind = False  # /proc could not be read, for want of a descriptor
         self.torn: set[Unit] = set()  # units of which it may not show all
         self.fleeting: set[Process] = set()  # orphans that told nothing when they were looked at
         self.owner: dict[int, Unit] = {}  # whose they are
@@ -5084,22 +5102,20 @@ class Loop:
                 origins[process.pid] = read_origin(process, environment)
             return origins[process.pid] if adopts or alone else Origin()
 
-        try:
+        with self.init.reserve:
             found = processes()
-        except OSError:  # nobody can be seen just now: nobody is gone
-            self.blind = True
-            return self.owner
-        self.blind = False
-        self.owner, self.strangers = claim(found, os.getpid(), adopts, units, self.helpers, self.strangers, ending, look)
+            if found:
+                self.owner, self.strangers = claim(found, os.getpid(), adopts, units, self.helpers, self.strangers, ending, look)
         young = (time.clock_gettime(time.CLOCK_BOOTTIME) - YOUNG) * os.sysconf("SC_CLK_TCK")  # about to exec, perhaps
         unclear = [found[pid] for pid in origins if pid in found and pid not in self.owner]
         fleeting = {each for each in unclear if origins[each.pid].fleeting or each.born > young}
         makers = [self.strangers[each.pid].makers for each in fleeting - self.fleeting if each.pid in self.strangers]
         self.torn, self.fleeting = {unit for each in makers for unit in each}, fleeting  # RACE: whom do they make meanwhile?
-        if not found:  # no /proc: its process group is all that is known of a unit, and a zombie counts as alive
+        if not found:  # all that is known of a unit is whom it had before, and its process group; a zombie counts as alive
+            found = {pid: each for pid, each in self.found.items() if pid > 0 and exists(pid)}
             groups = {-unit.status.pid: unit for unit in units if exists(-unit.status.pid)}
-            found = {pid: Process(pid, 0, "process group", 0, 0) for pid in groups}
-            self.owner = groups
+            found.update((pid, Process(pid, 0, "process group", 0, 0)) for pid in groups)
+            self.owner = {**{pid: unit for pid, unit in self.owner.items() if pid in found}, **groups}
         for unit in units:
             unit.kin = {}
         for pid, unit in self.owner.items():
@@ -5118,14 +5134,15 @@ class Loop:
     def may_leave(self, dead: Iterable[Unit]) -> bool:
         """Tell whether units may have left processes behind: without a look at /proc where each child is known, and none theirs.
         LINUX: whatever they left descends from a child of overlord by now."""
-        children = slurp_children() if self.init.adopts else None
-        if children is None:
-            return True
         known = {pid: each.born for pid, each in self.strangers.items() if not set(each.makers).intersection(dead)}
         for unit in self.fleet.units.values():
             if unit.status.pid and unit not in dead:
                 known.update(unit.kin)
-        orphans = [read_process(pid) for pid in children if pid not in self.pids and pid not in self.helpers]
+        with self.init.reserve:
+            children = slurp_children() if self.init.adopts else None
+            if children is None:
+                return True
+            orphans = [read_process(pid) for pid in children if pid not in self.pids and pid not in self.helpers]
         return any(each and known.get(each.pid) != each.born for each in orphans)
 
     def find_doubtful(self, unit: Unit) -> list[Process]:
@@ -5215,8 +5232,7 @@ class Loop:
             hint = hint or self.kernel.hint(unit, code, spell_processes(rest or doubts))
         spares = unit.spec.kill_mode == "process" or self.may_spare(unit, code)
         may_be_named = unit.spec.pidfile and unit.status.state in (STARTING, OK) and doubts
-        unclear = (unit in self.torn or self.blind) and unit.name != MAIN and not spares
-        left = bool(rest or may_be_named or unit.stop_command or unclear)
+        left = bool(rest or may_be_named or unit.stop_command or (unit in self.torn and unit.name != MAIN and not spares))
         if left:
             self.lingering[unit] = 0
         self.hear_out(unit.name, left)
@@ -5278,7 +5294,9 @@ class Loop:
             return check()
 
         def check() -> bool:
-            now, process = time.monotonic(), read_process(pid)
+            now = time.monotonic()
+            with self.init.reserve:
+                process = read_process(pid)
             if self.pids.get(pid) == unit.name and process and process.born == unit.kin.get(pid, process.born):
                 self.watch.later(now + 1, check)
             elif self.pids.get(pid) == unit.name:
@@ -5363,8 +5381,6 @@ class Loop:
             return
         self.survey()
         self.next_look = now + max(LINGER_LOOK, LOOK_SHARE * self.cost)
-        if self.blind:
-            return
         for unit in list(self.lingering):
             stopping = unit.status.state == STOPPING
             if self.fleet.units.get(unit.name) is not unit or not (unit.status.left or stopping):
@@ -5517,14 +5533,15 @@ class Loop:
     def deliver(self, unit: Unit, signum: int, targets: list[Process]) -> bool:
         """Send a signal to processes, so many at once. A stopped one is continued, so that it can act on it; what ignores it, as
         a background job of a shell does INT, gets SIGTERM."""
-        for process in targets[:SIGNAL_BATCH]:
-            if process.born and not is_there(process):
-                continue
-            exact = signum == SIGNALS["KILL"] or unit.name == MAIN
-            own = signum if exact or not ignores(process.pid, signum) else SIGNALS["TERM"]
-            fault = self.kernel.send(process.pid, *with_continue(own))
-            if fault:
-                self.log.say("error", unit.name, f"cannot send {spell_signal(own)} to {spell_processes([process])}: {fault}")
+        exact = signum == SIGNALS["KILL"] or unit.name == MAIN
+        with self.init.reserve:
+            for process in targets[:SIGNAL_BATCH]:
+                if process.born and not is_there(process):
+                    continue
+                own = signum if exact or not ignores(process.pid, signum) else SIGNALS["TERM"]
+                fault = self.kernel.send(process.pid, *with_continue(own))
+                if fault:
+                    self.log.say("error", unit.name, f"cannot send {spell_signal(own)} to {spell_processes([process])}: {fault}")
         rest = targets[SIGNAL_BATCH:]
         if rest:
             self.watch.later(time.monotonic(), lambda: self.deliver(unit, signum, rest))

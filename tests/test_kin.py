@@ -80,6 +80,20 @@ def test_nothing_of_a_daemon_outlives_it(fleet: Start, hiding: str, how: str) ->
         assert gone(of_the_past(o)), "nor anything that was made meanwhile"
 
 
+@pytest.mark.parametrize("hiding", HIDING)
+def test_nothing_outlives_it_where_no_descriptor_is_left(fleet: Start, hiding: str) -> None:
+    """overlord keeps one, to see who lives."""
+    o = fleet(daemon("web", HIDING[hiding], backoff="0"))
+    o.wait_ok("web")
+    family = wait_for_family(o)
+    used = Process(o.pid).descriptors
+    free = next(number for number in range(max(used) + 2) if number not in used)
+    subprocess.run(["prlimit", "--pid", str(o.pid), f"--nofile={free}:"], check=True)
+    o.kill_unit("web", signal.SIGKILL)
+    eventually(lambda: o.starts("web") == 2, "it is started again")
+    assert gone(family)
+
+
 @pytest.mark.parametrize("hiding", [name for name in HIDING if "stopped" not in name])
 def test_nothing_of_a_script_outlives_its_timeout(fleet: Start, hiding: str) -> None:
     """F1: the `timeout` of a script ends everything of it."""
