@@ -85,6 +85,37 @@ VERBS = {
 }
 
 
+SPARE: list[int] = []  # the descriptor that a running overlord keeps, so that it can read /proc where all others are used
+
+
+def keep_spare() -> None:
+    """Have a spare descriptor, if there is one to be had."""
+    try:
+        if not SPARE:
+            SPARE.append(os.open("/", os.O_RDONLY))
+    except OSError:
+        pass
+
+
+def spares(call: Call) -> Call:
+    """Have a function, which opens a file and closes it again, use the spare descriptor where there is no other."""
+
+    def attempt(*words: Any) -> Any:
+        try:
+            return call(*words)
+        except OSError as error:
+            if not SPARE or error.errno not in SCARCE:
+                raise
+        os.close(SPARE.pop())
+        try:
+            return call(*words)
+        finally:
+            keep_spare()
+
+    return attempt  # type: ignore[return-value]
+
+
+@spares
 def slurp(path: str) -> bytes:
     """Return what a file holds. Raises OSError."""
     with open(path, "rb", buffering=0) as file:
@@ -190,7 +221,9 @@ TYPE_CHECKING = False  # typing costs 1.9 MB; only the type checker needs it
 if TYPE_CHECKING:
     import signal
     from collections.abc import Callable, Iterable, Iterator, Mapping
-    from typing import Any
+    from typing import Any, TypeVar
+
+    Call = TypeVar("Call", bound=Callable[..., Any])
 else:
     import _signal as signal  # COST: the friendly `signal` makes an enum of every constant
 
@@ -3696,14 +3729,21 @@ Process = namedtuple("Process", "pid born name parent session")
 Origin = namedtuple("Origin", "unit shown user fleeting", defaults=(None, False, None, False))
 
 
-def read_process(pid: int, strict: bool = False) -> Process | None:
-    """Return a process that is not dead, which a zombie is when no thread of it lives. COST: with open() it takes 40 % longer."""
+@spares
+def read_stat(pid: int) -> bytes:
+    """Return what proc(5) tells of a process. Raises OSError. COST: with open() it takes 40 % longer."""
+    fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY)
     try:
-        fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY)
-        try:
-            name, _, rest = os.read(fd, 4096).partition(b"(")[2].rpartition(b") ")
-        finally:
-            os.close(fd)
+        return os.read(fd, 4096)
+    finally:
+        os.close(fd)
+
+
+def read_process(pid: int, strict: bool = False) -> Process | None:
+    """Return a process that is not dead, which a zombie is when no thread of it lives. `strict`: raises OSError where overlord
+    could not look."""
+    try:
+        name, _, rest = read_stat(pid).partition(b"(")[2].rpartition(b") ")
     except OSError as error:  # it went away meanwhile
         if strict and error.errno in SCARCE:
             raise
@@ -3724,9 +3764,10 @@ def processes() -> dict[int, Process]:
     """Return each process of the namespace that is not dead; none where /proc cannot be read. COST: 8 us for each process.
     RACE: one may fork and end between the listing and its turn, so that neither shows: it is listed until nobody is new."""
     found: dict[int, Process | None] = {}
+    keep_spare()
     try:
         for _ in range(LISTINGS_MOST):
-            new = [int(entry) for entry in os.listdir("/proc") if entry.isdigit() and int(entry) not in found]
+            new = [int(entry) for entry in spares(os.listdir)("/proc") if entry.isdigit() and int(entry) not in found]
             if not new:
                 break
             found.update((pid, read_process(pid, strict=True)) for pid in new)
@@ -3885,25 +3926,6 @@ def claim(
 PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
 
 
-class Reserve:
-    """A descriptor that is given up for a reading of /proc, which needs one where all others are used."""
-
-    def __init__(self) -> None:
-        self.fd = -1
-        self.__exit__()
-
-    def __enter__(self) -> None:
-        if self.fd >= 0:
-            os.close(self.fd)
-        self.fd = -1
-
-    def __exit__(self, *raised: object) -> None:
-        try:
-            self.fd = os.open("/", os.O_RDONLY)
-        except OSError:  # somebody else has it: then after the next reading
-            pass
-
-
 class Init:
     """The part of PID 1; of a subreaper where overlord is not PID 1, which then touches nobody but its own descendants."""
 
@@ -3911,13 +3933,12 @@ class Init:
         self.is_pid1 = os.getpid() == 1
         self.warning = "" if self.is_pid1 else become_subreaper()
         self.adopts = not self.warning  # orphans become its children
-        self.reserve = Reserve()
+        keep_spare()
         self.swept: dict[int, tuple[int, int]] = {}  # who had which signal in the last sweep
 
     def leftovers(self) -> list[Process]:
         """Return what is left: of the whole PID namespace, or of overlord's descendants."""
-        with self.reserve:
-            found, own = processes(), os.getpid()
+        found, own = processes(), os.getpid()
         return [each for each in found.values() if each.pid != own] if self.is_pid1 else descendants(found, own)
 
     def sweep(self, signum: int) -> None:
@@ -3925,9 +3946,7 @@ class Init:
         SIGTERM. RACE: a descendant that is no child may die, and its pid be another's; so it is looked at once more."""
         left = [] if self.is_pid1 else [each for each in self.leftovers() if self.swept.get(each.pid) != (each.born, signum)]
         for number in with_continue(signum):
-            with self.reserve:
-                pids = [-1] if self.is_pid1 else [each.pid for each in left if is_there(each)]
-            for pid in pids:
+            for pid in [-1] if self.is_pid1 else [each.pid for each in left if is_there(each)]:
                 try:
                     os.kill(pid, number)
                 except OSError:  # nobody there, or nobody who may be signalled
@@ -5102,10 +5121,9 @@ class Loop:
                 origins[process.pid] = read_origin(process, environment)
             return origins[process.pid] if adopts or alone else Origin()
 
-        with self.init.reserve:
-            found = processes()
-            if found:
-                self.owner, self.strangers = claim(found, os.getpid(), adopts, units, self.helpers, self.strangers, ending, look)
+        found = processes()
+        if found:
+            self.owner, self.strangers = claim(found, os.getpid(), adopts, units, self.helpers, self.strangers, ending, look)
         young = (time.clock_gettime(time.CLOCK_BOOTTIME) - YOUNG) * os.sysconf("SC_CLK_TCK")  # about to exec, perhaps
         unclear = [found[pid] for pid in origins if pid in found and pid not in self.owner]
         fleeting = {each for each in unclear if origins[each.pid].fleeting or each.born > young}
@@ -5134,15 +5152,14 @@ class Loop:
     def may_leave(self, dead: Iterable[Unit]) -> bool:
         """Tell whether units may have left processes behind: without a look at /proc where each child is known, and none theirs.
         LINUX: whatever they left descends from a child of overlord by now."""
+        children = slurp_children() if self.init.adopts else None
+        if children is None:
+            return True
         known = {pid: each.born for pid, each in self.strangers.items() if not set(each.makers).intersection(dead)}
         for unit in self.fleet.units.values():
             if unit.status.pid and unit not in dead:
                 known.update(unit.kin)
-        with self.init.reserve:
-            children = slurp_children() if self.init.adopts else None
-            if children is None:
-                return True
-            orphans = [read_process(pid) for pid in children if pid not in self.pids and pid not in self.helpers]
+        orphans = [read_process(pid) for pid in children if pid not in self.pids and pid not in self.helpers]
         return any(each and known.get(each.pid) != each.born for each in orphans)
 
     def find_doubtful(self, unit: Unit) -> list[Process]:
@@ -5294,9 +5311,7 @@ class Loop:
             return check()
 
         def check() -> bool:
-            now = time.monotonic()
-            with self.init.reserve:
-                process = read_process(pid)
+            now, process = time.monotonic(), read_process(pid)
             if self.pids.get(pid) == unit.name and process and process.born == unit.kin.get(pid, process.born):
                 self.watch.later(now + 1, check)
             elif self.pids.get(pid) == unit.name:
@@ -5534,14 +5549,13 @@ class Loop:
         """Send a signal to processes, so many at once. A stopped one is continued, so that it can act on it; what ignores it, as
         a background job of a shell does INT, gets SIGTERM."""
         exact = signum == SIGNALS["KILL"] or unit.name == MAIN
-        with self.init.reserve:
-            for process in targets[:SIGNAL_BATCH]:
-                if process.born and not is_there(process):
-                    continue
-                own = signum if exact or not ignores(process.pid, signum) else SIGNALS["TERM"]
-                fault = self.kernel.send(process.pid, *with_continue(own))
-                if fault:
-                    self.log.say("error", unit.name, f"cannot send {spell_signal(own)} to {spell_processes([process])}: {fault}")
+        for process in targets[:SIGNAL_BATCH]:
+            if process.born and not is_there(process):
+                continue
+            own = signum if exact or not ignores(process.pid, signum) else SIGNALS["TERM"]
+            fault = self.kernel.send(process.pid, *with_continue(own))
+            if fault:
+                self.log.say("error", unit.name, f"cannot send {spell_signal(own)} to {spell_processes([process])}: {fault}")
         rest = targets[SIGNAL_BATCH:]
         if rest:
             self.watch.later(time.monotonic(), lambda: self.deliver(unit, signum, rest))

@@ -151,6 +151,13 @@ def without(function: str, number: int = 0) -> list[str]:
     return [system_python(), "-I", "-S", str(PROGRAMS / "without.py"), function, str(number)]
 
 
+def use_up_descriptors(o: Overlord) -> None:
+    """Leave overlord no descriptor but those that it has open."""
+    used = Process(o.pid).descriptors
+    free = next(number for number in range(max(used) + 2) if number not in used)
+    subprocess.run(["prlimit", "--pid", str(o.pid), f"--nofile={free}:"], check=True)
+
+
 # --- waiting ---------------------------------------------------------------------------------------------------------
 
 

@@ -18,7 +18,6 @@ import os
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -335,7 +334,7 @@ class Desk(overlord.Loop):
 
     def __init__(self, units: Mapping[str, Any], adopts: bool) -> None:
         self.fleet: Any = SimpleNamespace(units=units, say=lambda *words: None)
-        self.init: Any = SimpleNamespace(adopts=adopts, is_pid1=adopts, reserve=nullcontext())
+        self.init: Any = SimpleNamespace(adopts=adopts, is_pid1=adopts)
         self.kernel: Any = SimpleNamespace(environment={b"PATH": b"/bin"})
         self.pids, self.helpers = {}, {}
         self.dead = []

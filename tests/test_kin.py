@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from harness import Asking, Overlord, Process, eventually, minimal_python, program, unit
+from harness import Asking, Overlord, Process, eventually, minimal_python, program, unit, use_up_descriptors
 
 Start = Callable[..., Overlord]
 Ask = Callable[..., Any]
@@ -86,9 +86,7 @@ def test_nothing_outlives_it_where_no_descriptor_is_left(fleet: Start, hiding: s
     o = fleet(daemon("web", HIDING[hiding], backoff="0"))
     o.wait_ok("web")
     family = wait_for_family(o)
-    used = Process(o.pid).descriptors
-    free = next(number for number in range(max(used) + 2) if number not in used)
-    subprocess.run(["prlimit", "--pid", str(o.pid), f"--nofile={free}:"], check=True)
+    use_up_descriptors(o)
     o.kill_unit("web", signal.SIGKILL)
     eventually(lambda: o.starts("web") == 2, "it is started again")
     assert gone(family)

@@ -8,6 +8,7 @@ import re
 import shlex
 import signal
 import socket
+import subprocess
 import threading
 import time
 from pathlib import Path
@@ -19,7 +20,18 @@ import pytest
 import harness
 import overlord as program_under_test
 from conftest import Start
-from harness import PATIENCE, Overlord, Process, Stopwatch, daemon, eventually, exchange, script, system_python
+from harness import (
+    PATIENCE,
+    Overlord,
+    Process,
+    Stopwatch,
+    daemon,
+    eventually,
+    exchange,
+    script,
+    system_python,
+    use_up_descriptors,
+)
 
 NEVER = "1000s"
 SLEEP = "exec sleep 12345"
@@ -420,7 +432,7 @@ tell("READY=1")
     is_ready(fleet(with_ready("app", "notify", python(code))), "app")
 
 
-@pytest.mark.parametrize("where", ["another unit", "outside the namespace"])
+@pytest.mark.parametrize("where", ["another unit", "another unit, and no descriptor is left", "outside the namespace"])
 def test_notify_from_a_stranger_is_refused(fleet: Start, tmp_path: Path, where: str) -> None:
     """The address is no secret (/proc/net/unix): whoever is not of the daemon's session makes it not ready."""
     o = fleet(
@@ -440,9 +452,13 @@ time.sleep(1e6)
         )
     )
     address = journal_line(tmp_path / "address")
-    if where == "another unit":
+    if where.startswith("another unit"):
+        if "descriptor" in where:
+            use_up_descriptors(o)
         (tmp_path / "meddle").touch()
         eventually((tmp_path / "meddled").exists, "the stranger has spoken")
+        time.sleep(0.1 if "descriptor" in where else 0)  # nobody can ask now whether it was heard
+        subprocess.run(["prlimit", "--pid", str(o.pid), "--nofile=1024:"], check=True)
     else:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
             sock.sendto(b"READY=1\nSTATUS=from a stranger", "\0" + address[1:])
