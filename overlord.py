@@ -206,6 +206,7 @@ if __name__ == "__main__":
             if name != "__main__" and (not path.startswith(LIBRARY) or "-packages" in path):
                 del sys.modules[name]  # a sitecustomize imported it
 
+import _socket  # COST: `socket` makes an enum of every constant
 import errno
 import fcntl
 import re
@@ -263,7 +264,6 @@ LOG_KEPT = 65536  # bytes of overlord's own messages kept while nobody reads the
 OOM_WINDOW = 1.0  # s after the kernel's count of processes killed for want of memory grew, in which a SIGKILL was one
 CHUNK = 65536  # bytes of a unit's output read at once; a pipe holds as many
 REST = 0.001  # s, that a unit which writes line by line without a pause is left alone: a batch comes together
-HOT = 16  # reads of a unit in quick succession, from which on it is one of those
 CLD_KILLED, CLD_STOPPED = (2, 3), 5  # waitid(2); Python has their names since 3.9
 FIONREAD = 0x541B  # ioctl_tty(2): the bytes that a pipe holds
 F_SETPIPE_SZ, PIPE_SIZE = 1031, 1 << 20  # fcntl(2); bytes, what any user may have: pipe-max-size in pipe(7)
@@ -442,14 +442,14 @@ def suggest(word: str, known: Iterable[str]) -> str:
 def parse_number(low: int, high: int, base: int = 10) -> Callable[[str], int]:
     """Return a parser for a whole number between two bounds."""
 
-    def parse(text: str) -> int:
+    def parse_bounded(text: str) -> int:
         sign = "-" if text[:1] == "-" and base != 8 else ""
         if not is_number(text[len(sign) :], base=base) or not low <= int(text, base) <= high:
             bounds = f"an octal number from 000 to {high:o}" if base == 8 else f"a whole number from {low} to {high}"
             raise Mistake(f"{text!r} is not {bounds}")
         return int(text, base)
 
-    return parse
+    return parse_bounded
 
 
 Flag = namedtuple("Flag", "long parse")  # with `parse` it takes a value
@@ -542,13 +542,13 @@ def parse_positive(text: str) -> float:
 def parse_choice(*choices: str, path: bool = False) -> Callable[[str], str]:
     """Return a parser for one of the given words, or the absolute path of a file."""
 
-    def parse(text: str) -> str:
+    def parse_one(text: str) -> str:
         if text not in choices and not (path and text.startswith("/") and not text.endswith("/")):
             forms = ", ".join(choices) + (", /PATH of a file" if path else "")
             raise Mistake(f"{text!r} is none of: {forms}{suggest(text, choices)}")
         return text
 
-    return parse
+    return parse_one
 
 
 def parse_text(text: str) -> str:
@@ -1083,7 +1083,7 @@ class Draft:
         self.parser.SECTCRE = self  # type: ignore[assignment]  # it is asked for `match` and `group`
         self.parser.optionxform = self.option  # type: ignore[assignment,method-assign]
 
-    def read(self, path: str, content: bytes) -> None:
+    def read_text(self, path: str, content: bytes) -> None:
         """Take in one more file; what it says goes over what earlier files said."""
         first = self.begin(path, content.count(b"\n") + 1)
         at, what = content.find(b"\0"), "a NUL byte"
@@ -1211,7 +1211,7 @@ class Draft:
         self.sections.pop(section, None)  # COST: the units are made in the memory that it leaves
         return found
 
-    def finish(self) -> Config:
+    def validate(self) -> Config:
         """Return the validated configuration. Raises Mistakes with all that was found."""
         vars(self.parser).clear()  # COST: it holds the draft and itself, so both would stay
         settings = Settings(**self.values("overlord", "overlord"))
@@ -1410,12 +1410,12 @@ def enlist(spec: Spec, status: Status, event: Event, now: float, chance: float) 
     return enter(status, WAITING, now, deadline=now + REMINDER if spec.kind == "main" else None, then="", why=event.why), []
 
 
-def launch(spec: Spec, status: Status, event: Event, now: float, chance: float) -> tuple[Status, list[Any]]:
+def request_spawn(spec: Spec, status: Status, event: Event, now: float, chance: float) -> tuple[Status, list[Any]]:
     """Ask for the process; `spawned` or `unspawned` answers before anything else happens to the unit."""
     return enter(status, STARTING if spec.kind == "daemon" else RUNNING, now, up=False, left=False, why=""), [Spawn(spec.name)]
 
 
-def adopt(spec: Spec, status: Status, event: Event, now: float, chance: float) -> tuple[Status, list[Any]]:
+def note_spawned(spec: Spec, status: Status, event: Event, now: float, chance: float) -> tuple[Status, list[Any]]:
     """Note the pid of the new process and set the clocks that run from its start."""
     said: list[Any] = [Say("info", spec.name, f"started (pid {event.pid})")]
     expires = now + spec.max_age[0] - spec.max_age[1] * chance if spec.max_age else None
@@ -1526,7 +1526,7 @@ def revive(spec: Spec, status: Status, event: Event, now: float, chance: float) 
     return status._replace(then="stop"), []
 
 
-def kill(spec: Spec, status: Status, event: Event, now: float, chance: float) -> tuple[Status, list[Any]]:
+def kill_rest(spec: Spec, status: Status, event: Event, now: float, chance: float) -> tuple[Status, list[Any]]:
     """The time to stop is over: SIGKILL to everything of it. LINUX: only a process stuck in the kernel survives it."""
     why = f"not gone after {spell_duration(now - status.since)}, killing it"
     whole = status.left or spec.kill_mode != "process"
@@ -1560,7 +1560,7 @@ def abandon(spec: Spec, status: Status, event: Event, now: float, chance: float)
     return status, [Kill(spec.name, status.pid, spec.stop_signal, True, why)]
 
 
-def drop(spec: Spec, status: Status, event: Event, now: float, chance: float) -> tuple[Status, list[Any]]:
+def note_main_gone(spec: Spec, status: Status, event: Event, now: float, chance: float) -> tuple[Status, list[Any]]:
     """The main process has ended while being stopped: now the stop signal is for what it leaves behind."""
     status = status._replace(code=event.code, lived=now - status.started, left=event.left)
     if not event.left:
@@ -1639,11 +1639,11 @@ def retry(spec: Spec, status: Status, end: str, least: float, now: float, chance
 TABLE: dict[str, tuple[Callable[..., tuple[Status, list[Any]]] | None, ...]] = {
     # state    want    start   spawned  unspawned  barred  exited  emptied   deadline  stop      stale    ready  handed
     IDLE:     (enlist, never,  never,   never,     never,  never,  never,    never,    None,     None,    None,  None),
-    WAITING:  (None,   launch, never,   never,     miss,   never,  never,    remind,   withdraw, None,    None,  None),
-    STARTING: (None,   never,  adopt,   miss,      never,  fall,   conclude, ripen,    halt,     outdate, greet, hand_over),
+    WAITING:  (None,   request_spawn, never,   never,     miss,   never,  never,    remind,   withdraw, None,    None,  None),
+    STARTING: (None,   never,  note_spawned,   miss,      never,  fall,   conclude, ripen,    halt,     outdate, greet, hand_over),
     OK:       (enlist, never,  never,   never,     never,  fall,   conclude, age,      halt,     outdate, None,  hand_over),
-    RUNNING:  (None,   never,  adopt,   miss,      never,  fall,   never,    time_out, halt,     outdate, None,  None),
-    STOPPING: (revive, never,  never,   never,     never,  drop,   conclude, kill,     hasten,   None,    None,  None),
+    RUNNING:  (None,   never,  note_spawned,   miss,      never,  fall,   never,    time_out, halt,     outdate, None,  None),
+    STOPPING: (revive, never,  never,   never,     never,  note_main_gone,   conclude, kill_rest,     hasten,   None,    None,  None),
     BACKOFF:  (enlist, never,  never,   never,     never,  never,  never,    enlist,   withdraw, None,    None,  None),
     STOPPED:  (enlist, never,  never,   never,     never,  never,  never,    never,    None,     None,    None,  None),
     DONE:     (enlist, never,  never,   never,     never,  never,  never,    never,    None,     None,    None,  None),
@@ -1665,7 +1665,7 @@ def renew(old: Spec, new: Spec, status: Status, changed: bool, chance: float) ->
     return status
 
 
-def shift(status: Status, gap: float) -> Status:
+def shift_status(status: Status, gap: float) -> Status:
     """Return the status with its deadlines so many seconds later."""
     deadline, expires = (at and at + gap for at in (status.deadline, status.expires))
     started = status.started + (gap if status.state == STARTING and status.pid else 0.0)
@@ -1883,9 +1883,9 @@ class Fleet:
         self.code: int | None = None  # what a person wants the container to exit with
         self.killed: list[str] = []  # units, and whoever else, that had to be
         self.units: dict[str, Unit] = {}  # in the order of the configuration: dependencies first
-        self.adopt(config)
+        self.take_config(config)
 
-    def adopt(self, config: Config) -> None:
+    def take_config(self, config: Config) -> None:
         """Take over a configuration: a record for each unit, and who its neighbours are."""
         self.config, self.settings = config, config.settings
         self.scheduled = any(spec.schedule for spec in config.units.values())
@@ -1901,7 +1901,7 @@ class Fleet:
                 dep.dependents.append(unit)
 
     # -------------------------------------------------------------------------------------------- what comes in
-    def boot(self, now: float) -> None:
+    def want_all(self, now: float) -> None:
         """Ask for every daemon with autostart, and for the main command."""
         self.began = now
         for unit in self.units.values():
@@ -1919,7 +1919,7 @@ class Fleet:
             self.events.append((self.units[name], event))
         self.work(now)
 
-    def expire(self, name: str, now: float) -> None:
+    def take_deadline(self, name: str, now: float) -> None:
         """Take in that an instant has come for which a Wake asked; it counts if it is still the deadline of that unit."""
         if not name and self.deadline is not None and self.deadline <= now:
             self.overdue(now)
@@ -1955,22 +1955,22 @@ class Fleet:
             for unit in [unit for unit in self.units.values() if unit.status.pid]:
                 self.killed += [] if unit.status.left else [unit.name]
                 self.actions.append(Kill(unit.name, unit.status.pid, SIGNALS["KILL"], whole=True))
-            self.sweep(SIGNALS["KILL"], now)
+            self.begin_sweep(SIGNALS["KILL"], now)
         else:
             left = spell_duration(max(0.0, self.ending.end - now))
             hint = "; a second SIGINT kills at once" if signum == SIGNALS["INT"] else ""
             self.say("info", "", f"{why}: shutting down already, within {left}{hint}")
         self.work(now)
 
-    def shift(self, gap: float) -> None:
+    def shift_deadlines(self, gap: float) -> None:
         """Move all deadlines: for so many seconds nothing ran (docker pause)."""
         for unit in self.units.values():
-            unit.status = shift(unit.status, gap)
+            unit.status = shift_status(unit.status, gap)
         self.deadline = self.deadline and self.deadline + gap
         if self.ending:
             self.ending = self.ending._replace(units_end=self.ending.units_end + gap, end=self.ending.end + gap)
 
-    def take(self) -> list[Any]:
+    def take_actions(self) -> list[Any]:
         """Return the actions to be performed, in order, and forget them."""
         actions, self.actions = self.actions, []
         return actions
@@ -1987,11 +1987,11 @@ class Fleet:
                 unit = self.looks.popleft()
                 unit.queue = False
                 if self.units.get(unit.name) is unit:
-                    self.look(unit, now)
+                    self.advance(unit, now)
             else:
                 self.replace(now)
         if self.ending and not self.unpassed and not self.sweeping:
-            self.sweep(SIGNALS["TERM"], now)
+            self.begin_sweep(SIGNALS["TERM"], now)
         elif not (self.ending or self.busy or self.scheduled or any(unit.reach == "asked" for unit in self.units.values())):
             self.run_dry(now)
 
@@ -2001,12 +2001,12 @@ class Fleet:
             unit.queue = True
             (self.looks.appendleft if first else self.looks.append)(unit)
 
-    def look(self, unit: Unit, now: float) -> None:
+    def advance(self, unit: Unit, now: float) -> None:
         """Do what is next for a unit."""
         answer = unit.find_next()
         self.wait_on(unit, answer, now)
         if self.unpassed and not (unit.passed or unit.ahead or (unit.leaving and unit.lives())):
-            self.pass_on(unit)
+            self.let_pass(unit)
         if answer.deed == "stop" and not self.swept_hard:  # all had SIGKILL then, and nobody more comes later
             self.apply(unit, self.stop_event(unit, answer.why, now), now)
         elif answer.deed == "want":
@@ -2061,9 +2061,9 @@ class Fleet:
         self.actions += actions
         if self.ending and event.kind == "deadline" and old.state == STOPPING and not old.left:
             self.killed.append(unit.name)  # what it has left behind, the Loop names
-        self.put(unit, new)
+        self.store(unit, new)
         if new.state != old.state:
-            self.changed(unit, old, new, now)
+            self.note_change(unit, old, new, now)
             if self.followed:
                 self.actions.append(Changed(unit.name, new.state, self.explain(unit, now)))
         elif event.kind == "deadline" and new.state == WAITING:
@@ -2071,7 +2071,7 @@ class Fleet:
         if new.state != old.state or new.stale != old.stale:
             self.wake(unit)
 
-    def put(self, unit: Unit, new: Status) -> None:
+    def store(self, unit: Unit, new: Status) -> None:
         """Store a status, with its timer and what it counts for."""
         old, kept, unit.status = unit.status, unit.keeps_up(), new
         if new.deadline != old.deadline or (new.deadline is not None and new.state != old.state):
@@ -2086,7 +2086,7 @@ class Fleet:
         if len(unit.story) < STORY and (not unit.story or unit.story[-1][1] not in (OK, DONE, FAILED)):
             unit.story = (*unit.story, (now, what))
 
-    def changed(self, unit: Unit, old: Status, new: Status, now: float) -> None:
+    def note_change(self, unit: Unit, old: Status, new: Status, now: float) -> None:
         """Note what else a new state of a unit means."""
         self.tell(unit, new.state, now)
         if new.state in (STARTING, WAITING):
@@ -2108,11 +2108,11 @@ class Fleet:
                     self.events.append((other, Event("stale", f"{unit.name} was restarted")))
         self.grown = self.grown or (new.state == OK and bool(new.pid))
         if self.began is not None and unit.spec.kind != "main":
-            self.rise(unit, now)
+            self.note_up(unit, now)
         if not self.ending:
-            self.judge(unit, now)
+            self.judge_end(unit, now)
 
-    def rise(self, unit: Unit, now: float) -> None:
+    def note_up(self, unit: Unit, now: float) -> None:
         """Say, once, that everything is up, and what took longest. Where a daemon ends for good before that, it never is."""
         if unit.status.state in ENDED and unit.spec.kind == "daemon":
             self.began = None
@@ -2129,7 +2129,7 @@ class Fleet:
             self.say("info", "", f"{text}, longest took {self.slowest[1]}, {spell_duration(self.slowest[0])}")
             self.began = None
 
-    def judge(self, unit: Unit, now: float) -> None:
+    def judge_end(self, unit: Unit, now: float) -> None:
         """Find out what the end of a unit does to the container; of one that somebody started by hand, or the clock, nothing."""
         spec, status = unit.spec, unit.status
         gone = spec.kind == "main" and status.left  # what it leaves behind is stopped first, and the daemons after that
@@ -2227,7 +2227,7 @@ class Fleet:
         self.work(now)
 
     # ---------------------------------------------------------------------------------------------------- reload
-    def reload(self, config: Config, now: float) -> dict[str, str]:
+    def change_config(self, config: Config, now: float) -> dict[str, str]:
         """Take over another configuration; return what becomes of each unit that differs. First all that was removed or changed
         stops, in reverse order, but for instances that stay. Then the new graph is in force, never a mixture of the two."""
         news = compare(self.pending or self.config, config)
@@ -2254,7 +2254,7 @@ class Fleet:
             self.busy -= unit.keeps_up()
             self.actions.append(Forget(unit))
             del self.units[name]
-        self.adopt(config)
+        self.take_config(config)
         self.rising = []
         self.actions.append(Replan())
         for name, unit in self.units.items():
@@ -2270,7 +2270,7 @@ class Fleet:
         if not unit.changing:
             return
         unit.changing, shaped, state = False, is_shaped(old, new), unit.status.state
-        self.put(unit, renew(old, new, unit.status, shaped, self.chance()))
+        self.store(unit, renew(old, new, unit.status, shaped, self.chance()))
         unit.reach = unit.reach if old.wait_for == new.wait_for else ""
         unit.ran = unit.ran if old.deps == new.deps else {}
         if new.health and new.health != old.health and state == OK:
@@ -2325,7 +2325,7 @@ class Fleet:
         signum = SIGNALS["TERM"] if signum == SIGNALS["RTMIN"] + 3 else signum  # systemd's, for containers alone
         return Event("stop", SHUTDOWN, limit=limit, signum=signum)
 
-    def pass_on(self, unit: Unit) -> None:
+    def let_pass(self, unit: Unit) -> None:
         """A unit is over with: it is the turn of those that it alone still kept."""
         unit.passed = True
         self.unpassed -= 1
@@ -2337,18 +2337,18 @@ class Fleet:
     def overdue(self, now: float) -> None:
         """The time is up: of the units, of what is left over, of the killed to vanish."""
         if self.sweeping and self.swept_hard:
-            self.leave()
+            self.end_shutdown()
         else:
-            self.sweep(SIGNALS["KILL"] if self.sweeping else SIGNALS["TERM"], now)
+            self.begin_sweep(SIGNALS["KILL"] if self.sweeping else SIGNALS["TERM"], now)
 
-    def sweep(self, signum: int, now: float) -> None:
+    def begin_sweep(self, signum: int, now: float) -> None:
         """Signal all that is left; the Loop has it `leave` when nobody is."""
         assert self.ending
         self.sweeping, self.swept_hard = True, signum == SIGNALS["KILL"]
         self.deadline = now + SWEEP_TIMEOUT / 2 if self.swept_hard else min(now + SWEEP_TIMEOUT, max(now, self.ending.end))
         self.actions += [Wake("", self.deadline), Sweep(signum)]
 
-    def leave(self) -> None:
+    def end_shutdown(self) -> None:
         """Exit: with the code asked for, the main command's, that of the unit which ended it all, or 0."""
         assert self.ending
         if self.deadline is None:  # it has left already
@@ -2416,7 +2416,7 @@ class Watch:
                 self.cancelled, self.timers = 0, [each for each in self.timers if each[2]]
                 heapify(self.timers)
 
-    def shift(self, gap: float) -> None:
+    def shift_timers(self, gap: float) -> None:
         """Move all timers: for so many seconds nothing ran."""
         for timer in self.timers:
             timer[0] += gap
@@ -2448,7 +2448,7 @@ class Watch:
                 done = bool(call and call()) or done
             done = done or (deadline is not None and deadline <= now)
 
-    def look(self) -> None:
+    def check_clock(self) -> None:
         """Look at the clock between two steps of something long; where a single one stood still, `wait` is to find out."""
         now = time.monotonic()
         if now - self.looked <= PAUSED:
@@ -2468,20 +2468,11 @@ class Watch:
 # nothing; `safe`: nobody but root and overlord's own user can change what any name on the way stands for, or make a missing one.
 Place = namedtuple("Place", "folder path stat safe")
 LOOKS_MOST = 1000  # names and links on the way to a file
+CHANGEABLE = "is a link that others than root can change; give the path that it leads to instead"
 
 
 class Misled(OSError):
     """A path that somebody else than root or overlord's own user can have lead wherever he likes."""
-
-
-CHANGEABLE = "is a link that others than root can change; give the path that it leads to instead"
-
-
-def make_folder(name: str, folder: int) -> None:
-    try:
-        os.mkdir(name, dir_fd=folder)
-    except FileExistsError:  # made by somebody else just now
-        pass
 
 
 def find(path: str, make: bool = False) -> Place:
@@ -2498,11 +2489,14 @@ def find(path: str, make: bool = False) -> Place:
             try:
                 entry = os.open(name, os.O_PATH | os.O_NOFOLLOW, dir_fd=folder)
             except FileNotFoundError:
-                if make and names:
-                    make_folder(name, folder)
-                    names.insert(0, name)
-                    continue
-                return Place(folder, "/".join([at, name, *names]), None, safe and is_fixed(folder, None))
+                if not make or not names:
+                    return Place(folder, "/".join([at, name, *names]), None, safe and is_fixed(folder, None))
+                try:
+                    os.mkdir(name, dir_fd=folder)
+                except FileExistsError:  # made by somebody else just now
+                    pass
+                names.insert(0, name)
+                continue
             try:
                 stat = os.fstat(entry)
                 safe = safe and (name == ".." or is_fixed(folder, stat))
@@ -2569,9 +2563,8 @@ class Stream:
 
     def __init__(self, watch: Watch, fd: int) -> None:
         self.watch, self.fd = watch, fd
-        # O_NONBLOCK belongs to the open file, which overlord shares with the children and with whoever started the
-        # container: only an open file of its own may have it. A regular file has no readers to wait for, and an offset of
-        # one's own would overwrite others. `shy`: neither can be had (a socket, another user's pipe): ask, write little.
+        # O_NONBLOCK belongs to the open file, which others share: only one of overlord's own may have it. A regular file has
+        # no readers to wait for. `shy`: neither can be had (a socket, another user's pipe): ask, write little.
         self.shy, self.terminal = False, os.isatty(fd)
         if fd < 3 and not os.path.isfile(f"/proc/self/fd/{fd}"):
             try:
@@ -2587,35 +2580,20 @@ class Stream:
         self.unfinished: Capture | Log | None = None  # whose line is not complete
         self.drained: Callable[[], None] | None = None  # to be called when all that was kept is written
 
-    def put(self, source: Capture | Log, line: bytes, block: bytes, end: int) -> None:
-        """Pass on `line` and `block[:end]`: whole lines of one source, each with its prefix, or a part of one too long.
-        If another source comes before the rest of such a line, a newline parts them, and the rest gets a prefix of its
-        own. COST: the lines are found, prefixed and copied in one call, and no more than that is copied."""
-        prefix, whole = source.prefix, block[end - 1] == 10
-        head = line
-        if self.unfinished is not source:
-            head = b"\n" + prefix + line if self.unfinished else prefix + line
-        text = block.replace(b"\n", b"\n" + prefix) if prefix else block
-        view = memoryview(text)[: len(text) - (len(block) - end) - (len(prefix) if whole else 0)]
-        self.unfinished = None if whole else source
-        taken = 0
-        if not self.kept and not self.shy:
-            try:
-                taken = os.writev(self.fd, (head, view))
-            except BlockingIOError:
-                pass
-            except OSError as error:
-                self.fail(error)
-                return
-            if taken == len(head) + len(view):
-                return
+    def put(self, source: Capture | Log, text: bytes) -> None:
+        """Pass on whole lines of one source, each with its prefix, or a part of one too long. If another source comes
+        before the rest of such a line, a newline parts them, and the rest gets a prefix of its own."""
         if self.hurry and len(self.kept) > STUCK_KEPT and self.stuck():
-            self.lost += block.count(b"\n", 0, end)
+            self.lost += text.count(b"\n")
             return
         if not self.kept:
             self.progress = time.monotonic()
-        self.kept += head[taken:]
-        self.kept += view[max(0, taken - len(head)) :]
+        prefix, whole = source.prefix, text.endswith(b"\n")
+        if self.unfinished is not source:
+            self.kept += b"\n" + prefix if self.unfinished else prefix
+        lines = text.replace(b"\n", b"\n" + prefix) if prefix else text  # COST: all in one call
+        self.kept += memoryview(lines)[: len(lines) - (len(prefix) if whole else 0)]
+        self.unfinished = None if whole else source
         self.flush()
 
     def flush(self) -> None:
@@ -2627,7 +2605,7 @@ class Stream:
         except BlockingIOError:
             pass
         except OSError as error:
-            self.fail(error)
+            self.lose_reader(error)
         if len(self.kept) < before:
             self.progress = time.monotonic()
         if self.kept:
@@ -2640,7 +2618,7 @@ class Stream:
         if self.full and self.hurry:
             self.watch.later(self.progress + STUCK, self.flush)
         while self.waiting and not self.full:
-            self.waiting.pop().listen()
+            self.waiting.pop().resume()
 
     def stuck(self) -> bool:
         """Tell whether the reader has taken nothing for a while."""
@@ -2650,7 +2628,7 @@ class Stream:
         self.watch.off(self.fd)
         os.close(self.fd)
 
-    def fail(self, error: OSError) -> None:
+    def lose_reader(self, error: OSError) -> None:
         """Nobody will ever read what was kept."""
         self.kept.clear()
         if error.errno in (errno.EPIPE, errno.EFBIG):
@@ -2674,20 +2652,19 @@ class LogFile:
         self.unfinished: Capture | None = None
         self.fresh = True  # what was written last ended with a newline
 
-    def put(self, source: Capture, line: bytes, block: bytes, end: int) -> None:
-        """Append `line` and `block[:end]`: whole lines of one source, or a part of one that is too long to be kept."""
-        block = line + block[:end]
+    def put(self, source: Capture, block: bytes) -> None:
+        """Append whole lines of one source, or a part of one that is too long to be kept."""
         if self.unfinished not in (None, source):
             block = b"\n" + block
         self.unfinished = None if block.endswith(b"\n") else source
         if not self.fault:
-            self.write(block)
+            self.append(block)
         elif len(self.kept) + len(block) <= FILE_KEPT:
             self.kept += block
         else:
             self.lost += block.count(b"\n")
 
-    def write(self, block: bytes) -> None:
+    def append(self, block: bytes) -> None:
         """Write it all, or keep what cannot be written and try again later. COST: stat(2) sees that it was moved away."""
         rest = memoryview(block)
         try:
@@ -2699,7 +2676,7 @@ class LogFile:
                 except FileNotFoundError:
                     here = False
                 if not here:
-                    self.open()
+                    self.open_file()
                 part = self.fitting(block, len(block) - len(rest))
                 written = os.write(self.fd, rest[:part])
                 self.size += written
@@ -2718,15 +2695,15 @@ class LogFile:
     def try_again(self) -> None:
         """Write what was kept meanwhile."""
         kept, self.kept = bytes(self.kept), bytearray()
-        self.write(kept)
+        self.append(kept)
         if self.fault and not self.kept:
             lost, self.fault, self.lost = self.lost, "", 0
             text = f"{lost} lines were lost meanwhile" if lost else "nothing was lost"
             self.say("warning", ", ".join(self.units), f"{self.path} can be written again, {text}")
 
-    def open(self) -> None:
+    def open_file(self) -> None:
         """Open the file, making it and its parent folders if they are not there. Raises OSError."""
-        self.close()
+        self.close_file()
         self.fd, self.folder = open_path(self.path, os.O_WRONLY | os.O_APPEND, 0o100000)
         stat = os.fstat(self.fd)
         self.identity, self.size, self.fresh = (stat.st_dev, stat.st_ino), stat.st_size, True
@@ -2740,9 +2717,9 @@ class LogFile:
         if self.fault:
             lost = self.lost + self.kept.count(b"\n")
             self.say("warning", ", ".join(self.units), f"{lost} lines for {self.path} were given up: {self.fault}")
-        self.close()
+        self.close_file()
 
-    def close(self) -> None:
+    def close_file(self) -> None:
         for fd in (self.fd, self.folder):
             if fd >= 0:
                 os.close(fd)
@@ -2778,33 +2755,26 @@ class LogFile:
                 self.say("error", ", ".join(self.units), f"cannot rotate {self.path}: {self.trouble}; it goes on growing")
             return
         self.trouble = ""
-        self.open()
+        self.open_file()
 
 
 class Tail:
     """The last lines of a unit, in the blocks that they came in."""
 
     def __init__(self) -> None:
-        self.blocks: deque[tuple[bytes, bytes, int]] = deque(maxlen=TAIL_LINES)  # each has a line at least
+        self.blocks: deque[bytes] = deque()  # each has a line at least
         self.size = 0
-        self.follow: Callable[[str, bytes, bytes, int], None] | None = None
         self.seek: Callable[[bytes], None] | None = None
 
-    def add(self, line: bytes, block: bytes, end: int) -> None:
-        """Take in `line` and `block[:end]`. COST: nothing is looked at, split or copied."""
-        if len(self.blocks) == TAIL_LINES:
-            self.drop()
-        self.blocks.append((line, block, end))
-        self.size += len(line) + len(block)
-        while self.size > TAIL_BYTES and len(self.blocks) > 1:
-            self.drop()
+    def add(self, text: bytes) -> None:
+        """Take in whole lines, or a part of one too long. COST: nothing is looked at, split or copied."""
+        self.blocks.append(text)
+        self.size += len(text)
+        while len(self.blocks) > TAIL_LINES or (self.size > TAIL_BYTES and len(self.blocks) > 1):
+            self.size -= len(self.blocks.popleft())
 
-    def drop(self) -> None:
-        line, block, _ = self.blocks.popleft()
-        self.size -= len(line) + len(block)
-
-    def lines(self, count: int) -> list[bytes]:
-        text = b"".join(part for line, block, end in self.blocks for part in (line, block[:end])) if count > 0 else b""
+    def last_lines(self, count: int) -> list[bytes]:
+        text = b"".join(self.blocks) if count > 0 else b""
         return (text[:-1] if text.endswith(b"\n") else text).rsplit(b"\n", count)[-count:] if text else []
 
 
@@ -2812,24 +2782,26 @@ class Capture:
     """The stdout or stderr of a unit on its way through overlord: a pipe, and the line that is not finished. One pipe serves
     all processes of the unit, one after the other: what they write while nobody reads is bounded."""
 
-    def __init__(self, watch: Watch, unit: str, tail: Tail, target: str, sink: Stream | LogFile, prefix: bytes) -> None:
-        self.watch, self.unit, self.tail, self.target, self.sink, self.prefix = watch, unit, tail, target, sink, prefix
+    def __init__(self, output: Output, unit: str, tail: Tail, target: str, sink: Stream | LogFile, prefix: bytes) -> None:
+        self.unit, self.tail, self.target, self.sink, self.prefix = unit, tail, target, sink, prefix
+        self.watch = output.watch
+        self.follow = output.follow
         self.fd, self.end = os.pipe()
         os.set_blocking(self.fd, False)  # the other end is another open file
         self.line = b""
-        self.last, self.hot, self.size = 0.0, 0, 65536  # when it was read last; how often in quick succession; of the pipe
+        self.last = 0.0  # when it was read last
         self.total = 0  # bytes read so far
         self.ends: deque[int] = deque()  # where in that count a process ended while nobody could read on
-        self.listen()
+        self.resume()
 
-    def listen(self) -> None:
+    def resume(self) -> None:
         if self.fd >= 0:
-            self.watch.on(self.fd, select.EPOLLIN, lambda: self.read() and None)  # which never ends the wait
+            self.watch.on(self.fd, select.EPOLLIN, lambda: self.read_pipe() and None)  # which never ends the wait
 
-    def read(self, last: bool = False) -> bool:
+    def read_pipe(self, last: bool = False) -> bool:
         """Read once, unless the sink is full; tell whether there was something. `last`: the writer has ended.
-        COST: a daemon that writes line by line as fast as it can would wake overlord for each few of them. So one that
-        keeps on writing gets a larger pipe, and is then left alone for REST seconds wherever it has not filled much of it."""
+        COST: a daemon that writes line by line as fast as it can would wake overlord for each few of them. So one that has
+        filled little of its pipe since it was read last, not long ago, is left alone for REST seconds."""
         if self.sink.full and not (last and len(self.sink.kept) < STUCK_KEPT):
             self.watch.off(self.fd)
             self.sink.waiting.add(self)
@@ -2839,47 +2811,40 @@ class Capture:
         except BlockingIOError:
             return False
         now = time.monotonic()
-        self.hot = self.hot + 1 if now - self.last < 4 * REST else 0
-        self.last = now
-        if self.hot == HOT:
-            try:
-                self.size = fcntl.fcntl(self.fd, F_SETPIPE_SZ, PIPE_SIZE)
-            except OSError:  # LINUX: what all pipes of a user hold together is limited, pipe(7)
-                pass
-        if self.hot >= HOT and len(block) < CHUNK // 4 and self.size == PIPE_SIZE:
+        if now - self.last < 4 * REST and len(block) < CHUNK // 4:
             self.watch.off(self.fd)
-            self.watch.later(now + REST, self.listen)
+            self.watch.later(now + REST, self.resume)
+        self.last = now
         self.total += len(block)
         if block:
-            self.take(block)
+            self.pass_lines(block)
         if self.ends and self.total == self.ends[0]:
             self.ends.popleft()
             self.end_line()
         return True
 
-    def take(self, block: bytes) -> None:
+    def pass_lines(self, block: bytes) -> None:
         """Pass on the whole lines of a block, and keep what follows them."""
-        end, line = block.rfind(b"\n") + 1, self.line
-        if not end and len(line) + len(block) >= LINE_MAX:
+        end = block.rfind(b"\n") + 1
+        if not end and len(self.line) + len(block) >= LINE_MAX:
             end = len(block)
-        if end:
-            self.line = block[end:]
-            self.tail.add(line, block, end)
-            if self.tail.seek:
-                self.tail.seek(line + block[:end])
-            if self.tail.follow:
-                self.tail.follow(self.unit, line, block, end)
-            self.sink.put(self, line, block, end)
-        else:
+        if not end:
             self.line += block
+            return
+        text, self.line = self.line + block[:end], block[end:]
+        self.tail.add(text)
+        if self.tail.seek:
+            self.tail.seek(text)
+        self.follow(self.unit, text)
+        self.sink.put(self, text)
 
     def drain(self, last: bool = False) -> None:
-        """Read what is there. COST: not more than a pipe holds, since somebody may go on writing."""
-        for _ in range(self.size // CHUNK + 1):
-            if not self.read(last):
+        """Read what is there. COST: not more than a pipe may hold, since somebody may go on writing."""
+        for _ in range(PIPE_SIZE // CHUNK + 1):
+            if not self.read_pipe(last):
                 return
 
-    def finish(self) -> None:
+    def finish_run(self) -> None:
         """The unit has ended: what it wrote last is a line, even without a newline."""
         self.drain(last=True)
         if self.sink.full and len(self.sink.kept) >= STUCK_KEPT:
@@ -2892,11 +2857,11 @@ class Capture:
     def end_line(self) -> None:
         """What comes next is another's."""
         if self.line or self.sink.unfinished is self:
-            self.take(b"\n")
+            self.pass_lines(b"\n")
 
-    def close(self) -> None:
+    def end_capture(self) -> None:
         """Pass on what is left, and give the pipe back."""
-        self.finish()
+        self.finish_run()
         self.sink.waiting.discard(self)
         self.watch.off(self.fd)
         os.close(self.fd)
@@ -2950,27 +2915,24 @@ class Log:
                 lines += [f"{head}  | {clean(line)}" for line in value] if several else []
         return ("\n".join(lines) + "\n").encode("utf-8", "surrogateescape")
 
-    def say(
-        self, level: str, unit: str, text: str, details: Mapping[str, str | list[str]] | None = None, always: bool = False
-    ) -> None:
+    def message(self, level: str, unit: str, text: str, details: Mapping[str, Any] | None = None, always: bool = False) -> None:
         """Write one message, if the level is high enough. Never raises, never waits."""
-        if LEVELS.index(level) < self.level and not always:
-            return
-        self.write(self.spell(level, unit, text, details))
+        if always or LEVELS.index(level) >= self.level:
+            self.write_line(self.spell(level, unit, text, details))
 
-    def write(self, line: bytes) -> None:
+    def write_line(self, line: bytes) -> None:
         """Hand a message to the stream, unless too many wait there already."""
         if self.stream.kept and self.backlog + len(line) > LOG_KEPT:
             self.lost += 1
             return
-        self.stream.put(self, b"", line, len(line))
+        self.stream.put(self, line)
         self.backlog = self.backlog + len(line) if self.stream.kept else 0
 
     def catch_up(self) -> None:
         """Where messages were lost and the stream takes more again, say so."""
         if self.lost and not self.stream.kept:
             lost, self.lost = self.lost, 0
-            self.write(self.spell("warning", "", f"{lost} messages were lost, since nobody read them"))
+            self.write_line(self.spell("warning", "", f"{lost} messages were lost, since nobody read them"))
 
 
 class Output:
@@ -2982,7 +2944,7 @@ class Output:
         self.sinks: dict[str, Stream | LogFile] = {}
         self.captures: dict[tuple[str, int], Capture] = {}
         self.tails: dict[str, Tail] = {}
-        self.opened: Callable[[], None] = lambda: None  # told of each new one
+        self.follow: Callable[[str, bytes], None] = lambda unit, text: None  # told of all that is captured from then on
         self.log = Log(self.stream(2), level, form)
 
     def stream(self, fd: int) -> Stream:
@@ -2992,20 +2954,20 @@ class Output:
             self.streams[fd] = self.streams[same[0]] if same else Stream(self.watch, fd)
         return self.streams[fd]
 
-    def wire(self, spec: Spec) -> tuple[int, int]:
+    def wire_output(self, spec: Spec) -> tuple[int, int]:
         """Return what a unit's descriptors 1 and 2 are to be, -1 for nothing. Raises StartError."""
-        out = self.end(spec, 1, spec.stdout)
+        out = self.writing_end(spec, 1, spec.stdout)
         if spec.stderr == "stdout" or (spec.stderr == spec.stdout and spec.stderr[0] == "/"):
-            self.release(spec.name, 2)
+            self.unwire(spec.name, 2)
             return out, out
-        return out, self.end(spec, 2, spec.stderr)
+        return out, self.writing_end(spec, 2, spec.stderr)
 
-    def release(self, name: str, fd: int) -> None:
+    def unwire(self, name: str, fd: int) -> None:
         """Give back what a unit writes to no more, and the file if it was the last to do so."""
         capture = self.captures.pop((name, fd), None)
         if not capture:
             return
-        capture.close()
+        capture.end_capture()
         if not self.of(name):
             del self.tails[name]
         for path, sink in list(self.sinks.items()):
@@ -3013,11 +2975,11 @@ class Output:
                 sink.release()
                 del self.sinks[path]
 
-    def end(self, spec: Spec, fd: int, target: str) -> int:
+    def writing_end(self, spec: Spec, fd: int, target: str) -> int:
         """Return the descriptor that a unit writes to as its `fd`."""
         capture = self.captures.get((spec.name, fd))
         if capture and capture.target != target:
-            self.release(spec.name, fd)
+            self.unwire(spec.name, fd)
             capture = None
         if target in ("inherit", "null"):
             return fd if target == "inherit" else -1
@@ -3025,21 +2987,14 @@ class Output:
             if not capture:
                 sink = self.stream(fd) if target == "prefix" else self.sink(target, spec)
                 tail = self.tails.setdefault(spec.name, Tail())
-                self.opened()  # somebody may want to follow it
-                capture = Capture(self.watch, spec.name, tail, target, sink, self.prefix(spec.name, sink, target))
-                self.captures[spec.name, fd] = capture
+                prefix = f"{spec.name} | " if target == "prefix" else ""
+                if prefix and self.colour and isinstance(sink, Stream) and sink.terminal:
+                    prefix = f"\x1b[{COLOURS[list(self.tails).index(spec.name) % len(COLOURS)]}m{spec.name} |\x1b[0m "
+                capture = self.captures[spec.name, fd] = Capture(self, spec.name, tail, target, sink, prefix.encode())
             os.set_blocking(capture.end, True)  # the process before may have set O_NONBLOCK: node does
         except OSError as error:
             raise StartError(f"{('stdout', 'stderr')[fd - 1]} {target}: {error.strerror}", error.errno in SCARCE) from None
         return capture.end
-
-    def prefix(self, name: str, sink: Stream | LogFile, target: str) -> bytes:
-        """Return what stands before each line of a unit."""
-        if target != "prefix":
-            return b""
-        colour = COLOURS[list(self.tails).index(name) % len(COLOURS)]
-        coloured = self.colour and isinstance(sink, Stream) and sink.terminal
-        return f"\x1b[{colour}m{name} |\x1b[0m ".encode() if coloured else f"{name} | ".encode()
 
     def sink(self, path: str, spec: Spec) -> Stream | LogFile:
         """Return the one writer of a path, whoever names it and by which way. Raises OSError."""
@@ -3060,7 +3015,7 @@ class Output:
         if place.path not in self.sinks:
             kind = place.stat.st_mode & 0o170000 if place.stat else 0o100000
             if kind == 0o100000:
-                self.sinks[place.path] = LogFile(self.watch, place.path, spec.log_max, spec.log_keep, self.log.say)
+                self.sinks[place.path] = LogFile(self.watch, place.path, spec.log_max, spec.log_keep, self.log.message)
             else:
                 # LINUX: a FIFO opened for reading too needs no reader to be there, and never breaks: fifo(7)
                 fd, folder = open_path(place.path, os.O_RDWR if kind == 0o010000 else os.O_WRONLY, kind)
@@ -3072,9 +3027,9 @@ class Output:
         return sink
 
     def of(self, name: str) -> list[Capture]:
-        return [capture for fd in (1, 2) for capture in [self.captures.get((name, fd))] if capture]
+        return [self.captures[name, fd] for fd in (1, 2) if (name, fd) in self.captures]
 
-    def reload(self, fleet: Fleet) -> None:
+    def apply_settings(self, fleet: Fleet) -> None:
         """Have what takes effect in place take effect."""
         self.log.level, self.log.form = LEVELS.index(fleet.settings.log_level), fleet.settings.log_format
         for (name, _), capture in reversed(list(self.captures.items())):  # of several units, the one that was first counts
@@ -3082,9 +3037,9 @@ class Output:
             if spec and isinstance(capture.sink, LogFile) and capture.target in (spec.stdout, spec.stderr):
                 capture.sink.most, capture.sink.keep = spec.log_max, spec.log_keep
 
-    def forget(self, name: str) -> None:
-        self.release(name, 1)
-        self.release(name, 2)
+    def unwire_unit(self, name: str) -> None:
+        self.unwire(name, 1)
+        self.unwire(name, 2)
 
     def hurry(self) -> None:
         """overlord shuts down: a reader who is stuck must not keep daemons from ending."""
@@ -3093,7 +3048,7 @@ class Output:
                 sink.hurry = True
                 sink.flush()
 
-    def finish(self, until: float) -> None:
+    def write_rest(self, until: float) -> None:
         """Write all that is left, until `until` at most, and not for a reader who is stuck."""
         self.hurry()
         while True:
@@ -3105,13 +3060,13 @@ class Output:
                 break
             self.watch.wait(deadline, once=True)
         for capture in self.captures.values():
-            capture.finish()
+            capture.finish_run()
         for sink in self.sinks.values():
             if isinstance(sink, LogFile) and sink.fault:
                 sink.try_again()
         lost = sum(sink.lost + sink.kept.count(b"\n") for sink in {*self.streams.values(), *self.sinks.values()})
         if lost:
-            self.log.say("warning", "", f"{lost} lines of output were given up, since they could not be written")
+            self.log.message("warning", "", f"{lost} lines of output were given up, since they could not be written")
 
 
 # =========================================================================================================== Kernel
@@ -3212,7 +3167,7 @@ def read_variables(spec: Spec, environment: Mapping[bytes, bytes], held: Mapping
     value. Runs in the child, as the unit's user."""
     found: dict[bytes, bytes] = {}
 
-    def read(what: str, path: str, optional: bool = False) -> bytes:
+    def read_one(what: str, path: str, optional: bool = False) -> bytes:
         why = ""
         try:
             content = held.get(path)
@@ -3226,7 +3181,7 @@ def read_variables(spec: Spec, environment: Mapping[bytes, bytes], held: Mapping
             raise StartError(f"{what}{path}: {error.strerror}{why if error.errno == errno.EACCES else ''}") from None
 
     for path in spec.env_file:
-        lines = read("env_file ", path[path[0] == "-" :], path[0] == "-").splitlines()
+        lines = read_one("env_file ", path[path[0] == "-" :], path[0] == "-").splitlines()
         for number, line in enumerate(lines, 1):
             if not line.strip() or line.lstrip().startswith(b"#"):
                 continue
@@ -3238,7 +3193,7 @@ def read_variables(spec: Spec, environment: Mapping[bytes, bytes], held: Mapping
             found[key] = value[1:-1] if re.fullmatch(rb"'[^']*'|\"[^\"]*\"", value) else value
     for name in spec.secrets:
         path = secret_path(name, environment)
-        found[name.encode()] = re.sub(rb"\r?\n\Z", b"", read(f"secret {name}: ", path))
+        found[name.encode()] = re.sub(rb"\r?\n\Z", b"", read_one(f"secret {name}: ", path))
         if b"\0" in found[name.encode()]:
             raise StartError(f"secret {name}: {path}: holds a NUL byte")
     return found
@@ -3405,13 +3360,13 @@ class Kernel:
         self.terminal = False  # the main command was put into the foreground of the terminal
         self.oom, self.oom_seen = oom_kills()[0], -OOM_WINDOW  # killed for want of memory so far; when that was seen to grow
 
-    def spawn(
+    def make_process(
         self, spec: Spec, stdio: tuple[int, int] = (1, 2), extra: Mapping[str, str] = NOTHING, fd: tuple[int, int] = (-1, -1)
     ) -> int:
         """Return the pid of a new process for a unit. Raises StartError.
         `stdio`: what becomes its descriptors 1 and 2, as `open_stdio` says; `extra`: variables beyond its own; `fd`: one
         more descriptor, and what becomes that."""
-        pid = self.launch(spec, stdio, extra) if fd[0] < 0 else 0
+        pid = self.posix_spawn(spec, stdio, extra) if fd[0] < 0 else 0
         if pid:
             return pid
         self.terminal = self.terminal or (spec.kind == "main" and in_foreground())
@@ -3458,14 +3413,14 @@ class Kernel:
             data.write(call())
             return "", 0
 
-        def ended(code: int, why: str) -> None:
+        def hand_over_result(code: int, why: str) -> None:
             with data:
                 data.seek(0)
                 done(b"" if code else data.read())
 
-        self.helpers[self.fork(child)] = ("", ended)
+        self.helpers[self.fork(child)] = ("", hand_over_result)
 
-    def launch(self, spec: Spec, stdio: tuple[int, int], extra: Mapping[str, str]) -> int:
+    def posix_spawn(self, spec: Spec, stdio: tuple[int, int], extra: Mapping[str, str]) -> int:
         """Return the pid of a new process, or 0 where there is more to do before the exec, or `become` has to say what is wrong.
         COST: posix_spawn(3) copies no page tables, half the time of a fork and a third where overlord is large. But
         overlord stands still until the exec, hence `may_hang`. The C library closes the race that `fork` speaks of in the
@@ -3605,7 +3560,7 @@ class Kernel:
             os.setuid(uid)
         return {os.fsencode(key): os.fsencode(value) for key, value in variables.items()}
 
-    def send(self, pid: int, *signums: int) -> str:
+    def send_signals(self, pid: int, *signums: int) -> str:
         """Send signals to a process, or with minus its number to its group, if it is there; return what is wrong."""
         try:
             for signum in signums:
@@ -3616,7 +3571,7 @@ class Kernel:
             return f"{error.strerror} (a process of another user: overlord needs CAP_KILL)"
         return ""
 
-    def reap(self, most: int) -> Iterator[tuple[int, int, int, bool]]:
+    def dead_children(self, most: int) -> Iterator[tuple[int, int, int, bool]]:
         """Yield (pid, code or minus the signal, real uid, stopped) of at most so many children that died or were stopped."""
         for _ in range(most):
             try:
@@ -3920,6 +3875,113 @@ def claim(
     return {pid: unit for pid, unit in owned.items() if pid not in lost}, nobodys
 
 
+class Census:
+    """Whose each process is, by the last reading of /proc."""
+
+    def __init__(self, fleet: Fleet, kernel: Kernel, adopts: bool) -> None:
+        self.fleet, self.helpers, self.environment = fleet, kernel.helpers, kernel.environment
+        self.adopts = adopts
+        self.pids: dict[int, str] = {}  # main process -> its unit
+        self.dead: list[tuple[Unit, int, int]] = []  # main processes that died, with their exit codes: the fleet is to be told
+        self.found: dict[int, Process] = {}  # the last reading
+        self.owner: dict[int, Unit] = {}  # whose they are
+        self.strangers: dict[int, Stranger] = {}  # and those who are no unit's
+        self.read, self.cost = 0.0, 0.0  # when that was, and what it took
+        self.torn: set[Unit] = set()  # units of which it may not show all
+        self.fleeting: set[Process] = set()  # orphans that told nothing when they were looked at
+
+    def survey(self, reuse: bool = False) -> dict[int, Unit]:
+        """Return the unit of each process that has one; its names are in `found`. COST: reads all of /proc; `reuse`: a reading is
+        good enough that is younger than ten times what it took."""
+        began = time.monotonic()
+        if reuse and self.owner and began - self.read < LOOK_SHARE * self.cost:
+            return self.owner
+        units = [unit for unit in self.fleet.units.values() if unit.status.pid]
+        ending = {unit for unit in units if self.is_ending(unit)}
+        adopts, environment = self.adopts, self.environment
+        origins: dict[int, Origin] = {}
+        alone = b"OVERLORD_NAME" not in environment  # else that may be given by the overlord above
+
+        def origin_of(process: Process) -> Origin:
+            if process.pid not in origins:
+                origins[process.pid] = read_origin(process, environment)
+            return origins[process.pid] if adopts or alone else Origin()
+
+        found = processes()
+        if found:
+            self.owner, self.strangers = claim(found, os.getpid(), adopts, units, self.helpers, self.strangers, ending, origin_of)
+        young = (time.clock_gettime(time.CLOCK_BOOTTIME) - YOUNG) * os.sysconf("SC_CLK_TCK")  # about to exec, perhaps
+        unclear = [found[pid] for pid in origins if pid in found and pid not in self.owner]
+        fleeting = {each for each in unclear if origins[each.pid].fleeting or each.born > young}
+        makers = [self.strangers[each.pid].makers for each in fleeting - self.fleeting if each.pid in self.strangers]
+        self.torn, self.fleeting = {unit for each in makers for unit in each}, fleeting  # RACE: whom do they make meanwhile?
+        if not found:  # all that is known of a unit is whom it had before, and its process group; a zombie counts as alive
+            found = {pid: each for pid, each in self.found.items() if pid > 0 and exists(pid)}
+            groups = {-unit.status.pid: unit for unit in units if exists(-unit.status.pid)}
+            found.update((pid, Process(pid, 0, "process group", 0, 0)) for pid in groups)
+            self.owner = {**{pid: unit for pid, unit in self.owner.items() if pid in found}, **groups}
+        for unit in units:
+            unit.kin = {}
+        for pid, unit in self.owner.items():
+            unit.kin[pid] = found[pid].born
+        for unit in units:
+            unit.sessions = {found[pid].session for pid in unit.kin} or unit.sessions
+        self.found, self.read = found, time.monotonic()
+        self.cost = self.read - began
+        return self.owner
+
+    def is_ending(self, unit: Unit) -> bool:
+        """Tell whether everything of a unit is about to be stopped."""
+        dead = unit.status.state == STOPPING or unit in [each[0] for each in self.dead] or unit.status.pid not in self.pids
+        return dead and bool(unit.spec.kill_mode != "process" and (unit.spec.kind != "script" or unit.status.state == STOPPING))
+
+    def may_leave(self, dead: Iterable[Unit]) -> bool:
+        """Tell whether units may have left processes behind: without a look at /proc where each child is known, and none theirs.
+        LINUX: whatever they left descends from a child of overlord by now."""
+        children = slurp_children() if self.adopts else None
+        if children is None:
+            return True
+        known = {pid: each.born for pid, each in self.strangers.items() if not set(each.makers).intersection(dead)}
+        for unit in self.fleet.units.values():
+            if unit.status.pid and unit not in dead:
+                known.update(unit.kin)
+        orphans = [read_process(pid) for pid in children if pid not in self.pids and pid not in self.helpers]
+        return any(each and known.get(each.pid) != each.born for each in orphans)
+
+    def find_doubtful(self, unit: Unit) -> list[Process]:
+        """Return the orphans that may be of a unit, and may be another's."""
+        pids = [pid for pid, each in self.strangers.items() if unit in each.makers and each.born >= unit.born]
+        return [self.found[pid] for pid in pids if pid in self.found]
+
+    def may_spare(self, unit: Unit, code: int) -> bool:
+        """Tell whether what is not in its session stays: a script has succeeded."""
+        return bool(unit.spec.kind == "script" and unit.status.state == RUNNING and code in unit.spec.success)
+
+    def find_left(self, unit: Unit, code: int) -> tuple[list[Process], list[Process]]:
+        """Return what a unit leaves behind: what is to be stopped, and what more may be of it. What stays is named, and is no
+        unit's from now on."""
+        rest = [self.found[pid] for pid, whose in self.owner.items() if whose is unit and pid != unit.status.pid]
+        stays: list[Process] = []
+        if unit.spec.kill_mode == "process" and not (unit.spec.pidfile and unit.status.state in (STARTING, OK)):
+            stays = rest
+        elif self.may_spare(unit, code):
+            stays = [each for each in rest if each.session != unit.status.pid]
+        doubts = self.find_doubtful(unit)
+        if stays:
+            self.fleet.say("info", unit.name, f"left running: {spell_processes(stays)}")
+            self.strangers.update((each.pid, Stranger(each.born, ())) for each in stays)
+            for each in stays:
+                self.owner.pop(each.pid)
+                unit.kin.pop(each.pid, None)
+        fresh = [each for each in doubts if unit.told.get(each.pid) != (each.born, 0)]
+        if fresh and unit.name != MAIN:
+            unit.told.update((each.pid, (each.born, 0)) for each in fresh)
+            makers = sorted({maker.name for each in fresh for maker in self.strangers[each.pid].makers})
+            whose = f"{', '.join(makers[:5])}{f' or {len(makers) - 5} more' if len(makers) > 5 else ''}"
+            self.fleet.say("warning", unit.name, f"left running, for it may be of any of {whose}: {spell_processes(fresh)}")
+        return [each for each in rest if each.pid in unit.kin], doubts
+
+
 # ============================================================================================================= Init
 # What only an init does: the orphans of others, the last sweep, the terminal.
 
@@ -3941,7 +4003,7 @@ class Init:
         found, own = processes(), os.getpid()
         return [each for each in found.values() if each.pid != own] if self.is_pid1 else descendants(found, own)
 
-    def sweep(self, signum: int) -> None:
+    def signal_all(self, signum: int) -> None:
         """Signal all that is left, but for what had this signal already. A stopped process is continued, so that it can act on
         SIGTERM. RACE: a descendant that is no child may die, and its pid be another's; so it is looked at once more."""
         left = [] if self.is_pid1 else [each for each in self.leftovers() if self.swept.get(each.pid) != (each.born, signum)]
@@ -3964,7 +4026,7 @@ class Init:
         began = time.monotonic()
         if self.is_pid1 or os.getppid() <= 1:
             if number == SIGNALS["TSTP"]:
-                kernel.send(pid, SIGNALS["CONT"])
+                kernel.send_signals(pid, SIGNALS["CONT"])
             return 0.0
         if number not in JOB_CONTROL or not os.isatty(0):
             return 0.0
@@ -3973,7 +4035,7 @@ class Init:
         if in_foreground():
             kernel.terminal = True
             os.tcsetpgrp(0, pid)
-        kernel.send(-pid, SIGNALS["CONT"])
+        kernel.send_signals(-pid, SIGNALS["CONT"])
         return time.monotonic() - began
 
     def take_terminal(self, kernel: Kernel) -> None:
@@ -4020,8 +4082,6 @@ def locate_socket(socket: str) -> str:
 def look_at_peer(sock: Any) -> tuple[int, int]:
     """Return pid and user of the process at the other end of a unix socket; the pid is 0 if its PID namespace is another.
     LINUX: of a namespace that is not below one's own SO_PEERCRED tells no pid; of one below, /proc/PID/status tells several."""
-    import _socket
-
     pid, uid = read_numbers(sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, 8))
     try:
         numbers = re.search(rb"(?m)^NSpid:(.*)", slurp(f"/proc/{pid}/status"))
@@ -4039,18 +4099,14 @@ def read_numbers(value: bytes) -> list[int]:
 def shed(controls: list[tuple[int, int, bytes]]) -> None:
     """Close the descriptors that somebody sent with a message, by SCM_RIGHTS of unix(7).
     LINUX: to close the last one of a socket that lingers would wait, see socket(7)."""
-    import _socket
-
     for fd in [fd for _, kind, value in controls if kind == 1 for fd in read_numbers(value)]:
         try:
             sock = _socket.socket(fileno=fd)
-            try:
-                sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_LINGER, bytes(8))
-            finally:
-                sock.detach()
-        except OSError:  # it is no socket
-            pass
-        os.close(fd)
+        except OSError:  # it is none
+            os.close(fd)
+        else:
+            sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_LINGER, bytes(8))
+            sock.close()
 
 
 def close_socket(sock: Any) -> None:
@@ -4068,8 +4124,6 @@ def close_socket(sock: Any) -> None:
 
 def remove_stale(path: str) -> None:
     """Remove a socket that nobody listens at. Raises OSError."""
-    import _socket
-
     probe = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC | _socket.SOCK_NONBLOCK)
     try:
         probe.connect(path)
@@ -4130,10 +4184,10 @@ class Request:
         self.several = False  # each line says of which unit it is
         self.parts: Iterator[bytes] = iter(())  # the rest of the answer, each made once the one before has been taken
         self.due: set[str] = set()  # captured units whose last lines are still to be sent, with what they write until then
-        self.listen()
-        self.timer: list[Any] | None = self.watch.later(time.monotonic() + ASK_TIMEOUT, self.close)
+        self.await_words()
+        self.timer: list[Any] | None = self.watch.later(time.monotonic() + ASK_TIMEOUT, self.hang_up)
 
-    def hear(self) -> bool:
+    def read_request(self) -> bool:
         """Read the request, or see that the client is gone."""
         try:
             data, controls, _, _ = self.sock.recvmsg(4096, 4096, MSG_DONTWAIT)
@@ -4145,11 +4199,11 @@ class Request:
         self.heard += data
         gone = not data and (self.silent or not (self.asked or self.heard))
         if gone or (self.asked and len(self.heard) > REQUEST_MAX):
-            self.close()
+            self.hang_up()
             return False
         if not data:  # it has said all: what comes from now on is that it is gone
             self.silent = True
-            self.listen()
+            self.await_words()
         line, newline, _ = self.heard.partition(b"\n")
         if self.asked or not (newline or self.silent or len(self.heard) > REQUEST_MAX):
             return False
@@ -4158,34 +4212,34 @@ class Request:
         self.control.ask(self, line.decode("utf-8", "replace").split())
         return True
 
-    def listen(self) -> None:
+    def await_words(self) -> None:
         """Hear what the client says. LINUX: that it is gone is told whatever one waits for, see epoll_ctl(2)."""
-        self.watch.on(self.sock.fileno(), 0 if self.silent else select.EPOLLIN, self.hear)
+        self.watch.on(self.sock.fileno(), 0 if self.silent else select.EPOLLIN, self.read_request)
 
-    def put(self, lines: Iterable[str], kind: str = " ") -> None:
+    def add_lines(self, lines: Iterable[str], kind: str = " ") -> None:
         """Add lines to the answer."""
-        self.send("".join(f"{kind}{line}\n" for line in lines).encode("utf-8", "surrogateescape"))
+        self.add_bytes("".join(f"{kind}{line}\n" for line in lines).encode("utf-8", "surrogateescape"))
 
-    def send(self, data: bytes) -> None:
+    def add_bytes(self, data: bytes) -> None:
         """Add bytes to the answer, unless the client does not take them."""
         if len(self.answer) > ANSWER_MAX and (self.stream or self.until):
-            self.close()
+            self.hang_up()
         elif self.sock:
             self.answer += data
-            self.flush()
+            self.send_rest()
 
     def fail(self, text: str, code: int) -> None:
         """Say what is wrong, and end."""
-        self.put([clean(text)], "!")
-        self.end(code)
+        self.add_lines([clean(text)], "!")
+        self.complete(code)
 
-    def end(self, code: int, lines: Iterable[str] = ()) -> None:
+    def complete(self, code: int, lines: Iterable[str] = ()) -> None:
         """Complete the answer, with an exit code."""
-        self.put(lines)
+        self.add_lines(lines)
         self.over = True
-        self.put([str(code)], "=")
+        self.add_lines([str(code)], "=")
 
-    def flush(self) -> None:
+    def send_rest(self) -> None:
         try:
             while self.sock:
                 self.answer += b"" if self.answer else next(filter(None, self.parts), b"")
@@ -4193,28 +4247,30 @@ class Request:
                     break
                 del self.answer[: self.sock.send(self.answer[:65536], MSG_DONTWAIT | MSG_NOSIGNAL)]
         except BlockingIOError:
-            self.watch.on(self.sock.fileno(), select.EPOLLOUT, self.flush)
+            self.watch.on(self.sock.fileno(), select.EPOLLOUT, self.send_rest)
             if self.over:  # it has ASK_TIMEOUT to take some more
                 self.watch.cancel(self.timer)
-                self.timer = self.watch.later(time.monotonic() + ASK_TIMEOUT, self.close)
-            self.control.limit_unread()
+                self.timer = self.watch.later(time.monotonic() + ASK_TIMEOUT, self.hang_up)
+            requests = self.control.requests
+            if sum(len(request.answer) for request in requests) > ANSWERS_MAX:  # whoever has left most unread has to go
+                max(requests, key=lambda request: len(request.answer)).hang_up()
             return
         except OSError:
-            self.close()
+            self.hang_up()
             return
         if self.over:
-            self.close()
+            self.hang_up()
         elif self.sock:
-            self.listen()
+            self.await_words()
 
-    def close(self) -> None:
+    def hang_up(self) -> None:
         self.watch.cancel(self.timer)
         if self.sock:
             self.watch.off(self.sock.fileno())
             close_socket(self.sock)
             self.sock = self.until = None
             self.answer, self.parts = bytearray(), iter(())  # else a reference cycle keeps both
-            self.control.drop(self)
+            self.control.remove_request(self)
 
 
 class Control:
@@ -4229,22 +4285,20 @@ class Control:
         self.clients: deque[tuple[int, float]] = deque(maxlen=CLIENTS_MAX)  # pid of each that was here last, and until when
         self.listener: Any = None
         self.file: tuple[str, os.stat_result] | None = None  # the socket's, where it has one
-        output.opened = self.refollow
+        output.follow = self.forward_lines
 
-    def open(self, socket: str) -> str:
+    def open_socket(self, socket: str) -> str:
         """Listen where the setting says; return a warning where that cannot be."""
         place, mask = locate_socket(socket), os.umask(0o177)
         try:
-            import _socket
-
             sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC | _socket.SOCK_NONBLOCK)
             if place[0] == "/":
                 remove_stale(place)
             sock.bind(place)
             sock.listen(128)  # RACE: at once, since until then another overlord may take it for a stale one
             self.file = (place, os.lstat(place)) if place[0] == "/" else None
-        except (OSError, ImportError) as error:
-            why = getattr(error, "strerror", "") or error
+        except OSError as error:
+            why = error.strerror or error
             hint = "" if place[0] == "/" else "; [overlord] socket = /PATH names another place"
             place = place.replace("\0", "@")
             return f"no control socket, so that status, health and their like cannot ask: {place}: {why}{hint}"
@@ -4257,16 +4311,16 @@ class Control:
     def dismiss_clients(self) -> None:
         """End all connections, and give the last clients a moment to write out their answers. Blocks: all else is over."""
         for request in list(self.requests):
-            request.close()
+            request.hang_up()
         until = time.monotonic() + SWEEP_TIMEOUT / 2
         last = {pid for pid, instant in self.clients if until - instant < SWEEP_TIMEOUT}
         while any(map(exists, last)) and time.monotonic() < until:
             select.poll().poll(5)  # ms
 
-    def close(self) -> None:
+    def stop_listening(self) -> None:
         """Hang up on everybody, and take the socket's file away while nobody can take it for a stale one."""
         for request in list(self.requests):
-            request.close()
+            request.hang_up()
         try:
             if self.file and os.path.samestat(os.lstat(self.file[0]), self.file[1]):
                 os.unlink(self.file[0])
@@ -4275,8 +4329,6 @@ class Control:
 
     def accept(self) -> None:
         """Let a client in that is root or of overlord's own user, and of the same PID namespace."""
-        import _socket
-
         for _ in range(ACCEPT_BATCH):
             try:
                 sock = _socket.socket(fileno=self.listener._accept()[0])
@@ -4288,7 +4340,7 @@ class Control:
                     self.watch.later(time.monotonic() + 1.0, self.listen)
                 return
             if len(self.requests) >= CLIENTS_MAX:
-                ([request for request in self.requests if not request.asked] or self.requests)[0].close()
+                ([request for request in self.requests if not request.asked] or self.requests)[0].hang_up()
             pid, uid = look_at_peer(sock)
             request = Request(self, sock, pid if uid in (0, os.geteuid()) else 0)
             self.requests.append(request)
@@ -4296,28 +4348,21 @@ class Control:
                 request.asked = True
                 request.fail("only root and overlord's own user may ask, in its own container", EX_NOPERM)
 
-    def limit_unread(self) -> None:
-        """Hang up on whoever has left most unread, where all clients together have left too much."""
-        if sum(len(request.answer) for request in self.requests) > ANSWERS_MAX:
-            max(self.requests, key=lambda request: len(request.answer)).close()
-
     def listen(self) -> None:
         self.watch.on(self.listener.fileno(), select.EPOLLIN, self.accept)
 
-    def drop(self, request: Request) -> None:
+    def remove_request(self, request: Request) -> None:
         self.requests.remove(request)
         if request.pid:
             self.clients.append((request.pid, time.monotonic()))
         self.refollow()
 
     def refollow(self) -> None:
-        """Have the fleet and the captures tell what is followed: after a reload other units, perhaps, or none any more."""
+        """Have the fleet tell what is followed: after a reload other units, perhaps, or none any more."""
         streams = [request for request in self.requests if request.stream]
         for request in streams:
-            request.follows = frozenset(unit.name for unit in self.match(request.patterns, strict=False))
+            request.follows = frozenset(unit.name for unit in self.find_units(request.patterns, strict=False))
         self.fleet.followed = any(request.stream == "events" for request in streams)
-        for name, tail in self.output.tails.items():
-            tail.follow = self.pass_on if any(name in each.follows for each in streams if each.stream == "logs") else None
         for request in [request for request in streams if not request.follows and not request.over]:
             request.fail(f"{' '.join(request.patterns)} was removed by a reload", 1)
 
@@ -4326,7 +4371,7 @@ class Control:
         try:
             verb, request.options, names = parse_request(words, self.verbs)
             if "timeout" in request.options:
-                request.timer = self.watch.later(time.monotonic() + request.options["timeout"], lambda: self.expire(request))
+                request.timer = self.watch.later(time.monotonic() + request.options["timeout"], lambda: self.time_out_request(request))
             if self.fleet.ending and verb.name in ("start", "stop", "restart", "reload"):
                 request.fail("overlord is shutting down", 1)
                 return
@@ -4334,41 +4379,39 @@ class Control:
         except Mistake as mistake:
             request.fail(str(mistake), EX_USAGE)
         if not request.over:
-            request.put([""], "+")  # somebody is there, and it may take a while
+            request.add_lines([""], "+")  # somebody is there, and it may take a while
 
-    def look(self, now: float) -> None:
+    def answer_waiting(self, now: float) -> None:
         """Answer those who wait for something that has come about."""
         for request in [request for request in self.requests if request.until]:
             until, request.until = request.until, None
             if until and not request.over and not until(now):
                 request.until = request.until or until  # it waits on, perhaps for something else
 
-    def say(self, action: Say) -> None:
+    def publish_message(self, action: Say) -> None:
         """Pass a message on to those who wait for what comes of its unit."""
         for request in [request for request in self.requests if action.unit in request.follows and not request.stream]:
-            request.put([clean(f"{action.unit}: {action.text}")])
+            request.add_lines([clean(f"{action.unit}: {action.text}")])
 
-    def changed(self, action: Changed) -> None:
+    def publish_change(self, action: Changed) -> None:
         """Pass a change of state on to those who follow."""
         for request in [each for each in self.requests if each.stream == "events" and action.unit in each.follows]:
-            request.put([clean(f"{action.unit} {action.state} {action.why}".rstrip())])
+            request.add_lines([clean(f"{action.unit} {action.state} {action.why}".rstrip())])
 
-    def pass_on(self, unit: str, line: bytes, block: bytes, end: int) -> None:
+    def forward_lines(self, unit: str, text: bytes) -> None:
         """Pass captured lines on to those who follow them."""
-        text = line + block[:end]
-        text = text[:-1] if text.endswith(b"\n") else text
         for request in [each for each in self.requests if each.stream == "logs" and unit in each.follows - each.due]:
-            head = f" {unit} | ".encode() if request.several else b" "
-            request.send(head + text.replace(b"\n", b"\n" + head) + b"\n")
+            head, lines = f" {unit} | ".encode() if request.several else b" ", text[:-1] if text.endswith(b"\n") else text
+            request.add_bytes(head + lines.replace(b"\n", b"\n" + head) + b"\n")
 
     # ---------------------------------------------------------------------------------------------- the verbs: look
     def do_version(self, request: Request, names: list[str], now: float) -> None:
-        request.end(0, [f"overlord {VERSION}"])
+        request.complete(0, [f"overlord {VERSION}"])
 
     def do_status(self, request: Request, names: list[str], now: float) -> None:
         """Answer with a record for each unit: fields between tabs, as RECORD names them."""
-        chosen = self.match(names)
-        request.end(0 if all(unit.status.state in FINE for unit in chosen) else 3, (self.record(unit, now) for unit in chosen))
+        chosen = self.find_units(names)
+        request.complete(0 if all(unit.status.state in FINE for unit in chosen) else 3, (self.record(unit, now) for unit in chosen))
 
     def record(self, unit: Unit, now: float) -> str:
         """Return what there is to know of a unit, in the order of RECORD."""
@@ -4394,24 +4437,24 @@ class Control:
             if state not in (OK, DONE):
                 sick.append(f"{unit.name} is {spell_state(state)}" + (f" ({why})" if why else ""))
         fine = f"healthy: {well} daemon{'' if well == 1 else 's'} ok"
-        request.end(1 if sick else 0, [f"unhealthy: {'; '.join(sick)}" if sick else fine])
+        request.complete(1 if sick else 0, [f"unhealthy: {'; '.join(sick)}" if sick else fine])
 
     def do_timeline(self, request: Request, names: list[str], now: float) -> None:
         """Answer with what happened to each unit until it was up: name, and pairs of an instant and what."""
         began = min((unit.story[0][0] for unit in self.fleet.units.values() if unit.story), default=now)
-        for unit in self.match(names):
+        for unit in self.find_units(names):
             pairs = [clean(f"{instant - began:.4f} {what}") for instant, what in unit.story]
-            request.put(["\t".join([unit.name, f"{now - began:.4f}", *pairs])])
-        request.end(0)
+            request.add_lines(["\t".join([unit.name, f"{now - began:.4f}", *pairs])])
+        request.complete(0)
 
     def do_logs(self, request: Request, names: list[str], now: float) -> None:
         """Answer with the last captured lines, and go on with those to come."""
-        tails, chosen = self.output.tails, self.match(names)
+        tails, chosen = self.output.tails, self.find_units(names)
         silent = [unit.spec for unit in chosen if unit.name not in tails]
         missing = [spec for spec in silent if not is_captured(spec)]
         hint = "is not captured; set output = prefix, or stdout in"
-        request.put([f"{spec.name} {hint} [{section_of(spec)}]" for spec in missing], "!")
-        request.put([f"{spec.name} has not started yet" for spec in silent if spec not in missing], "!")
+        request.add_lines([f"{spec.name} {hint} [{section_of(spec)}]" for spec in missing], "!")
+        request.add_lines([f"{spec.name} has not started yet" for spec in silent if spec not in missing], "!")
         follow = "follow" in request.options and len(missing) < len(chosen)
         due = [unit.name for unit in chosen if unit.name in tails]
         request.due, request.several = set(due), len(chosen) > 1
@@ -4421,26 +4464,26 @@ class Control:
                 head, number = f" {name} | ".encode() if request.several else b" ", request.options.get("lines", TAIL_LINES)
                 request.due.remove(name)
                 if name in tails:  # no reload has removed it
-                    yield b"".join([head + line + b"\n" for line in tails[name].lines(number)])
+                    yield b"".join([head + line + b"\n" for line in tails[name].last_lines(number)])
             if not follow:
                 yield b"=%d\n" % bool(missing)
 
         request.parts, request.over, request.stream, request.patterns = parts(), not follow, "logs" if follow else "", names
         self.refollow()
-        request.flush()
+        request.send_rest()
 
     def do_events(self, request: Request, names: list[str], now: float) -> None:
         """Answer with the state of each unit, and go on with every change."""
-        chosen, request.stream, request.patterns = self.match(names), "events", names
+        chosen, request.stream, request.patterns = self.find_units(names), "events", names
         self.refollow()
-        request.put(clean(f"{unit.name} {unit.status.state} {self.fleet.explain(unit, now)}".rstrip()) for unit in chosen)
+        request.add_lines(clean(f"{unit.name} {unit.status.state} {self.fleet.explain(unit, now)}".rstrip()) for unit in chosen)
 
     # ------------------------------------------------------------------------------------------------ the verbs: act
     def do_start(self, request: Request, names: list[str], now: float) -> None:
         """Start units, and what they depend on; wait until all of that is up, or is not."""
-        chosen = self.match(names)
+        chosen = self.find_units(names)
         daemons = [unit for unit in chosen if unit.spec.kind == "daemon"]
-        request.put([f"{unit.name}: is up already" for unit in daemons if unit.status.state == OK])
+        request.add_lines([f"{unit.name}: is up already" for unit in daemons if unit.status.state == OK])
         since = {unit: -1 if unit in daemons else unit.status.starts for unit in chosen}
         up = {unit for unit in self.fleet.units.values() if unit.status.state in (STARTING, OK) or unit.spec.kind != "daemon"}
         needed = [unit for unit in self.fleet.start(chosen, now) if unit not in up]
@@ -4448,37 +4491,36 @@ class Control:
 
     def do_restart(self, request: Request, names: list[str], now: float) -> None:
         """Restart units; wait until they and all that bounce with them are up, or are not."""
-        chosen = self.match(names)
+        chosen = self.find_units(names)
         since = {unit: unit.status.starts for unit in chosen}
         self.fleet.restart(chosen, now)
         self.await_up(request, since, now)
 
     def do_wait(self, request: Request, names: list[str], now: float) -> None:
-        self.await_up(request, dict.fromkeys(self.match(names), -1), now, patient=True)
+        self.await_up(request, dict.fromkeys(self.find_units(names), -1), now, patient=True)
 
     def do_stop(self, request: Request, names: list[str], now: float) -> None:
-        chosen = self.match(names)
+        chosen = self.find_units(names)
         for unit in [unit for unit in chosen if not unit.lives()]:
-            state = unit.status.state
-            idle = state not in (WAITING, BACKOFF)
-            request.put([f"{unit.name}: is not running ({state})" if idle else f"{unit.name}: stopped (it was {state})"])
+            how = "stopped (it was " if unit.status.state in (WAITING, BACKOFF) else "is not running ("
+            request.add_lines([f"{unit.name}: {how}{unit.status.state})"])
         others = {each for unit in chosen if not unit.rests() for each in unit.dependents if each not in chosen and each.lives()}
         alive = [unit.name for unit in self.fleet.units.values() if unit in others]
         if alive:
             words = "depends on what is stopped, and goes" if len(alive) == 1 else "depend on what is stopped, and go"
-            request.put([f"{', '.join(alive)} {words} on running"])
+            request.add_lines([f"{', '.join(alive)} {words} on running"])
         self.fleet.stop(chosen, now)
         self.await_down(request, [unit.name for unit in chosen], now)
 
     def do_signal(self, request: Request, names: list[str], now: float) -> None:
         signum, failed = parse_signal(names[0]), False
-        for unit in self.match(names[1:]):
+        for unit in self.find_units(names[1:]):
             status = unit.status
             fault = f"is {status.state}, and has no process" if not status.pid or status.left else ""
-            fault = fault or self.kernel.send(status.pid, signum)
+            fault = fault or self.kernel.send_signals(status.pid, signum)
             failed = failed or bool(fault)
-            request.put([f"{unit.name}: {fault or f'{spell_signal(signum)} sent to pid {status.pid}'}"], "!" if fault else " ")
-        request.end(1 if failed else 0)
+            request.add_lines([f"{unit.name}: {fault or f'{spell_signal(signum)} sent to pid {status.pid}'}"], "!" if fault else " ")
+        request.complete(1 if failed else 0)
 
     def do_reload(self, request: Request, names: list[str], now: float) -> None:
         """Have the configuration read anew, by a child: a file system that hangs holds up nothing but this request."""
@@ -4502,17 +4544,17 @@ class Control:
     def take_over(self, request: Request, config: Config | list[str], now: float) -> None:
         """Go on under another configuration; wait until what it changes is done."""
         if isinstance(config, list):
-            request.put(map(clean, config[:-1]), "!")
+            request.add_lines(map(clean, config[:-1]), "!")
             request.fail(config[-1], EX_CONFIG)
             return
         old, before, since = self.fleet.settings, dict(self.fleet.units), {u: u.status.starts for u in self.fleet.units.values()}
         wanted = {unit for unit in since if unit.wanted}
-        news = self.fleet.reload(config, now)
+        news = self.fleet.change_config(config, now)
         lines = [f"{name}: {what}" for name, what in news.items()]
         differ = [key for key in Settings._fields if getattr(old, key) != getattr(config.settings, key)]
         lines += [f"[overlord] {key}: " + ("kept until overlord starts anew" if key == "socket" else "changed") for key in differ]
-        self.log.say("info", "", f"configuration read anew: {'; '.join(lines) or 'nothing differs'}")
-        request.put(lines or ["nothing differs"])
+        self.log.message("info", "", f"configuration read anew: {'; '.join(lines) or 'nothing differs'}")
+        request.add_lines(lines or ["nothing differs"])
 
         def replaced(now: float) -> bool:
             if self.fleet.ending:
@@ -4525,16 +4567,16 @@ class Control:
             self.await_up(request, {unit: since.get(unit, -1) for unit in coming}, now)
             return True
 
-        self.wait(request, replaced, now, list(news))
+        self.await_outcome(request, replaced, now, list(news))
 
     def do_shutdown(self, request: Request, names: list[str], now: float) -> None:
         if names and not (re.fullmatch(r"\d{1,3}", names[0], re.ASCII) and int(names[0]) < 256):
             raise Mistake(f"{names[0]!r} is no exit code, they go from 0 to 255")
-        request.end(0, ["shutting down"])
+        request.complete(0, ["shutting down"])
         self.fleet.ask_shutdown("shutdown " + BY_HAND, now, code=int(names[0]) if names else None)
 
     # -------------------------------------------------------------------------------------------------- the outcome
-    def match(self, patterns: list[str], strict: bool = True) -> list[Unit]:
+    def find_units(self, patterns: list[str], strict: bool = True) -> list[Unit]:
         """Return the units that globs, or names of instances together, stand for; all for none. If strict, raises Mistake."""
         units = self.fleet.units
         teams: dict[str, list[str]] = {}
@@ -4553,11 +4595,11 @@ class Control:
             coming = [unit for unit, fate in fates.items() if fate is None]
             if coming and (not failed or (not patient and any(unit in since for unit in coming))):
                 return False
-            request.put([clean(f"{unit.name} {fates[unit]}") for unit in failed], "!")
-            request.end(1 if failed else 0, [f"{unit.name}: ok" for unit in since] if patient and not failed else ())
+            request.add_lines([clean(f"{unit.name} {fates[unit]}") for unit in failed], "!")
+            request.complete(1 if failed else 0, [f"{unit.name}: ok" for unit in since] if patient and not failed else ())
             return True
 
-        self.wait(request, decided, now, [unit.name for unit in since])
+        self.await_outcome(request, decided, now, [unit.name for unit in since])
         wave = bouncing(since)
         scripts = {dep.name for unit in wave for dep, _ in unit.deps if dep.spec.kind == "script"}
         request.follows |= scripts.union(unit.name for unit in wave)
@@ -4565,16 +4607,16 @@ class Control:
     def await_down(self, request: Request, names: list[str], now: float) -> None:
         """Answer when nothing of units lives, or somebody has asked for one again."""
 
-        def gone(now: float) -> bool:
+        def nothing_lives(now: float) -> bool:
             left = [self.fleet.units[name] for name in names if name in self.fleet.units]
             again = [unit.name for unit in left if unit.wanted or unit.queued]
             if again:
                 request.fail(f"{again[0]} was started again meanwhile", 1)
             elif not any(unit.lives() for unit in left):
-                request.end(0)
+                request.complete(0)
             return request.over
 
-        self.wait(request, gone, now, names)
+        self.await_outcome(request, nothing_lives, now, names)
 
     def fate(self, unit: Unit, since: int | None, patient: bool, now: float) -> str | None:
         """Return why a unit is not up with more starts than `since` (None: bounced): nothing: it is; None: it still may be."""
@@ -4594,12 +4636,12 @@ class Control:
         state = spell_state(status.state) + ("" if status.state == WAITING else ":")
         return f"{'is' if patient else 'did not come up, it is'} {state} {self.fleet.explain(unit, now)}"
 
-    def wait(self, request: Request, until: Callable[[float], bool], now: float, names: list[str]) -> None:
+    def await_outcome(self, request: Request, until: Callable[[float], bool], now: float, names: list[str]) -> None:
         """Have a request answered when it can be, at the latest after the time that the client gives."""
         request.awaited, request.follows, request.until = names, frozenset(names), until
-        self.look(now)
+        self.answer_waiting(now)
 
-    def expire(self, request: Request) -> None:
+    def time_out_request(self, request: Request) -> None:
         """The time that the client gave is over."""
         if not request.over:
             states = {name: unit.status.state for name, unit in self.fleet.units.items() if name in request.awaited}
@@ -4607,13 +4649,8 @@ class Control:
             request.fail(f"not within {spell_duration(request.options['timeout'])}: {', '.join(left) or 'nothing came of it'}", 1)
 
 
-for name, answer in {
-    "version": Control.do_version, "status": Control.do_status, "health": Control.do_health, "timeline": Control.do_timeline,
-    "logs": Control.do_logs, "events": Control.do_events, "start": Control.do_start, "restart": Control.do_restart,
-    "wait": Control.do_wait, "stop": Control.do_stop, "signal": Control.do_signal, "reload": Control.do_reload,
-    "shutdown": Control.do_shutdown,
-}.items():  # fmt: skip
-    VERBS[name].answer = answer
+for each in VERBS.values():
+    each.answer = getattr(Control, f"do_{each.name}", None)
 
 
 # =========================================================================================================== Probes
@@ -4689,7 +4726,7 @@ class Attempt:
     def __init__(self, loop: Loop, probe: Probe, spec: Spec, timeout: float, ended: Callable[[str, bool], None]) -> None:
         self.loop, self.ended, self.pid, self.over = loop, ended, 0, False
         late = f"no answer within {spell_duration(timeout)}"
-        self.timer = loop.watch.later(time.monotonic() + timeout, lambda: self.end(late))
+        self.timer = loop.watch.later(time.monotonic() + timeout, lambda: self.decide(late))
         try:
             if probe.kind == "cmd":
                 spec = spec._replace(cmd=probe.path, stdout="null", stderr="null")
@@ -4698,21 +4735,21 @@ class Attempt:
                 self.pid = loop.kernel.fork(lambda: (try_probe(probe, spec, loop.kernel), 1))
                 loop.helpers[self.pid] = (spec.name, self.exited)
         except StartError as error:
-            self.end(str(error), error.passing)
+            self.decide(str(error), error.passing)
 
     def exited(self, code: int, why: str) -> None:
         """The child has ended; what it left of its group goes too."""
         if exists(-self.pid):
-            self.loop.kernel.send(-self.pid, SIGNALS["KILL"])
-        self.end(why or (spell_end(code) if code else ""), scarce=bool(why) and code == EX_TEMPFAIL)
+            self.loop.kernel.send_signals(-self.pid, SIGNALS["KILL"])
+        self.decide(why or (spell_end(code) if code else ""), scarce=bool(why) and code == EX_TEMPFAIL)
 
-    def end(self, wrong: str, scarce: bool = False) -> bool:
+    def decide(self, wrong: str, scarce: bool = False) -> bool:
         """Tell the outcome, once, and leave nothing behind. Returns true, so that what follows from it is done."""
         if not self.over:
             self.over = True
             self.loop.watch.cancel(self.timer)
             if self.pid in self.loop.helpers:
-                self.loop.kernel.send(-self.pid if exists(-self.pid) else self.pid, SIGNALS["KILL"])
+                self.loop.kernel.send_signals(-self.pid if exists(-self.pid) else self.pid, SIGNALS["KILL"])
             self.ended(wrong, scarce)
         return True
 
@@ -4752,14 +4789,14 @@ class Prober:
             spec, self.tried = self.unit.spec, time.monotonic()
             timeout = spec.health_timeout if spec.kind == "daemon" else PROBE_TIMEOUT
             if self.last and self.last.pid in self.loop.helpers:  # SIGKILL does not end it: a file system hangs
-                self.ended("the try before still hangs", False)
+                self.take_result("the try before still hangs", False)
             elif self.purpose == "pidfile" and is_becoming(self.unit.status.pid):  # the file of before may be there
-                self.ended("not started yet", False)
+                self.take_result("not started yet", False)
             else:
-                self.last = Attempt(self.loop, self.probes[0], spec, timeout, self.ended)
+                self.last = Attempt(self.loop, self.probes[0], spec, timeout, self.take_result)
         return True  # what came of it may be there already
 
-    def ended(self, wrong: str, scarce: bool) -> None:
+    def take_result(self, wrong: str, scarce: bool) -> None:
         """A try is over: report, or try again."""
         if not self.current():
             return
@@ -4771,9 +4808,9 @@ class Prober:
         if self.purpose == "health":
             self.failures = self.failures + (not scarce) if wrong else 0
             if scarce:
-                self.loop.log.say("warning", name, f"cannot see whether it is healthy: {wrong}")
+                self.loop.log.message("warning", name, f"cannot see whether it is healthy: {wrong}")
             elif wrong:
-                self.loop.log.say("warning", name, f"unhealthy ({self.failures} of {spec.health_retries}): {wrong}")
+                self.loop.log.message("warning", name, f"unhealthy ({self.failures} of {spec.health_retries}): {wrong}")
             if self.failures >= spec.health_retries:
                 fleet.feed(name, Event("stale", f"unhealthy: {wrong}", fails=True), now)
             else:
@@ -4789,11 +4826,11 @@ class Prober:
         elif wrong:
             if self.purpose == "wait_for" and now - self.said >= REMINDER / 2:
                 self.said, waited = now, spell_duration(now - self.began)
-                self.loop.log.say("info", name, f"waiting for {self.probes[0].text} for {waited} now: {wrong}")
+                self.loop.log.message("info", name, f"waiting for {self.probes[0].text} for {waited} now: {wrong}")
             # 50 ms at first, and later 2 % of what it took so far: little is lost by looking a little late
             delay = min(PROBE_MOST, max(PROBE_LEAST, (now - self.began) / 50))
             self.loop.watch.later(max(now, self.tried + delay), self.attempt)
-        self.loop.log.say("debug", name, f"{self.purpose} {wrong or 'passed'}")
+        self.loop.log.message("debug", name, f"{self.purpose} {wrong or 'passed'}")
 
 
 class Notices:
@@ -4802,9 +4839,9 @@ class Notices:
     def __init__(self, loop: Loop) -> None:
         self.loop, self.watch = loop, loop.watch
 
-    def wire(self, unit: Unit) -> tuple[dict[str, str], int, int]:
+    def wire_notices(self, unit: Unit) -> tuple[dict[str, str], int, int]:
         """Return more environment, and as which descriptor a daemon gets which one of overlord's (-1: none). Raises OSError."""
-        self.hang_up(unit)
+        self.close_ear(unit)
         kind = unit.spec.ready.kind if unit.spec.ready else ""
         if kind != "fd":
             return {"NOTIFY_SOCKET": self.address(unit)} if kind == "notify" else NOTHING, -1, -1
@@ -4815,14 +4852,14 @@ class Notices:
     def hear_newline(self, unit: Unit) -> bool:
         data = os.read(unit.ear, 4096)
         if not data or b"\n" in data:
-            self.hang_up(unit)
+            self.close_ear(unit)
         return b"\n" in data and self.ready(unit)
 
     def ready(self, unit: Unit) -> bool:
         self.loop.fleet.feed(unit.name, Event("ready"), time.monotonic())
         return True
 
-    def hang_up(self, unit: Unit) -> None:
+    def close_ear(self, unit: Unit) -> None:
         """Listen no more to what a unit may say as `ready = fd:N`."""
         if unit.ear >= 0:
             self.watch.off(unit.ear)
@@ -4835,12 +4872,12 @@ class Notices:
             return
         pattern = re.compile(unit.spec.ready.path.encode()) if unit.spec.ready and unit.spec.ready.kind == "log" else None
 
-        def look(lines: bytes) -> None:
+        def search(lines: bytes) -> None:
             if tail and pattern and any(pattern.search(line[:SHOWN_WIDTH]) for line in lines.split(b"\n")):
                 tail.seek = None
                 self.watch.later(time.monotonic(), lambda: unit.status.pid == pid and self.ready(unit))
 
-        tail.seek = look if pattern else None
+        tail.seek = search if pattern else None
 
     def address(self, unit: Unit) -> str:
         """Return what a daemon finds in NOTIFY_SOCKET. LINUX: an abstract address needs no folder that can be written."""
@@ -4852,18 +4889,18 @@ class Notices:
             address = f"@overlord/{os.urandom(8).hex()}/{unit.name}"[:100]  # of the 108 bytes that unix(7) allows
             sock.bind(b"\0" + address[1:].encode())
             unit.notices = (sock, address)
-            self.watch.on(sock.fileno(), select.EPOLLIN, lambda: self.hear(unit))
+            self.watch.on(sock.fileno(), select.EPOLLIN, lambda: self.read_notice(unit))
         return str(unit.notices[1])
 
-    def forget(self, unit: Unit) -> None:
+    def forget_unit(self, unit: Unit) -> None:
         """Let go of what belongs to a unit."""
-        self.hang_up(unit)
+        self.close_ear(unit)
         if unit.notices:
             self.watch.off(unit.notices[0].fileno())
             close_socket(unit.notices[0])
             unit.notices = None
 
-    def hear(self, unit: Unit) -> bool:
+    def read_notice(self, unit: Unit) -> bool:
         """Take in one message, if it comes from the unit, or whoever was of it a moment ago. Returns whether there was one."""
         try:
             data, controls, _, _ = unit.notices[0].recvmsg(4096, 4096)
@@ -4893,7 +4930,7 @@ class Notices:
         """Tell whether a process is the unit's; of one that is gone, as systemd-notify in a shell script is, its user counts."""
         process = read_process(pid)
         if process or pid <= 0:  # 0: of another namespace
-            return bool(process and (process.session == unit.status.pid or self.loop.survey(reuse=True).get(pid) is unit))
+            return bool(process and (process.session == unit.status.pid or self.loop.census.survey(reuse=True).get(pid) is unit))
         try:
             return uid in (0, unit.user, os.stat(f"/proc/{unit.status.pid}").st_uid)
         except OSError:
@@ -4944,7 +4981,7 @@ class Clock:
                 if plan.every or late <= MISSED:
                     self.fleet.run_by_clock(unit.name, now)
                 else:
-                    self.loop.log.say("warning", unit.name, f"its run of {unit.next_run} was missed")
+                    self.loop.log.message("warning", unit.name, f"its run of {unit.next_run} was missed")
             if late >= 0 or (back and not plan.every):
                 self.set(unit)
         self.wind()
@@ -4966,15 +5003,8 @@ class Loop:
         self.action: Any = None  # the one under way
         self.due: list[str] = []  # units whose deadline has come: what came before that is heard first
         self.timer: list[Any] | None = None  # for the deadline of the fleet itself
-        self.pids: dict[int, str] = {}  # living child -> its unit
-        self.helpers = kernel.helpers
-        self.found: dict[int, Process] = {}  # the last reading of /proc, when that was, and what it took
-        self.read, self.cost = 0.0, 0.0
-        self.dead: list[tuple[Unit, int, int]] = []  # main processes, with their exit codes, of which the fleet is to be told
-        self.torn: set[Unit] = set()  # units of which it may not show all
-        self.fleeting: set[Process] = set()  # orphans that told nothing when they were looked at
-        self.owner: dict[int, Unit] = {}  # whose they are
-        self.strangers: dict[int, Stranger] = {}
+        self.census = Census(fleet, kernel, init.adopts)
+        self.pids, self.helpers = self.census.pids, kernel.helpers  # living main processes -> unit; commands run for units
         self.lingering: dict[Unit, int] = {}  # units whose main process is gone, and what it left behind is not; torn readings
         self.next_look = 0.0  # when to look at those again
         self.surveyor: list[Any] | None = None
@@ -4998,7 +5028,7 @@ class Loop:
             signal.signal(number, lambda number, frame: None)
         signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
 
-    def run(self) -> int:
+    def run_until_exit(self) -> int:
         """Run to the end and return the exit code. An exception is logged with its place, and supervision goes on."""
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         following = self.boot
@@ -5011,7 +5041,7 @@ class Loop:
                 while trace and trace.tb_next:
                     trace = trace.tb_next
                 place = f"{trace.tb_frame.f_code.co_name}, line {trace.tb_lineno}" if trace else "?"
-                self.log.say("error", "", f"internal error, going on: {type(error).__name__}: {error} ({place})")
+                self.log.message("error", "", f"internal error, going on: {type(error).__name__}: {error} ({place})")
                 self.give_up(f"internal error: {type(error).__name__}: {error}")
                 self.more = True  # it may have come in the middle of a batch
                 select.poll().poll(100)  # ms, lest an error that comes back at once eats the processor
@@ -5032,9 +5062,9 @@ class Loop:
         """Start what is to be, unless a signal asks for shutdown; a main command alone gets the signals once it runs."""
         if list(self.fleet.units) != [MAIN]:
             self.read_signals()
-            self.hear(time.monotonic())
+            self.handle_signals(time.monotonic())
         if not self.fleet.ending:
-            self.fleet.boot(time.monotonic())
+            self.fleet.want_all(time.monotonic())
             self.clock.plan()
         self.perform()
 
@@ -5043,10 +5073,10 @@ class Loop:
         until = self.next_look if self.lingering else time.monotonic() + LINGER_LOOK if self.fleet.sweeping else None
         self.watch.wait(time.monotonic() if self.more or self.arrived or self.actions else until)
         now = time.monotonic()
-        self.hear(now)
+        self.handle_signals(now)
         due, self.due = self.due, []
         for name in due:
-            self.fleet.expire(name, now)
+            self.fleet.take_deadline(name, now)
         self.perform()
         self.look_at_lingering(now)
         self.perform()
@@ -5055,19 +5085,19 @@ class Loop:
         if self.fleet.grown:  # what it made of itself shows now, not when it is killed: a daemon in a session of its own, say
             self.fleet.grown = False
             self.watch.cancel(self.surveyor)
-            self.surveyor = self.watch.later(now + max(SURVEY_DELAY, LOOK_SHARE * self.cost), lambda: not self.survey())
+            self.surveyor = self.watch.later(now + max(SURVEY_DELAY, LOOK_SHARE * self.census.cost), lambda: not self.census.survey())
         if self.fleet.sweeping and self.code is None:
             if self.init.alone():
-                self.fleet.leave()
+                self.fleet.end_shutdown()
                 self.perform()
             elif not self.init.is_pid1:  # who came by since, or is a descendant only now
-                self.init.sweep(SIGNALS["KILL" if self.fleet.swept_hard else "TERM"])
+                self.init.signal_all(SIGNALS["KILL" if self.fleet.swept_hard else "TERM"])
 
     def paused(self, gap: float) -> bool:
         """Nothing ran for so long: move the deadlines, unless overlord shuts down, which somebody waits for."""
         if not self.fleet.ending:
-            self.watch.shift(gap)
-            self.fleet.shift(gap)
+            self.watch.shift_timers(gap)
+            self.fleet.shift_deadlines(gap)
             self.clock.wind()  # by the wall clock, which went on
         return not self.fleet.ending
 
@@ -5087,7 +5117,7 @@ class Loop:
         self.arrived.clear()
         return self.reap(time.monotonic()) or self.fleet.sweeping or bool(self.lingering)
 
-    def hear(self, now: float) -> None:
+    def handle_signals(self, now: float) -> None:
         """Deal with the signals that have arrived: what asks for shutdown, then the dead, then what is to be relayed."""
         if Stream.broken:  # overlord's own write raised a signal, which is in the pipe by now
             self.read_signals()
@@ -5104,101 +5134,10 @@ class Loop:
             if number not in CHILD_ALONE and (transparent or number not in asking):
                 self.relay(number, arrived.count(number))
 
-    def survey(self, reuse: bool = False) -> dict[int, Unit]:
-        """Return the unit of each process that has one; its names are in `found`. COST: reads all of /proc; `reuse`: a reading is
-        good enough that is younger than ten times what it took."""
-        began = time.monotonic()
-        if reuse and self.owner and began - self.read < LOOK_SHARE * self.cost:
-            return self.owner
-        units = [unit for unit in self.fleet.units.values() if unit.status.pid]
-        ending = {unit for unit in units if self.is_ending(unit)}
-        adopts, environment = self.init.adopts, self.kernel.environment
-        origins: dict[int, Origin] = {}
-        alone = b"OVERLORD_NAME" not in environment  # else that may be given by the overlord above
-
-        def look(process: Process) -> Origin:
-            if process.pid not in origins:
-                origins[process.pid] = read_origin(process, environment)
-            return origins[process.pid] if adopts or alone else Origin()
-
-        found = processes()
-        if found:
-            self.owner, self.strangers = claim(found, os.getpid(), adopts, units, self.helpers, self.strangers, ending, look)
-        young = (time.clock_gettime(time.CLOCK_BOOTTIME) - YOUNG) * os.sysconf("SC_CLK_TCK")  # about to exec, perhaps
-        unclear = [found[pid] for pid in origins if pid in found and pid not in self.owner]
-        fleeting = {each for each in unclear if origins[each.pid].fleeting or each.born > young}
-        makers = [self.strangers[each.pid].makers for each in fleeting - self.fleeting if each.pid in self.strangers]
-        self.torn, self.fleeting = {unit for each in makers for unit in each}, fleeting  # RACE: whom do they make meanwhile?
-        if not found:  # all that is known of a unit is whom it had before, and its process group; a zombie counts as alive
-            found = {pid: each for pid, each in self.found.items() if pid > 0 and exists(pid)}
-            groups = {-unit.status.pid: unit for unit in units if exists(-unit.status.pid)}
-            found.update((pid, Process(pid, 0, "process group", 0, 0)) for pid in groups)
-            self.owner = {**{pid: unit for pid, unit in self.owner.items() if pid in found}, **groups}
-        for unit in units:
-            unit.kin = {}
-        for pid, unit in self.owner.items():
-            unit.kin[pid] = found[pid].born
-        for unit in units:
-            unit.sessions = {found[pid].session for pid in unit.kin} or unit.sessions
-        self.found, self.read = found, time.monotonic()
-        self.cost = self.read - began
-        return self.owner
-
-    def is_ending(self, unit: Unit) -> bool:
-        """Tell whether everything of a unit is about to be stopped."""
-        dead = unit.status.state == STOPPING or unit in [each[0] for each in self.dead] or unit.status.pid not in self.pids
-        return dead and bool(unit.spec.kill_mode != "process" and (unit.spec.kind != "script" or unit.status.state == STOPPING))
-
-    def may_leave(self, dead: Iterable[Unit]) -> bool:
-        """Tell whether units may have left processes behind: without a look at /proc where each child is known, and none theirs.
-        LINUX: whatever they left descends from a child of overlord by now."""
-        children = slurp_children() if self.init.adopts else None
-        if children is None:
-            return True
-        known = {pid: each.born for pid, each in self.strangers.items() if not set(each.makers).intersection(dead)}
-        for unit in self.fleet.units.values():
-            if unit.status.pid and unit not in dead:
-                known.update(unit.kin)
-        orphans = [read_process(pid) for pid in children if pid not in self.pids and pid not in self.helpers]
-        return any(each and known.get(each.pid) != each.born for each in orphans)
-
-    def find_doubtful(self, unit: Unit) -> list[Process]:
-        """Return the orphans that may be of a unit, and may be another's."""
-        pids = [pid for pid, each in self.strangers.items() if unit in each.makers and each.born >= unit.born]
-        return [self.found[pid] for pid in pids if pid in self.found]
-
-    def may_spare(self, unit: Unit, code: int) -> bool:
-        """Tell whether what is not in its session stays: a script has succeeded."""
-        return bool(unit.spec.kind == "script" and unit.status.state == RUNNING and code in unit.spec.success)
-
-    def find_left(self, unit: Unit, code: int) -> tuple[list[Process], list[Process]]:
-        """Return what a unit leaves behind: what is to be stopped, and what more may be of it. What stays is named, and is no
-        unit's from now on."""
-        rest = [self.found[pid] for pid, whose in self.owner.items() if whose is unit and pid != unit.status.pid]
-        stays: list[Process] = []
-        if unit.spec.kill_mode == "process" and not (unit.spec.pidfile and unit.status.state in (STARTING, OK)):
-            stays = rest
-        elif self.may_spare(unit, code):
-            stays = [each for each in rest if each.session != unit.status.pid]
-        doubts = self.find_doubtful(unit)
-        if stays:
-            self.fleet.say("info", unit.name, f"left running: {spell_processes(stays)}")
-            self.strangers.update((each.pid, Stranger(each.born, ())) for each in stays)
-            for each in stays:
-                self.owner.pop(each.pid)
-                unit.kin.pop(each.pid, None)
-        fresh = [each for each in doubts if unit.told.get(each.pid) != (each.born, 0)]
-        if fresh and unit.name != MAIN:
-            unit.told.update((each.pid, (each.born, 0)) for each in fresh)
-            makers = sorted({maker.name for each in fresh for maker in self.strangers[each.pid].makers})
-            whose = f"{', '.join(makers[:5])}{f' or {len(makers) - 5} more' if len(makers) > 5 else ''}"
-            self.fleet.say("warning", unit.name, f"left running, for it may be of any of {whose}: {spell_processes(fresh)}")
-        return [each for each in rest if each.pid in unit.kin], doubts
-
     def reap(self, now: float) -> bool:
         """Reap a batch of dead children, and tell the fleet of those that were units. Returns whether it is to go on."""
         count, news = 0, False
-        for pid, code, user, stopped in self.kernel.reap(REAP_BATCH):
+        for pid, code, user, stopped in self.kernel.dead_children(REAP_BATCH):
             count += 1
             name = self.pids.get(pid)
             news = news or name is not None or pid in self.helpers
@@ -5212,32 +5151,32 @@ class Loop:
             elif name is not None:
                 unit = self.fleet.units[name]
                 unit.user = user
-                self.dead.append((unit, pid, code))
+                self.census.dead.append((unit, pid, code))
             elif self.lingering and any(unit.kin.pop(pid, 0) and not unit.kin for unit in self.lingering):
                 self.next_look, news = 0.0, True
-        if self.dead:
+        if self.census.dead:
             self.bury()
         self.more = count == REAP_BATCH
         return news or self.more
 
     def bury(self, hint: str = "", again: tuple[Unit, int, int] | None = None) -> bool:
         """Tell the fleet of main processes that are dead, and of what they leave behind. COST: one look at /proc for all."""
-        for unit, _, _ in self.dead:
-            all(unit.notices and self.notices.hear(unit) for _ in range(NOTICES_LAST))  # it may have named another main process
-        self.dead = [each for each in self.dead if self.pids.get(each[1]) == each[0].name and each[0].status.pid == each[1]]
-        looked, self.torn = bool(again) or self.may_leave([unit for unit, _, _ in self.dead]), set()
+        for unit, _, _ in self.census.dead:
+            all(unit.notices and self.notices.read_notice(unit) for _ in range(NOTICES_LAST))  # it may have named another main process
+        self.census.dead = [each for each in self.census.dead if self.pids.get(each[1]) == each[0].name and each[0].status.pid == each[1]]
+        looked, self.census.torn = bool(again) or self.census.may_leave([unit for unit, _, _ in self.census.dead]), set()
         if looked:
-            self.survey()
-        for each in [again] if again and again[0].status.pid == again[1] and not again[0].status.left else [*self.dead]:
+            self.census.survey()
+        for each in [again] if again and again[0].status.pid == again[1] and not again[0].status.left else [*self.census.dead]:
             unit, pid, code = each
-            rest, doubts = self.find_left(unit, code) if looked else ([], [])
+            rest, doubts = self.census.find_left(unit, code) if looked else ([], [])
             self.pids.pop(pid, None)
-            if rest and not again and self.may_spare(unit, code):  # RACE: a daemon in there may be about to get its own session
+            if rest and not again and self.census.may_spare(unit, code):  # RACE: a daemon in there may be about to get its own session
                 later = time.monotonic() + LINGER_LOOK
                 self.watch.later(later, lambda each=each: self.bury(again=each))  # type: ignore[misc]
             else:
                 self.tell_end(unit, pid, code, rest, doubts, hint)
-            self.dead = [other for other in self.dead if other is not each]  # what raises, does so once more
+            self.census.dead = [other for other in self.census.dead if other is not each]  # what raises, does so once more
         return True
 
     def tell_end(self, unit: Unit, pid: int, code: int, rest: list[Process], doubts: list[Process], hint: str) -> None:
@@ -5247,15 +5186,15 @@ class Loop:
             self.init.take_terminal(self.kernel)
         if not why and unit.status.state != STOPPING:
             hint = hint or self.kernel.hint(unit, code, spell_processes(rest or doubts))
-        spares = unit.spec.kill_mode == "process" or self.may_spare(unit, code)
+        spares = unit.spec.kill_mode == "process" or self.census.may_spare(unit, code)
         may_be_named = unit.spec.pidfile and unit.status.state in (STARTING, OK) and doubts
-        left = bool(rest or may_be_named or unit.stop_command or (unit in self.torn and unit.name != MAIN and not spares))
+        left = bool(rest or may_be_named or unit.stop_command or (unit in self.census.torn and unit.name != MAIN and not spares))
         if left:
             self.lingering[unit] = 0
         self.hear_out(unit.name, left)
         for helper in [each for each, (owner, _) in self.helpers.items() if owner == unit.name]:
             if helper != unit.stop_command and not (left and unit.spec.pidfile):  # which may go on
-                self.kernel.send(-helper if exists(-helper) else helper, SIGNALS["KILL"])
+                self.kernel.send_signals(-helper if exists(-helper) else helper, SIGNALS["KILL"])
         self.fleet.feed(unit.name, Event("exited", why, code=code, left=left, hint=hint), time.monotonic())
 
     def name_main(self, unit: Unit, pid: int, source: str, trusted: bool = False) -> str:
@@ -5265,10 +5204,10 @@ class Loop:
         if status.state not in (STARTING, OK) or not status.pid:
             return "it is being stopped"
         if pid != status.pid or status.left:
-            owner = self.survey(reuse=True)
-            owner = owner if owner.get(pid) is unit else self.survey()
-            stranger = self.strangers.get(pid, Stranger(0, ()))
-            process = self.found.get(pid)
+            owner = self.census.survey(reuse=True)
+            owner = owner if owner.get(pid) is unit else self.census.survey()
+            stranger = self.census.strangers.get(pid, Stranger(0, ()))
+            process = self.census.found.get(pid)
             if not process:
                 return f"{source} names pid {pid}, which does not run"
             likely = unit in stranger.makers and stranger.born >= unit.born
@@ -5276,17 +5215,17 @@ class Loop:
             if owner.get(pid) is not unit and not (likely and same):
                 why = f"{source} names {spell_processes([process])}, which is not of this unit: refused"
                 if why != unit.note:
-                    self.log.say("warning", unit.name, why)
+                    self.log.message("warning", unit.name, why)
                 unit.note = why
                 return why
             if status.left or source == "MAINPID=":
                 self.pids.pop(status.pid, None)
                 self.pids[pid] = unit.name
                 self.lingering.pop(unit, None)
-                self.strangers.pop(pid, None)
+                self.census.strangers.pop(pid, None)
                 unit.kin[pid] = process.born
                 foreign = process.parent != os.getpid()
-            elif process in descendants(self.found, status.pid):
+            elif process in descendants(self.census.found, status.pid):
                 pid = status.pid  # as long as that lives: a shell with a daemon in the foreground, say
             else:
                 return "the process that was started has not ended"
@@ -5297,7 +5236,7 @@ class Loop:
         return ""
 
     def user_of(self, unit: Unit) -> int | None:
-        main = self.found.get(unit.status.pid)
+        main = self.census.found.get(unit.status.pid)
         user: int | None = read_origin(main, {}).user if unit.user is None and main else unit.user
         return user
 
@@ -5305,36 +5244,36 @@ class Loop:
         """Hear of the death of a main process that is another's child, which has its exit code. LINUX: pidfd_open(2), since 5.3;
         PYTHON: since 3.9. Without, it is looked at once a second."""
 
-        def gone() -> bool:
+        def hear_end() -> bool:
             self.watch.off(fd)
             os.close(fd)
-            return check()
+            return look_for_it()
 
-        def check() -> bool:
+        def look_for_it() -> bool:
             now, process = time.monotonic(), read_process(pid)
             if self.pids.get(pid) == unit.name and process and process.born == unit.kin.get(pid, process.born):
-                self.watch.later(now + 1, check)
+                self.watch.later(now + 1, look_for_it)
             elif self.pids.get(pid) == unit.name:
                 self.reap(now)  # it may be overlord's child by now
                 if self.pids.get(pid) == unit.name and unit.status.pid == pid:
-                    self.dead.append((unit, pid, 1))
+                    self.census.dead.append((unit, pid, 1))
                     self.bury("its exit code went to the process whose child it was, and counts as 1")
             return True
 
         try:
             fd = os.pidfd_open(pid)  # type: ignore[attr-defined,unused-ignore]
-            self.watch.on(fd, select.EPOLLIN, gone)
+            self.watch.on(fd, select.EPOLLIN, hear_end)
         except (AttributeError, OSError):
-            check()
+            look_for_it()
 
     def spawn_unit(self, unit: Unit) -> int:
         """Make the process of a unit, with all by which it may say that it is ready. Raises StartError."""
         if unit.spec.pidfile and not self.init.adopts:
             raise StartError(f"pidfile needs overlord to be PID 1, or a subreaper: {self.init.warning}")
-        stdio, end = self.output.wire(unit.spec), -1
+        stdio, end = self.output.wire_output(unit.spec), -1
         try:
-            extra, number, end = self.notices.wire(unit)
-            return self.kernel.spawn(unit.spec, stdio, extra, (number, end))
+            extra, number, end = self.notices.wire_notices(unit)
+            return self.kernel.make_process(unit.spec, stdio, extra, (number, end))
         except OSError as error:
             raise StartError(f"ready: {error.strerror}", passing=True) from None
         finally:
@@ -5357,11 +5296,11 @@ class Loop:
 
         def failed(why: str) -> None:
             instead = unit.status.pid == action.pid and unit.status.state == STOPPING and action.pid in self.pids
-            self.log.say("warning", unit.name, f"stop_cmd {why}" + f", sending {spell_signal(spec.stop_signal)}" * instead)
+            self.log.message("warning", unit.name, f"stop_cmd {why}" + f", sending {spell_signal(spec.stop_signal)}" * instead)
             if instead:
                 self.kill(Kill(unit.name, action.pid, spec.stop_signal, whole=spec.kill_mode == "all"))
 
-        def ended(code: int, why: str) -> None:
+        def note_command_end(code: int, why: str) -> None:
             unit.stop_command, self.next_look = 0, 0.0
             if code:
                 failed(f"cannot be run: {why}" if why else spell_end(code))
@@ -5369,15 +5308,15 @@ class Loop:
         if not spec.stop_cmd:
             failed("is no more, since a reload")
             return
-        self.survey(reuse=True)
+        self.census.survey(reuse=True)
         try:
-            unit.stop_command = self.help(spec._replace(cmd=spec.stop_cmd), {"MAINPID": str(action.pid)}, ended)
+            unit.stop_command = self.help(spec._replace(cmd=spec.stop_cmd), {"MAINPID": str(action.pid)}, note_command_end)
         except StartError as error:
             failed(f"cannot be run: {error}")
 
     def help(self, spec: Spec, extra: Mapping[str, str], ended: Callable[[int, str], None]) -> int:
         """Run a command for a unit, as its user; return its pid. Raises StartError."""
-        pid = self.kernel.spawn(spec, (-1, -1) if spec.stdout == spec.stderr == "null" else self.output.wire(spec), extra)
+        pid = self.kernel.make_process(spec, (-1, -1) if spec.stdout == spec.stderr == "null" else self.output.wire_output(spec), extra)
         self.helpers[pid] = (spec.name, ended)
         return pid
 
@@ -5387,40 +5326,40 @@ class Loop:
             if left:
                 capture.drain(last=True)
             else:
-                capture.finish()
+                capture.finish_run()
 
     def look_at_lingering(self, now: float) -> None:
         """Find the units of which nothing lives any more, and signal what has come by since. No signal tells of processes that
         are another's children."""
         if not self.lingering or now < self.next_look:
             return
-        self.survey()
-        self.next_look = now + max(LINGER_LOOK, LOOK_SHARE * self.cost)
+        self.census.survey()
+        self.next_look = now + max(LINGER_LOOK, LOOK_SHARE * self.census.cost)
         for unit in list(self.lingering):
             stopping = unit.status.state == STOPPING
             if self.fleet.units.get(unit.name) is not unit or not (unit.status.left or stopping):
                 self.lingering.pop(unit)
             elif unit.kin and stopping and unit.spec.kill_mode == "process" and unit.status.left:
-                self.find_left(unit, 0)
+                self.census.find_left(unit, 0)
             elif unit.kin and stopping and unit.spec.kill_mode != "process":
                 soft = unit.status.deadline is not None  # whose parent lives is its helper in coming to an end
-                pids = [pid for pid in unit.kin if not (soft and pid in self.found and self.found[pid].parent in unit.kin)]
+                pids = [pid for pid in unit.kin if not (soft and pid in self.census.found and self.census.found[pid].parent in unit.kin)]
                 self.signal_unit(unit, unit.spec.stop_signal if soft else SIGNALS["KILL"], pids)
             elif not unit.status.left or unit.kin:
                 continue
-            elif unit in self.torn and self.lingering[unit] < TORN_MOST:
+            elif unit in self.census.torn and self.lingering[unit] < TORN_MOST:
                 self.lingering[unit] += 1
-            elif not unit.stop_command and not (unit.status.state in (STARTING, OK) and self.find_doubtful(unit)):
+            elif not unit.stop_command and not (unit.status.state in (STARTING, OK) and self.census.find_doubtful(unit)):
                 self.lingering.pop(unit)
-                self.find_left(unit, unit.status.code)
+                self.census.find_left(unit, unit.status.code)
                 self.hear_out(unit.name)
                 self.fleet.feed(unit.name, Event("emptied"), now)
 
     def perform(self) -> None:
         """Do what the fleet wants done, and what follows from that; what a signal interrupts, the next turn goes on with."""
         doers = {Spawn: self.spawn, Kill: self.kill, Test: self.test, StopCommand: self.stop_by_command, Sweep: self.sweep,
-                 Exit: self.leave, Forget: self.forget}  # fmt: skip
-        self.take()
+                 Exit: self.exit, Forget: self.forget}  # fmt: skip
+        self.collect_actions()
         while self.actions:
             self.action = self.actions.popleft()
             doers[type(self.action)](self.action)  # type: ignore[operator]
@@ -5428,21 +5367,21 @@ class Loop:
                 self.read_signals()
                 if not set(self.fleet.settings.shutdown_signals).isdisjoint(self.arrived):
                     break  # a thousand starts must not make a stop request wait
-            self.take()
-            self.watch.look()  # a thousand starts are no pause
+            self.collect_actions()
+            self.watch.check_clock()  # a thousand starts are no pause
         self.action = None
-        self.control.look(time.monotonic())
+        self.control.answer_waiting(time.monotonic())
 
-    def take(self) -> None:
+    def collect_actions(self) -> None:
         """Take over what the fleet wants: what it has to say is said now, not after a thousand starts."""
-        for action in self.fleet.take():
+        for action in self.fleet.take_actions():
             if isinstance(action, Say):
                 if action.unit != MAIN or action.level == "error" or len(self.fleet.units) > 1:
                     details = self.post_mortem(self.fleet.units[action.unit]) if action.final else None
-                    self.log.say(action.level, action.unit, action.text, details)
-                self.control.say(action)
+                    self.log.message(action.level, action.unit, action.text, details)
+                self.control.publish_message(action)
             elif isinstance(action, Changed):
-                self.control.changed(action)
+                self.control.publish_change(action)
             elif isinstance(action, (Wake, Replan)):
                 (self.set_timer if isinstance(action, Wake) else self.replan)(action)  # type: ignore[arg-type]
             else:
@@ -5459,15 +5398,15 @@ class Loop:
     def replan(self, action: Replan) -> None:
         """A reload has taken effect."""
         self.clock.plan()
-        self.output.reload(self.fleet)
+        self.output.apply_settings(self.fleet)
         self.control.refollow()
 
     def forget(self, action: Forget) -> None:
         """Let go of what belongs to a unit that a reload removed, or made one of another kind."""
         if action.unit.name not in self.fleet.units:
-            self.output.forget(action.unit.name)
+            self.output.unwire_unit(action.unit.name)
         self.watch.cancel(action.unit.timer)
-        self.notices.forget(action.unit)
+        self.notices.forget_unit(action.unit)
 
     def sweep(self, action: Sweep) -> None:
         """Signal all that is left."""
@@ -5476,7 +5415,7 @@ class Loop:
             self.fleet.killed += [f"{each.name} (pid {each.pid})" for each in left if each.pid not in self.pids]
         else:
             self.control.dismiss_clients()
-        self.init.sweep(action.signum)
+        self.init.signal_all(action.signum)
 
     def spawn(self, action: Spawn) -> None:
         """Make the process of a unit, unless it was stopped since."""
@@ -5484,7 +5423,7 @@ class Loop:
         if not unit or unit.status.state not in (STARTING, RUNNING) or unit.status.pid:
             return
         try:
-            pid = self.kernel.spawn(unit.spec) if unit.name == MAIN else self.spawn_unit(unit)
+            pid = self.kernel.make_process(unit.spec) if unit.name == MAIN else self.spawn_unit(unit)
         except StartError as error:
             self.fleet.feed(unit.name, Event("unspawned", str(error), passing=error.passing), now)
             return
@@ -5498,7 +5437,7 @@ class Loop:
     def post_mortem(self, unit: Unit) -> dict[str, str | list[str]]:
         """Return what a person wants to know of a unit that has failed for good."""
         name, spec, status = unit.name, unit.spec, unit.status
-        lines = self.output.tails[name].lines(SHOWN_LINES) if name in self.output.tails else ()
+        lines = self.output.tails[name].last_lines(SHOWN_LINES) if name in self.output.tails else ()
         restarts = f"{max(0, status.starts - 1)} time{'' if status.starts == 2 else 's'}"
         told: dict[str, str | list[str]] = {"command": spec.cmd, "user": spec.uid or str(os.geteuid()), "restarted": restarts}
         if status.started:
@@ -5516,7 +5455,7 @@ class Loop:
             return
         hard = action.signum == SIGNALS["KILL"]
         if action.whole or (unit.name != MAIN and not hard):
-            self.survey(reuse=not unit.status.left)  # whom it descends from, nobody can tell once that one is dead
+            self.census.survey(reuse=not unit.status.left)  # whom it descends from, nobody can tell once that one is dead
         unit.told = {} if hard or not unit.status.left else unit.told
         if action.whole:
             self.lingering.setdefault(unit, 0)  # there may come more
@@ -5526,20 +5465,20 @@ class Loop:
         targets = self.signal_unit(unit, action.signum, pids)
         if targets and action.why and (unit.name != MAIN or len(self.fleet.units) > 1):  # without units it is silent
             level = "info" if unit.status.then == "stop" and not hard else "warning"
-            self.log.say(level, unit.name, f"{action.why} ({spell_signal(action.signum)}): {spell_processes(targets)}")
+            self.log.message(level, unit.name, f"{action.why} ({spell_signal(action.signum)}): {spell_processes(targets)}")
         if hard and self.fleet.ending:
             self.fleet.killed += [spell_processes([each]) for each in targets if each.pid != action.pid]
         if hard and unit.stop_command:
             command, unit.stop_command = unit.stop_command, 0
             self.helpers[command] = (unit.name, lambda code, why: None)
-            self.kernel.send(-command if exists(-command) else command, SIGNALS["KILL"])
-            self.log.say("warning", unit.name, f"stop_cmd (pid {command}) has not ended, killing it (SIGKILL)")
+            self.kernel.send_signals(-command if exists(-command) else command, SIGNALS["KILL"])
+            self.log.message("warning", unit.name, f"stop_cmd (pid {command}) has not ended, killing it (SIGKILL)")
             self.fleet.killed += [f"the stop_cmd of {unit.name}"] if self.fleet.ending else []
 
     def signal_unit(self, unit: Unit, signum: int, pids: list[int]) -> list[Process]:
         """Signal those of its processes that had not this signal yet; return them."""
         nameless = {pid: Process(pid, 0, unit.name, 0, 0) for pid in pids}  # there is no /proc
-        each = [self.found.get(pid) or read_process(pid) or nameless[pid] for pid in pids]
+        each = [self.census.found.get(pid) or read_process(pid) or nameless[pid] for pid in pids]
         targets = [process for process in each if unit.told.get(process.pid) != (process.born, signum)]
         unit.told.update((process.pid, (process.born, signum)) for process in targets)
         self.deliver(unit, signum, targets)
@@ -5553,9 +5492,9 @@ class Loop:
             if process.born and not is_there(process):
                 continue
             own = signum if exact or not ignores(process.pid, signum) else SIGNALS["TERM"]
-            fault = self.kernel.send(process.pid, *with_continue(own))
+            fault = self.kernel.send_signals(process.pid, *with_continue(own))
             if fault:
-                self.log.say("error", unit.name, f"cannot send {spell_signal(own)} to {spell_processes([process])}: {fault}")
+                self.log.message("error", unit.name, f"cannot send {spell_signal(own)} to {spell_processes([process])}: {fault}")
         rest = targets[SIGNAL_BATCH:]
         if rest:
             self.watch.later(time.monotonic(), lambda: self.deliver(unit, signum, rest))
@@ -5570,26 +5509,26 @@ class Loop:
             if not status.pid or status.left:
                 continue
             heeded = name == MAIN or heeds(status.pid, target)
-            fault = self.kernel.send(status.pid, *[target] * (times if name == MAIN else 1)) if heeded else ""
+            fault = self.kernel.send_signals(status.pid, *[target] * (times if name == MAIN else 1)) if heeded else ""
             sent = spell_signal(target) + (f" for {spell_signal(number)}" if target != number else "")
             if fault:
-                self.log.say("error", name, f"cannot relay {sent} to pid {status.pid}: {fault}")
+                self.log.message("error", name, f"cannot relay {sent} to pid {status.pid}: {fault}")
             elif heeded:
-                self.log.say("debug" if name == MAIN else "info", name, f"{sent} relayed")
+                self.log.message("debug" if name == MAIN else "info", name, f"{sent} relayed")
             elif heeded is None:
-                self.log.say("warning", name, f"{sent} withheld: the kernel does not show whether it waits for it or would die")
+                self.log.message("warning", name, f"{sent} withheld: the kernel does not show whether it waits for it or would die")
             else:
-                self.log.say("info", name, f"{sent} withheld: it does nothing about it and would die")
+                self.log.message("info", name, f"{sent} withheld: it does nothing about it and would die")
 
-    def leave(self, action: Exit) -> None:
+    def exit(self, action: Exit) -> None:
         """Say why, give the terminal back, and end."""
         for name in self.fleet.units:
             self.hear_out(name)
         if not action.quiet:
-            self.log.say("info", "", f"exiting with code {action.code}: {action.why}", always=True)
+            self.log.message("info", "", f"exiting with code {action.code}: {action.why}", always=True)
         end = self.fleet.ending.end if self.fleet.ending else 0.0
-        self.control.close()
-        self.output.finish(max(end, time.monotonic() + 0.2))
+        self.control.stop_listening()
+        self.output.write_rest(max(end, time.monotonic() + 0.2))
         if not self.init.is_pid1:
             self.init.take_terminal(self.kernel)
         self.code = action.code
@@ -5625,13 +5564,9 @@ class Unwritten(Exception):
     """What was to be said on stdout could not be written; the text says why."""
 
 
-def put(fd: int, text: str) -> None:
-    put_bytes(fd, text.encode("utf-8", "surrogateescape"))
-
-
-def put_bytes(fd: int, data: bytes) -> None:
+def write_out(fd: int, text: str | bytes) -> None:
     """Write all of it to a standard descriptor, however slow its reader is. Raises Unwritten; for stderr it gives up."""
-    rest = memoryview(data)
+    rest = memoryview(text if isinstance(text, bytes) else text.encode("utf-8", "surrogateescape"))
     while rest:
         try:
             rest = rest[os.write(fd, rest) :]
@@ -5648,7 +5583,7 @@ def put_bytes(fd: int, data: bytes) -> None:
 def load(draft: Draft, path: str, optional: bool = False) -> bool:
     """Read one file into the draft; tell whether there was one."""
     try:
-        draft.read(path, slurp(path))
+        draft.read_text(path, slurp(path))
     except OSError as error:
         place = draft.begin(path, 1)
         if optional and error.errno == errno.ENOENT:
@@ -5690,7 +5625,7 @@ def read_config(path: str | None, environment: Mapping[bytes, bytes], optional: 
     if not files and not optional:
         text = "there is no such file, nothing in /etc/overlord/ and no COMMAND; overlord.py help shows an example"
         draft.mistake(1, "", text)
-    return draft.finish(), files
+    return draft.validate(), files
 
 
 def add_main(config: Config, command: list[str]) -> None:
@@ -5750,7 +5685,7 @@ def warn_of_image(config: Config, environment: Mapping[bytes, bytes]) -> Iterato
 
 def refuse(mistakes: Mistakes) -> int:
     lines = "".join(f"{line}\n" for line in mistakes.args[0])
-    put(2, f"{lines}overlord: {mistakes}, nothing started: exiting with code {EX_CONFIG}\n")
+    write_out(2, f"{lines}overlord: {mistakes}, nothing started: exiting with code {EX_CONFIG}\n")
     return EX_CONFIG
 
 
@@ -5765,32 +5700,32 @@ def run(path: str | None, command: list[str]) -> int:
         if not named and is_overlord(common):  # before the mistakes of a broken configuration
             return runs_already(common, command)
 
-        def read() -> tuple[Config, list[str]]:
+        def read_all() -> tuple[Config, list[str]]:
             config, files = read_config(path, environment, optional=bool(command))
             if command:
                 add_main(config, command)
             return config, files
 
-        config, files = read()
+        config, files = read_all()
         settings, place = config.settings, locate_socket(config.settings.socket or "")
         if place and (named or place != common) and is_overlord(place):
             return runs_already(place, command)
         init, fleet = Init(), Fleet(config, _random.Random().random)
         output = Output(Watch(), settings.log_level, settings.log_format, colour=not environment.get(b"NO_COLOR"))
-        control = Control(output, fleet, kernel, lambda: read()[0])
+        control = Control(output, fleet, kernel, lambda: read_all()[0])
         loop = Loop(fleet, kernel, init, output, control)
-        unheard = control.open(settings.socket) if settings.socket else ""
+        unheard = control.open_socket(settings.socket) if settings.socket else ""
     except Mistakes as mistakes:
         return refuse(mistakes)
     except OSError as error:  # no descriptor left, say
-        put(2, f"overlord: cannot start: {error}: exiting with code 1\n")
+        write_out(2, f"overlord: cannot start: {error}: exiting with code 1\n")
         return 1
     for warning in (init.warning, unheard, *warn_of_writers(files, config.settings.configdir)):
         if warning:
-            output.log.say("warning", "", warning)
+            output.log.message("warning", "", warning)
     gc.freeze()  # COST: what is there now stays, and no collection has to look at it
     gc.enable()
-    return loop.run()
+    return loop.run_until_exit()
 
 
 def check(path: str | None, verb: str, options: dict[str, Any], words: list[str]) -> int:
@@ -5801,22 +5736,22 @@ def check(path: str | None, verb: str, options: dict[str, Any], words: list[str]
     except Mistakes as mistakes:
         return refuse(mistakes)
     if not files:
-        put(2, f"overlord: warning: there is no {DEFAULT_CONFIG}: nothing but a COMMAND can be run\n")
+        write_out(2, f"overlord: warning: there is no {DEFAULT_CONFIG}: nothing but a COMMAND can be run\n")
     for warning in (*warn_of_writers(files, config.settings.configdir), *warn_of_image(config, environment)):
-        put(2, f"overlord: warning: {warning}\n")
+        write_out(2, f"overlord: warning: {warning}\n")
     if not COMPILED:
         text = "this overlord.py is source, which each start and each health check compile anew (0.1 s, 30 MB for a moment)"
-        put(2, f"overlord: note: {text}; once and for all: overlord.py compile {os.path.abspath(__file__)}\n")
+        write_out(2, f"overlord: note: {text}; once and for all: overlord.py compile {os.path.abspath(__file__)}\n")
     kinds = [unit.kind for unit in config.units.values()]
-    put(1, f"overlord: {', '.join(files) or 'no configuration'}: OK, {plural(kinds, 'daemon')}, {plural(kinds, 'script')}\n")
+    counts = [f"{kinds.count(kind)} {kind}{'' if kinds.count(kind) == 1 else 's'}" for kind in ("daemon", "script")]
+    write_out(1, f"overlord: {', '.join(files) or 'no configuration'}: OK, {', '.join(counts)}\n")
     return 0
 
 
 def compile_into(found: str | None, verb: str, options: dict[str, Any], words: list[str]) -> int:
-    """Write overlord as compiled code, for the Python that runs this, and as an executable.
-    The first line has the interpreter execute the rest, which is what marshal makes of a code object. LINUX: the kernel
-    passes all behind the first blank as one argument, and takes no more than 127 bytes of that line (255 since 5.1), see
-    execve(2). An interpreter whose path has no room there, or a blank in it, is called by a link beside the file."""
+    """Write overlord as compiled code, for the Python that runs this, and as an executable: its first line has that execute
+    the rest. LINUX: the kernel passes all behind the first blank as one argument, and takes no more than 127 bytes of that
+    line, see execve(2). An interpreter whose path has no room there, or a blank in it, is called by a link beside the file."""
     if COMPILED:
         return usage_error("this is compiled already: copy the source of overlord.py here again, and compile that")
     path = words[0]
@@ -5843,21 +5778,17 @@ def compile_into(found: str | None, verb: str, options: dict[str, Any], words: l
         os.replace(f"{target}.new", target)
     except OSError as error:
         where = path if error.filename in (None, f"{target}.new") else error.filename2 or error.filename
-        put(2, f"overlord: compile: {where}: {error.strerror}\n")
+        write_out(2, f"overlord: compile: {where}: {error.strerror}\n")
         if os.path.isfile(f"{target}.new"):
             os.unlink(f"{target}.new")
         return 1
     beside = f", and by the link {link}, which belongs to it" if name == link else ""
-    put(1, f"overlord: {path}: compiled for {python}; to be run by its name alone, without python3 before it{beside}\n")
+    write_out(1, f"overlord: {path}: compiled for {python}; to be run by its name alone, without python3 before it{beside}\n")
     return 0
 
 
-def plural(kinds: list[str], kind: str) -> str:
-    return f"{kinds.count(kind)} {kind}{'' if kinds.count(kind) == 1 else 's'}"
-
-
 def usage_error(text: str) -> int:
-    put(2, f"overlord: {text}\noverlord: overlord.py help shows how it is used: exiting with code {EX_USAGE}\n")
+    write_out(2, f"overlord: {text}\noverlord: overlord.py help shows how it is used: exiting with code {EX_USAGE}\n")
     return EX_USAGE
 
 
@@ -5866,11 +5797,11 @@ def explain_option(path: str | None, verb: str, options: dict[str, Any], words: 
     found = [option for option in OPTIONS if words and option.name == words[0]]
     for option in found:
         where = ", ".join({"o": "[overlord]", "s": "[script:NAME]", "d": "[daemon:NAME]"}[kind] for kind in option.kinds)
-        put(1, f"{option.name}  in {where}, default: {option.default or option.shown}\n  {option.help}\n")
+        write_out(1, f"{option.name}  in {where}, default: {option.default or option.shown}\n  {option.help}\n")
     if words and not found:
         return usage_error(f"there is no option {words[0]}{suggest(words[0], [option.name for option in OPTIONS])}")
     if not words:
-        put(1, spell_usage())
+        write_out(1, spell_usage())
     return 0
 
 
@@ -5890,8 +5821,6 @@ STATE_COLOURS = {OK: 32, RUNNING: 36, STARTING: 33, WAITING: 33, STOPPING: 33, B
 
 def dial(place: str, timeout: float = ASK_TIMEOUT) -> Any:
     """Return a connection to a socket. Raises OSError; PermissionError also where somebody else listens there."""
-    import _socket
-
     sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
     try:
         limit = int(timeout).to_bytes(8, sys.byteorder) + bytes(8)  # a struct timeval
@@ -5977,10 +5906,8 @@ class Answer:
             raise OSError(errno.ENOENT, text)
         self.code = EX_UNAVAILABLE
 
-    def lines(self) -> Iterator[tuple[str, bytes]]:
-        """Yield what each line is (` ` or `!`) and the line. Raises OSError where the answer does not come, or breaks off."""
-        import _socket
-
+    def lines(self, quiet: bool = False) -> Iterator[bytes]:
+        """Yield the lines, and say what went wrong, unless `quiet`. Raises OSError where they do not come, or break off."""
         rest, poll, patient = b"", select.poll(), False
         poll.register(self.sock.fileno(), select.POLLIN)
         poll.register(1, 0)  # tells when nobody reads what is put out: poll(2)
@@ -6003,8 +5930,10 @@ class Answer:
                 if line[:1] == b"+":  # it may take a while
                     self.sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_RCVTIMEO, bytes(16))
                     patient = True
-                else:
-                    yield line[:1].decode(), line[1:]
+                elif line[:1] != b"!":
+                    yield line[1:]
+                elif not quiet:
+                    write_out(2, b"overlord: " + line[1:] + b"\n")
 
 
 def client(path: str | None, verb: Verb, options: dict[str, Any], names: list[str], words: list[str]) -> int:
@@ -6013,35 +5942,28 @@ def client(path: str | None, verb: Verb, options: dict[str, Any], names: list[st
         if verb.show:
             return int(verb.show(path, verb.name, options, names))
         answer = Answer(path, [verb.name, *words])
-        for kind, line in answer.lines():
-            put_bytes(2 if kind == "!" else 1, (b"overlord: " if kind == "!" else b"") + line + b"\n")
+        for line in answer.lines():
+            write_out(1, line + b"\n")
         return answer.code
     except OSError as error:
-        refused = isinstance(error, PermissionError)
-        text = error.strerror or str(error)
-        text = "overlord does not answer within 5 s" if error.errno == errno.EAGAIN else text
-        text = f"{error.filename}: {text}" if error.filename else text
-        put(2, f"overlord: {text}\n")
-        return EX_NOPERM if refused else EX_UNAVAILABLE
+        text = "overlord does not answer within 5 s" if error.errno == errno.EAGAIN else error.strerror or str(error)
+        write_out(2, f"overlord: {error.filename}: {text}\n" if error.filename else f"overlord: {text}\n")
+        return EX_NOPERM if isinstance(error, PermissionError) else EX_UNAVAILABLE
     except (ValueError, LookupError, OverflowError):
-        put(2, "overlord: what answers there is no overlord of this version\n")
+        write_out(2, "overlord: what answers there is no overlord of this version\n")
         return EX_UNAVAILABLE
 
 
 def fetch(path: str | None, words: list[str]) -> tuple[list[str], int]:
     """Return the lines of an answer and its exit code; say what went wrong."""
-    answer, found = Answer(path, words), []
-    for kind, line in answer.lines():
-        if kind == "!":
-            put_bytes(2, b"overlord: " + line + b"\n")
-        else:
-            found.append(decode(line))
-    return found, answer.code
+    answer = Answer(path, words)
+    lines = list(map(decode, answer.lines()))
+    return lines, answer.code
 
 
-def paint(text: str, colour: int | None, fd: int = 1) -> str:
+def paint(text: str, colour: int | None) -> str:
     """Return text in a colour (None: dim), where it goes to a terminal and nobody minds."""
-    return text if not os.isatty(fd) or os.environ.get("NO_COLOR") else f"\x1b[{colour or 2}m{text}\x1b[0m"
+    return text if not os.isatty(1) or os.environ.get("NO_COLOR") else f"\x1b[{colour or 2}m{text}\x1b[0m"
 
 
 def columns() -> int:
@@ -6066,9 +5988,9 @@ def show_units(path: str | None, verb: str, options: dict[str, Any], names: list
     if verb == "why" and names[0] not in units:
         return usage_error(f"there is no unit {names[0]}{suggest(names[0], units)}")
     if verb == "status":
-        put(1, spell_array(map(parse_record, units.values())) if "json" in options else draw_table(units))
+        write_out(1, spell_array(map(parse_record, units.values())) if "json" in options else draw_table(units))
         return code
-    put(1, explain_chain(path, units, names[0]) if verb == "why" else draw_dot(units) if "dot" in options else draw_tree(units))
+    write_out(1, explain_chain(path, units, names[0]) if verb == "why" else draw_dot(units) if "dot" in options else draw_tree(units))
     return 0
 
 
@@ -6095,7 +6017,7 @@ def draw_table(units: Mapping[str, dict[str, str]]) -> str:
     wide, out = columns(), []
     for number, row in enumerate(rows):
         cells = [cell.ljust(width) for cell, width in zip(row[:-1], widths)]
-        why = cut(row[-1], wide - len("  ".join(cells)) - 2 if wide else len(row[-1])) if wide else row[-1]
+        why = cut(row[-1], wide - len("  ".join(cells)) - 2) if wide else row[-1]
         cells[2] = paint(cells[2], STATE_COLOURS.get(row[2])) if number else cells[2]
         out.append("  ".join([*cells, why]).rstrip())
     return "\n".join(out) + "\n"
@@ -6147,7 +6069,7 @@ def explain_chain(path: str | None, units: Mapping[str, dict[str, str]], name: s
         if unit["blocked"] not in left:
             break
         name = unit["blocked"]
-    words = [decode(line) for kind, line in Answer(path, ["logs", "-n", "5", name]).lines() if kind == " "]
+    words = [decode(line) for line in Answer(path, ["logs", "-n", "5", name]).lines(quiet=True)]
     if words:
         out += [f"{margin}its last words:", *(f"{margin}| {line}" for line in words)]
     return "".join(f"{line}\n" for line in out)
@@ -6163,9 +6085,9 @@ def show_timeline(path: str | None, verb: str, options: dict[str, Any], names: l
         name, now, *pairs = line.split("\t")
         stories[name] = [(float(pair.split(" ", 1)[0]), pair.split(" ", 1)[1]) for pair in pairs]
     if "json" in options:
-        events = {name: [{"at": instant, "what": what} for instant, what in story] for name, story in stories.items()}
-        put(1, spell_array({"name": name, "events": story} for name, story in events.items()))
-        return code
+        parts = {name: [{"at": instant, "what": what} for instant, what in story] for name, story in stories.items()}
+        write_out(1, spell_array({"name": name, "events": events} for name, events in parts.items()))
+        return 0
     total = max((story[-1][0] for story in stories.values() if story), default=0.0) or 1e-9
     pending = any(story and story[-1][1] not in (OK, DONE, FAILED) for story in stories.values())
     total = max(total, float(lines[0].split("\t")[1])) if pending and lines else total
@@ -6174,8 +6096,8 @@ def show_timeline(path: str | None, verb: str, options: dict[str, Any], names: l
     width = max(20, min((wide or 80) - margin - 4 - max(map(len, texts.values()), default=0), 60))
     for name, story in stories.items():
         text = cut(texts[name], wide - margin - 4 - width) if wide else texts[name]
-        put(1, f"{name.ljust(margin)}  {draw_bar(story, total, width)}  {text}".rstrip() + "\n")
-    put(1, f"{' ' * margin}  0{spell_duration(total).rjust(width - 1)}\n")
+        write_out(1, f"{name.ljust(margin)}  {draw_bar(story, total, width)}  {text}".rstrip() + "\n")
+    write_out(1, f"{' ' * margin}  0{spell_duration(total).rjust(width - 1)}\n")
     return code
 
 
@@ -6215,15 +6137,22 @@ def main(arguments: list[str]) -> int:
         signal.signal(SIGNALS[number], signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, FOUND_MASK)
     try:
-        return obey(path, verb, words)
+        if verb == "mistake":
+            raise Mistake(words[0])
+        asked, options, rest = parse_request([verb, *words], VERBS)
+        if verb == "signal":
+            parse_signal(rest[0])
+        return client(path, asked, options, rest, words) if asked.asks else int(asked.show(path, verb, options, rest))
+    except Mistake as mistake:
+        return usage_error(str(mistake))
     except Unwritten as error:
-        put(2, f"overlord: the answer could not be written: {error}: exiting with code {EX_IOERR}\n")
+        write_out(2, f"overlord: the answer could not be written: {error}: exiting with code {EX_IOERR}\n")
         return EX_IOERR
 
 
 def show_version(path: str | None, verb: str, options: dict[str, Any], words: list[str]) -> int:
     """Show which overlord this is."""
-    put(1, f"overlord {VERSION}\n")
+    write_out(1, f"overlord {VERSION}\n")
     return 0
 
 
@@ -6232,19 +6161,6 @@ for name, show in {
     "graph": show_units, "why": show_units, "timeline": show_timeline,
 }.items():  # fmt: skip
     VERBS[name].show = show
-
-
-def obey(path: str | None, name: str, words: list[str]) -> int:
-    """Do what a verb other than `run` says, and return the exit code. Raises Unwritten."""
-    try:
-        if name == "mistake":
-            raise Mistake(words[0])
-        verb, options, rest = parse_request([name, *words], VERBS)
-        if name == "signal":
-            parse_signal(rest[0])
-    except Mistake as mistake:
-        return usage_error(str(mistake))
-    return client(path, verb, options, rest, words) if verb.asks else int(verb.show(path, name, options, rest))
 
 
 if __name__ == "__main__":

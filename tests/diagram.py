@@ -57,8 +57,8 @@ def specs() -> tuple[Spec, ...]:
         respawns = 3
     """
     draft = overlord.Draft({})
-    draft.read("-", "\n".join(line.strip() for line in text.splitlines()).encode())
-    return (*draft.finish().units.values(), overlord.main_spec(["x"], []))
+    draft.read_text("-", "\n".join(line.strip() for line in text.splitlines()).encode())
+    return (*draft.validate().units.values(), overlord.main_spec(["x"], []))
 
 
 def events(spec: Spec, status: Status) -> Iterator[Event]:

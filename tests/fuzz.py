@@ -80,12 +80,12 @@ class Play:
         self.control: Any = None
         self.last, self.code = 100, None
         self.dying: dict[str, int] = {}
-        self.fleet.boot(self.now)
+        self.fleet.want_all(self.now)
         self.perform()
 
     def perform(self) -> None:
         """Do what the fleet wants done, as `Loop.perform` does."""
-        actions = self.fleet.take()
+        actions = self.fleet.take_actions()
         while actions:
             action = actions.pop(0)
             unit = self.fleet.units.get(getattr(action, "unit", "")) if isinstance(getattr(action, "unit", ""), str) else None
@@ -105,14 +105,14 @@ class Play:
             elif isinstance(action, overlord.Exit):
                 self.code = action.code
             elif isinstance(action, overlord.Say) and self.control:
-                self.control.say(action)
+                self.control.publish_message(action)
             elif isinstance(action, overlord.Changed) and self.control:
-                self.control.changed(action)
+                self.control.publish_change(action)
             elif isinstance(action, overlord.Replan) and self.control:
                 self.control.refollow()
-            actions += self.fleet.take()
+            actions += self.fleet.take_actions()
         if self.control:
-            self.control.look(self.now)
+            self.control.answer_waiting(self.now)
 
     def turn(self, seconds: float) -> None:
         """Let time pass, and what was killed end."""
@@ -123,11 +123,11 @@ class Play:
                 self.fleet.feed(name, overlord.Event("exited", code=code), self.now)
         for name, unit in list(self.fleet.units.items()):
             if unit.status.deadline is not None and unit.status.deadline <= self.now:
-                self.fleet.expire(name, self.now)
-        self.fleet.expire("", self.now)
+                self.fleet.take_deadline(name, self.now)
+        self.fleet.take_deadline("", self.now)
         self.perform()
         if self.fleet.sweeping and self.code is None:
-            self.fleet.leave()
+            self.fleet.end_shutdown()
             self.perform()
 
     def disturb(self) -> None:
@@ -158,8 +158,8 @@ def read(data: bytes) -> Any:
     draft = overlord.Draft(ENVIRONMENT)
     try:
         for number, content in enumerate(files):
-            draft.read(f"{number}.conf", content)
-        return draft.finish()
+            draft.read_text(f"{number}.conf", content)
+        return draft.validate()
     except overlord.Mistakes as found:
         assert found.args[0], "it is refused, and nobody knows why"
         for line in found.args[0]:
@@ -206,7 +206,7 @@ def reload(data: bytes) -> None:
         return
     play = Play(configs[0], dice(data))
     for config in [*configs[1:], configs[0], configs[1]]:
-        play.fleet.reload(config, play.now)
+        play.fleet.change_config(config, play.now)
         play.perform()
         if play.rng.random() < 0.7:
             play.disturb()
@@ -309,10 +309,10 @@ def desk(play: Play) -> Iterator[Callable[..., bytes]]:
     """The real Control room above a fleet that is played. Gives a function: what comes back for these bytes, in pieces."""
     watch = overlord.Watch()
     output = overlord.Output(watch, "error", "text", False)
-    kernel = types.SimpleNamespace(send=lambda *words: "", compute=compute)
+    kernel = types.SimpleNamespace(send_signals=lambda *words: "", compute=compute)
     play.control = control = overlord.Control(output, play.fleet, kernel, reread)
     tail = output.tails["web"] = overlord.Tail()
-    tail.add(b"", b"a line\n\xff\xfe another\n", 18)
+    tail.add(b"a line\n\xff\xfe another\n")
     opened: list[tuple[socket.socket, Any]] = []
 
     def connect() -> socket.socket:
@@ -362,7 +362,7 @@ def desk(play: Play) -> Iterator[Callable[..., bytes]]:
         play.control = None
         for here, request in opened:
             here.close()
-            request.close()
+            request.hang_up()
         for stream in output.streams.values():
             with contextlib.suppress(OSError):
                 os.close(stream.fd) if stream.fd > 2 else None
@@ -451,7 +451,7 @@ def client_of(answers: list[bytes]) -> Iterator[list[tuple[int, bytes]]]:
         overlord,
         dial=dial,
         run=fake_run,
-        put_bytes=lambda fd, data: put_out.append((fd, data)),
+        write_out=lambda fd, text: put_out.append((fd, text if isinstance(text, bytes) else text.encode("utf-8", "surrogateescape"))),
         found_environment=lambda: {b"PATH": b"/bin"},
         DEFAULT_CONFIG="/nowhere/overlord.conf",
     ):
@@ -515,7 +515,7 @@ def notices(data: bytes) -> None:
     config = read(f"[daemon:{name}]\ncmd = x\nready = notify\n".encode())
     play, watch = Play(config, dice(data)), overlord.Watch()
     named: list[int] = []
-    loop = types.SimpleNamespace(fleet=play.fleet, watch=watch, survey=lambda reuse: {})
+    loop = types.SimpleNamespace(fleet=play.fleet, watch=watch, census=types.SimpleNamespace(survey=lambda reuse: {}))
     loop.name_main = lambda unit, pid, source: named.append(pid)
     taken = overlord.Notices(loop)
     unit = play.fleet.units[name]
@@ -532,7 +532,7 @@ def notices(data: bytes) -> None:
                 gifts = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, b"".join(map(bytes, [[1, 0, 0, 0]] * (len(part) % 3))))]
                 told.sendmsg([part], gifts if len(part) % 3 else [])
                 before = len(os.listdir("/proc/self/fd"))
-                taken.hear(unit)
+                taken.read_notice(unit)
                 assert len(os.listdir("/proc/self/fd")) == before, "a descriptor that came with it is kept"
         play.perform()
         assert "\n" not in play.fleet.explain(unit, play.now)

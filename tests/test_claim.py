@@ -329,18 +329,11 @@ class Body:
     key = property(lambda self: (self.pid, self.born))
 
 
-class Desk(overlord.Loop):
-    """The part of overlord that keeps the records: the real `survey` and `find_left`, in a world of ours."""
-
-    def __init__(self, units: Mapping[str, Any], adopts: bool) -> None:
-        self.fleet: Any = SimpleNamespace(units=units, say=lambda *words: None)
-        self.init: Any = SimpleNamespace(adopts=adopts, is_pid1=adopts)
-        self.kernel: Any = SimpleNamespace(environment={b"PATH": b"/bin"})
-        self.pids, self.helpers = {}, {}
-        self.dead = []
-        self.found, self.owner, self.strangers, self.lingering = {}, {}, {}, {}
-        self.read = self.cost = 0.0
-        self.torn, self.fleeting = set(), set()
+def make_desk(units: Mapping[str, Any], adopts: bool) -> overlord.Census:
+    """Return the part of overlord that keeps the records, in a world of ours."""
+    fleet: Any = SimpleNamespace(units=units, say=lambda *words: None)
+    kernel: Any = SimpleNamespace(environment={b"PATH": b"/bin"}, helpers={})
+    return overlord.Census(fleet, kernel, adopts)
 
 
 class World:
@@ -374,7 +367,7 @@ class World:
         self.leads: dict[str, bool] = {}  # that was alive when it was last looked at
         self.free: set[tuple[int, int]] = set()  # who was nobody's
         self.fresh: set[int] = set()  # numbers that were in use since the last reading: the kernel uses others first
-        self.desk = Desk(self.units, self.adopts)
+        self.desk = make_desk(self.units, self.adopts)
         self.note(f"{self.pid1=} {self.adopts=} {self.sees_all=} {[*self.units]}")
 
     def pick(self, choices: Sequence[Any]) -> Any:

@@ -44,8 +44,8 @@ def read(*contents: str | bytes, environment: Mapping[str, str] | None = None) -
     """Return the configuration that the files 0.conf, 1.conf, ... make together. Raises overlord.Mistakes."""
     draft = overlord.Draft(environment or {})
     for number, content in enumerate(contents):
-        draft.read(f"{number}.conf", content if isinstance(content, bytes) else content.encode())
-    return draft.finish()
+        draft.read_text(f"{number}.conf", content if isinstance(content, bytes) else content.encode())
+    return draft.validate()
 
 
 def mistakes(*contents: str | bytes, environment: Mapping[str, str] | None = None) -> list[str]:

@@ -2136,7 +2136,7 @@ def test_start_by_hand_of_what_a_reload_removes() -> None:
 def test_reload_while_it_is_about_to_start() -> None:
     """RACE: the process is decided upon and not made yet; then it is made from the new definition, and once."""
     stage = Stage(prompt("web") + prompt("gone") + prompt("other"), boot=False)
-    stage.fleet.boot(stage.now)
+    stage.fleet.want_all(stage.now)
     stage.reload(changed(prompt, "web") + prompt("other"))
     stage.advance(SETTLED)
     assert sorted(stage.starts) == ["other", "web"]
@@ -2482,7 +2482,7 @@ def test_cost_of_a_reload(shape: str) -> None:
         config = configure(after)
 
         def act(stage: Stage = stage, config: overlord.Config = config) -> None:
-            stage.fleet.reload(config, stage.now)
+            stage.fleet.change_config(config, stage.now)
             stage.perform()
             stage.settle()
 

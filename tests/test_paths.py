@@ -120,14 +120,14 @@ def test_swapped_while_it_is_opened(folder: Path, spins: int, deep: bool) -> Non
             try:
                 sink = output.sink(path, spec)  # type: ignore[arg-type]
                 if isinstance(sink, program_under_test.LogFile):
-                    sink.open()
+                    sink.open_file()
                 os.write(sink.fd, b"evil\n")
                 opened += 1
             except OSError:
                 refused += 1
             for each in output.sinks.values():
                 with contextlib.suppress(OSError):
-                    each.close() if isinstance(each, program_under_test.LogFile) else os.close(each.fd)
+                    each.close_file() if isinstance(each, program_under_test.LogFile) else os.close(each.fd)
             output.sinks.clear()
     ground.unharmed()
     assert opened > CALLS // 600 and refused > CALLS // 600, "both were tried"

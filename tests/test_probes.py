@@ -923,10 +923,10 @@ def test_a_child_that_no_signal_ends(purpose: str) -> None:
     values = {"ready": probe, "health": probe, "wait_for": (probe,), "health_interval": 0.02, "health_timeout": 0.02}
     spec = SimpleNamespace(name="web", kind="daemon", health_retries=1000, **values)
     forked: list[int] = []
-    kernel = SimpleNamespace(fork=lambda child: forked.append(-7) or 4_194_999, send=lambda *words: "")
+    kernel = SimpleNamespace(fork=lambda child: forked.append(-7) or 4_194_999, send_signals=lambda *words: "")
     unit = SimpleNamespace(name="web", spec=spec, status=overlord.Status(state, pid=5, starts=1), reach="asked", probers={})
     fleet = SimpleNamespace(units={"web": unit}, ending=None)
-    log = SimpleNamespace(say=lambda *words: None)
+    log = SimpleNamespace(message=lambda *words: None)
     loop = SimpleNamespace(fleet=fleet, kernel=kernel, helpers={}, watch=overlord.Watch(), log=log)
     prober = overlord.Prober(loop, unit, purpose)
     tries = []

@@ -33,8 +33,8 @@ def test_configurations_are_valid() -> None:
     assert found
     for text in found:
         draft = overlord.Draft({})
-        draft.read("overlord.conf", text.encode())
-        assert draft.finish().units
+        draft.read_text("overlord.conf", text.encode())
+        assert draft.validate().units
 
 
 def test_mistakes_are_printed_as_shown(tmp_path: Path) -> None:

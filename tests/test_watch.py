@@ -30,7 +30,7 @@ class Clocked:
 
     def paused(self, gap: float) -> bool:
         self.log.append(("paused", gap))
-        self.watch.shift(gap)
+        self.watch.shift_timers(gap)
         return True
 
     def later(self, delay: float, what: str) -> None:
@@ -77,7 +77,7 @@ def test_slowness_between_two_sleeps_is_none(clocked: Callable[[], Clocked]) -> 
     c.later(0.5, "timer")
     for _ in range(60):
         c.now += 0.5
-        c.watch.look()
+        c.watch.check_clock()
     c.watch.wait(None)
     assert c.log == ["timer"]
 
@@ -87,7 +87,7 @@ def test_standing_still_between_two_sleeps_is_a_pause(clocked: Callable[[], Cloc
     c = clocked()
     c.later(0.5, "timer")
     c.now += 30.0
-    c.watch.look()
+    c.watch.check_clock()
     c.watch.wait(None)
     c.watch.wait(None)
     assert (c.log, c.now) == ([("paused", 30.0), "timer"], 1030.5)

@@ -243,8 +243,8 @@ def pipe() -> Iterator[Pipe]:
 def test_log_lines(pipe: Pipe) -> None:
     """One line each, with the unit where it is about one."""
     log = pipe.log()
-    log.say("info", "web", "started (pid 17)")
-    log.say("error", "", "shutting down")
+    log.message("info", "web", "started (pid 17)")
+    log.message("error", "", "shutting down")
     assert pipe.read() == "overlord: web: started (pid 17)\noverlord: shutting down\n"
 
 
@@ -253,8 +253,8 @@ def test_log_levels(pipe: Pipe, level: str) -> None:
     """What is less than `log_level` is not said, except what always is."""
     log = pipe.log(level)
     for each in overlord.LEVELS:
-        log.say(each, "", each)
-    log.say("debug", "", "exiting", always=True)
+        log.message(each, "", each)
+    log.message("debug", "", "exiting", always=True)
     said = overlord.LEVELS[overlord.LEVELS.index(level) :]
     assert pipe.read() == "".join(f"overlord: {each}\n" for each in (*said, "exiting"))
 
@@ -262,8 +262,8 @@ def test_log_levels(pipe: Pipe, level: str) -> None:
 def test_log_json(pipe: Pipe) -> None:
     """A time stamp, a level, a unit where there is one, a message."""
     log = pipe.log(form="json")
-    log.say("warning", "web", 'it said "no"\\ \udcff ä')
-    log.say("info", "", "x")
+    log.message("warning", "web", 'it said "no"\\ \udcff ä')
+    log.message("info", "", "x")
     first, second = map(json.loads, pipe.read().splitlines())
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", first.pop("time"))
     assert first == {"level": "warning", "unit": "web", "message": 'it said "no"\\ \udcff ä'}
@@ -274,7 +274,7 @@ def test_log_json(pipe: Pipe) -> None:
 @pytest.mark.parametrize("text", ["a\nb", "a\rb", "\x1b[31mred", "\0", "a\tb", "a\x7fb"])
 def test_log_of_control_characters(pipe: Pipe, form: str, text: str) -> None:
     """What a child says cannot make a second line, nor colour the terminal."""
-    pipe.log(form=form).say("info", "web", text)
+    pipe.log(form=form).message("info", "web", text)
     line = pipe.read()
     assert line.count("\n") == 1
     assert not re.search(r"[\0-\x1f\x7f]", line[:-1])
@@ -282,7 +282,7 @@ def test_log_of_control_characters(pipe: Pipe, form: str, text: str) -> None:
 
 def test_log_of_bytes(pipe: Pipe) -> None:
     """Bytes that are no UTF-8 pass unchanged."""
-    pipe.log().say("info", "", b"caf\xe9".decode("utf-8", "surrogateescape"))
+    pipe.log().message("info", "", b"caf\xe9".decode("utf-8", "surrogateescape"))
     assert pipe.read().encode("utf-8", "surrogateescape") == b"overlord: caf\xe9\n"
 
 
@@ -291,7 +291,7 @@ def test_log_that_nobody_reads(pipe: Pipe, form: str) -> None:
     """It never waits: 64K are kept, the rest is counted, and the count is said when somebody reads again."""
     log = pipe.log(form=form)
     for number in range(5000):
-        log.say("info", "web", f"message {number} {60 * 'x'}")
+        log.message("info", "web", f"message {number} {60 * 'x'}")
     assert 0 < len(log.stream.kept) <= overlord.LOG_KEPT
     lost = log.lost
     assert 0 < lost < 5000
@@ -307,7 +307,7 @@ def test_log_that_nobody_reads(pipe: Pipe, form: str) -> None:
     numbers = [int(match[1]) for line in lines for match in [re.search(r"message (\d+) ", line)] if match]
     assert numbers == list(range(5000 - lost))
     assert f"{lost} messages were lost" in lines[-1]
-    log.say("info", "web", "again")
+    log.message("info", "web", "again")
     assert "again" in pipe.read()
 
 
@@ -315,9 +315,9 @@ def test_log_keeps_lines_whole(pipe: Pipe) -> None:
     """A line that fits no more is left out as a whole, a shorter one after it may fit."""
     log = pipe.log()
     while not log.stream.kept:
-        log.say("info", "", "x" * 2000)
-    log.say("info", "", "y" * overlord.LOG_KEPT)
-    log.say("info", "", "short")
+        log.message("info", "", "x" * 2000)
+    log.message("info", "", "y" * overlord.LOG_KEPT)
+    log.message("info", "", "short")
     text = ""
     for _ in range(100):
         text += pipe.read()
@@ -334,7 +334,7 @@ def test_log_without_a_reader(pipe: Pipe) -> None:
     Stream.broken = False
     try:
         for _ in range(3):
-            log.say("info", "", "x")
+            log.message("info", "", "x")
         assert (len(log.stream.kept), log.lost, Stream.broken) == (0, 0, True)
     finally:
         Stream.broken = False
@@ -345,7 +345,7 @@ def test_log_after_a_stuck_reader_keeps_as_much_again(pipe: Pipe) -> None:
     log = pipe.log()
     for _ in range(2):
         while len(log.stream.kept) < 0.9 * overlord.LOG_KEPT:
-            log.say("info", "", "x" * 1000)
+            log.message("info", "", "x" * 1000)
             assert not log.lost
         while pipe.read() or log.stream.kept:
             log.stream.flush()
@@ -354,11 +354,11 @@ def test_log_after_a_stuck_reader_keeps_as_much_again(pipe: Pipe) -> None:
 def test_log_details(pipe: Pipe) -> None:
     """In text a line each with the unit in front, in JSON further fields of the same object."""
     details = {"command": "a\nb", "last output": ["one", "\x1b[31mtwo", "\udcff"]}
-    pipe.log().say("error", "web", "failed", details)
+    pipe.log().message("error", "web", "failed", details)
     head = "overlord: web: "
     lines = ["failed", "  command: a b", "  last output:", "  | one", "  | \\x1b[31mtwo", "  | \udcff"]
     assert pipe.read().splitlines() == [head + line for line in lines]
-    pipe.log(form="json").say("error", "web", "failed", details)
+    pipe.log(form="json").message("error", "web", "failed", details)
     text = pipe.read()
     assert text.count("\n") == 1
     record = json.loads(text)
@@ -372,7 +372,7 @@ def test_log_leaves_standard_error_as_it_is(pipe: Pipe) -> None:
     os.dup2(pipe.writer, 2)
     try:
         log = Log(Stream(Watch(), 2))
-        log.say("info", "", "here")
+        log.message("info", "", "here")
         blocking = os.get_blocking(2)
         own = log.stream.fd
     finally:

@@ -57,8 +57,8 @@ def configure(text: str = "", command: Iterable[str] = ()) -> overlord.Config:
 def parse(text: str) -> overlord.Config:
     """Return the configuration of an INI text. COST: half of a world's time, and many go back to a text of before."""
     draft = overlord.Draft({})
-    draft.read("overlord.conf", text.encode())
-    return draft.finish()
+    draft.read_text("overlord.conf", text.encode())
+    return draft.validate()
 
 
 def check(condition: Any, text: str, *values: Any) -> None:
@@ -197,10 +197,10 @@ class Watched(overlord.Fleet):
             self.stage.asked_to_start([unit.name for unit in asked])
         super().restart(asked, now)
 
-    def reload(self, config: overlord.Config, now: float) -> dict[str, str]:
+    def change_config(self, config: overlord.Config, now: float) -> dict[str, str]:
         if self.stage:
             self.stage.asked_to_reload(config)
-        news = super().reload(config, now)
+        news = super().change_config(config, now)
         if self.stage:
             self.stage.catch_up()
         return news
@@ -224,8 +224,8 @@ class Watched(overlord.Fleet):
         super().apply(unit, event, now)
         self.stage.after(unit.name, event, old, unit.status, ending)
 
-    def adopt(self, config: overlord.Config) -> None:
-        super().adopt(config)
+    def take_config(self, config: overlord.Config) -> None:
+        super().take_config(config)
         if self.stage:
             self.stage.catch_up()
 
@@ -265,7 +265,7 @@ class Stage:
         self.watch = Watch()
         self.timers: dict[str, list[Any]] = {}  # of units; "": of the fleet itself
         self.due: list[str] = []  # those whose instant has come
-        self.log = SimpleNamespace(say=lambda *words: None)
+        self.log = SimpleNamespace(message=lambda *words: None)
         self.code: int | None = None
         self.asked_code: int | None = None
         self.checked: Any = None  # how it stood when the tables were checked last
@@ -322,7 +322,7 @@ class Stage:
     # ------------------------------------------------------------------------------------------------- directing
 
     def boot(self) -> None:
-        self.fleet.boot(self.now)
+        self.fleet.want_all(self.now)
         self.perform()
         self.settle()
 
@@ -415,7 +415,7 @@ class Stage:
     def reload(self, text: str) -> dict[str, str]:
         """Take over another configuration, as `Control.do_reload` does; return what happens to which unit."""
         self.text, self.config = text, configure(text, self.command)
-        news = self.fleet.reload(self.config, self.now)
+        news = self.fleet.change_config(self.config, self.now)
         self.perform()
         self.settle()
         return news
@@ -516,14 +516,14 @@ class Stage:
         self.expire()
         self.perform()
         if self.fleet.sweeping and self.code is None and self.alone():
-            self.fleet.leave()
+            self.fleet.end_shutdown()
             self.perform()
         self.check_schedules()
 
     def expire(self) -> None:
         """Let what is due come, as Loop.turn does."""
         while self.due:
-            self.fleet.expire(self.due.pop(0), self.now)
+            self.fleet.take_deadline(self.due.pop(0), self.now)
 
     def set_timer(self, name: str, instant: float | None) -> None:
         """As Loop.set_timer."""
@@ -536,7 +536,7 @@ class Stage:
         for timer in self.timers.values():
             timer[0] += gap
         heapq.heapify(self.watch.timers)
-        self.fleet.shift(gap)
+        self.fleet.shift_deadlines(gap)
 
     def next_deadline(self) -> float | None:
         """Return when a unit or the fleet itself is due."""
@@ -613,19 +613,19 @@ class Stage:
                 check(self.code is None, "a second Exit")
                 self.code, self.why, self.exited_at = action.code, action.why, self.now
                 if self.control:
-                    self.control.close()
+                    self.control.stop_listening()
             self.take()
         if self.control:
-            self.control.look(self.now)
+            self.control.answer_waiting(self.now)
 
     def take(self) -> None:
         """As Loop.take: what is to be said is said at once, all else is queued."""
-        for action in self.fleet.take():
+        for action in self.fleet.take_actions():
             if isinstance(action, overlord.Say):
                 self.said.append((action.level, action.unit, action.text))
                 self.note(f"{action.unit}: {action.text}")
                 if self.control:
-                    self.control.say(action)
+                    self.control.publish_message(action)
             elif isinstance(action, overlord.Wake):
                 self.set_timer(action.unit, action.instant)
             elif isinstance(action, overlord.Replan):
@@ -635,7 +635,7 @@ class Stage:
                     self.control.refollow()
             elif isinstance(action, overlord.Changed):
                 if self.control:
-                    self.control.changed(action)
+                    self.control.publish_change(action)
             else:
                 self.actions.append(action)
 
@@ -1207,7 +1207,7 @@ class World(Stage):
         if self.code is None:
             request = overlord.Request(self.control, client, 0)
             self.control.requests.append(request)
-            request.hear()
+            request.read_request()
         return client
 
     def hang_up(self, client: Client) -> None:
@@ -1215,7 +1215,7 @@ class World(Stage):
         client.gone = True
         for request in self.control.requests:
             if request.sock is client:
-                request.close()
+                request.hang_up()
                 return
 
     def answered(self, client: Client) -> None:
@@ -1343,11 +1343,11 @@ class World(Stage):
         return self
 
     def play_on(self) -> None:
-        output = SimpleNamespace(watch=self.watch, log=self.log, tails={}, reload=lambda config: None)
-        self.control = overlord.Control(output, self.fleet, SimpleNamespace(send=self.send, compute=self.compute), self.reread)
+        output = SimpleNamespace(watch=self.watch, log=self.log, tails={}, apply_settings=lambda config: None)
+        self.control = overlord.Control(output, self.fleet, SimpleNamespace(send_signals=self.send, compute=self.compute), self.reread)
         self.clockwork = overlord.Clock(self)
         self.clockwork.plan()
-        self.fleet.boot(self.now)
+        self.fleet.want_all(self.now)
         self.perform()
         asked = False
         for _ in range(200_000):

@@ -217,9 +217,9 @@ class State:
         for unit in fleet.units.values():
             yield from self.moves_of(unit)
         if fleet.sweeping and not any(unit.status.pid for unit in fleet.units.values()):
-            yield "all is gone", True, lambda state: state.fleet.leave()
+            yield "all is gone", True, lambda state: state.fleet.end_shutdown()
         elif fleet.ending and fleet.deadline is not None:
-            yield "the time of the shutdown is up", True, lambda state: state.fleet.expire("", state.fleet.deadline)
+            yield "the time of the shutdown is up", True, lambda state: state.fleet.take_deadline("", state.fleet.deadline)
         if fleet.ending:
             return
         yield "shutdown", False, lambda state: state.fleet.ask_shutdown("x", NOW, 15)
@@ -259,7 +259,7 @@ class State:
 
     def expire(self, name: str) -> None:
         deadline = self.fleet.units[name].status.deadline
-        self.fleet.expire(name, max(NOW, deadline))
+        self.fleet.take_deadline(name, max(NOW, deadline))
 
     def spawned(self, name: str, fails: bool = False) -> None:
         self.spawns = self.spawns[1:]
@@ -278,12 +278,12 @@ class State:
 
     def reload(self, following: int) -> None:
         self.at = following
-        self.fleet.reload(self.configs[following], NOW)
+        self.fleet.change_config(self.configs[following], NOW)
 
     # ------------------------------------------------------------------------------------------------ what must hold
     def settle(self) -> None:
         """Take over what the fleet wants performed, answer the clients, and check what must hold in every state."""
-        for action in self.fleet.take():
+        for action in self.fleet.take_actions():
             if isinstance(action, overlord.Spawn):
                 self.spawns += (action.unit,)
             elif isinstance(action, overlord.Test) and action.purpose == "wait_for":
@@ -316,13 +316,13 @@ class State:
         unit = self.fleet.units.get(name)
         if not unit:
             return 1
-        request = SimpleNamespace(put=lambda *words: None, until=None, over=False, code=None, follows=frozenset(), awaited=[])
+        request = SimpleNamespace(add_lines=lambda *words: None, until=None, over=False, code=None, follows=frozenset(), awaited=[])
 
         def end(code: int, lines: Any = ()) -> None:
             check(request.code is None, f"{verb} {name} is answered twice")
             request.code, request.over = code, True
 
-        request.end, request.fail = end, lambda text, code: end(code)
+        request.complete, request.fail = end, lambda text, code: end(code)
         control = overlord.Control.__new__(overlord.Control)
         control.fleet, control.requests = self.fleet, [request]
         if verb == "stop":
@@ -391,7 +391,7 @@ class Worlds:
         self.clients, self.until = clients, until
         configs = [configure(each) for each in (text, *others)]
         fleet = Watched(configs[0], half)
-        fleet.boot(NOW)
+        fleet.want_all(NOW)
         first = State(fleet, configs)
         self.numbers: dict[int, int] = {}
         self.parents = array("l")
