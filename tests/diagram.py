@@ -98,8 +98,8 @@ def edges() -> frozenset[tuple[str, str, str]]:
         while todo:
             status = todo.popleft()
             for event in events(spec, status):
-                cell = overlord.TABLE[status.state][overlord.EVENTS.index(event.kind)]
-                if cell in (None, overlord.never) or not is_possible(status, event):
+                cell = overlord.Move.TABLE[status.state][overlord.EVENTS.index(event.kind)]
+                if cell in (None, overlord.Move.never) or not is_possible(status, event):
                     continue
                 now = status.since if status.deadline is None else status.deadline
                 new, _ = overlord.step(spec, status, event, now, 0.0)

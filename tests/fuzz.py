@@ -432,7 +432,7 @@ def client_of(answers: list[bytes]) -> Iterator[list[tuple[int, bytes]]]:
     put_out: list[tuple[int, bytes]] = []
     left, ends = list(answers), []
 
-    def dial(place: str, timeout: float = 0.0) -> socket.socket:
+    def dial(place: str, words: list[str], timeout: float = 0.0) -> socket.socket:
         if not left:
             raise ConnectionRefusedError(111, "Connection refused")
         here, there = socket.socketpair()
@@ -451,7 +451,9 @@ def client_of(answers: list[bytes]) -> Iterator[list[tuple[int, bytes]]]:
         overlord,
         dial=dial,
         run=fake_run,
-        write_out=lambda fd, text: put_out.append((fd, text if isinstance(text, bytes) else text.encode("utf-8", "surrogateescape"))),
+        write_out=lambda fd, text: put_out.append(
+            (fd, text if isinstance(text, bytes) else text.encode("utf-8", "surrogateescape"))
+        ),
         found_environment=lambda: {b"PATH": b"/bin"},
         DEFAULT_CONFIG="/nowhere/overlord.conf",
     ):
@@ -517,6 +519,7 @@ def notices(data: bytes) -> None:
     named: list[int] = []
     loop = types.SimpleNamespace(fleet=play.fleet, watch=watch, census=types.SimpleNamespace(survey=lambda reuse: {}))
     loop.name_main = lambda unit, pid, source: named.append(pid)
+    loop.inform = types.MethodType(overlord.Loop.inform, loop)
     taken = overlord.Notices(loop)
     unit = play.fleet.units[name]
     address = taken.address(unit)

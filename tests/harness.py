@@ -646,6 +646,21 @@ class Overlord(Namespace):
         print(self)
 
 
+def is_idle(o: Overlord) -> None:
+    """See that overlord sleeps: twenty looks in a row during which nothing has woken it."""
+    process = Process(o.pid)
+    woken, quiet = "", 0
+
+    def sleeps() -> bool:
+        nonlocal woken, quiet
+        now = process.status["voluntary_ctxt_switches"]
+        quiet = quiet + 1 if now == woken and process.state == "S" else 0
+        woken = now
+        return quiet == 20
+
+    eventually(sleeps, "it sleeps, and nothing wakes it", pause=0.02)
+
+
 LIBC = ctypes.CDLL(None, use_errno=True)
 
 

@@ -55,39 +55,29 @@ PATIENCE = 20.0  # s of processor time, after which a mutant hangs
 LEAST = 0.95
 
 # Mutants that no test can notice, by what they do and why that is the same.
-KIND = "`halt` and `outdate` do not look at the kind of the event that led to them"
+KIND = "`stop_process` does not look at the kind of the event that led to it"
 NEVER = "with no `respawns` at all nothing is counted"
 COST = "what it costs alone, which the tests left out here measure: test_long_chain and its kin"
 EQUIVALENT: dict[str, str] = {
-    "conclude:3: `0.0` out of `status.delay or 0.0`": "what takes its place counts as 0 too",
-    "conclude:3: 1.0 for 0.0": "both are less than STEADY",
-    "conclude:21: `spec.warmup` out of `early and spec.warmup`": "with no warm-up, what is ready is up",
-    "conclude:25: without then='' in `enter(gone, OK, now, oks=status.oks + 1, then='', why=end)`": "of the wishes only `fail` "
-    "can be left there, and that is no success",
-    "age:5: 'x' for 'stale'": KIND,
-    "time_out:2: 'x' for 'stop'": KIND,
-    "ripen:6: 'x' for 'stop'": KIND,
-    "end_run:4: 1.0 for 0.0": NEVER,
-    "end_run:4: 1 for 0": NEVER,
-    "enlist:4: without then='' in `enter(status, WAITING, now, deadline=now + REMINDER if spec.kind == 'main' else None, "
-    "then='', why=event.why)`": "where there is no process, there is no wish: test_nothing_is_carried_over",
-    "withdraw:5: without then='' in `enter(status, STOPPED, now, then='', why=event.why)`": "the same, but in a shutdown, after "
-    "which nobody asks",
-    "launch:2: without left=False in `enter(status, STARTING if spec.kind == 'daemon' else RUNNING, now, up=False, left=False, "
-    "why='')`": "what waits has no group left",
-    "greet:2: `status.ready` out of `not status.pid or status.ready`": "to be ready a second time changes nothing: the deadline "
-    "is that of the warm-up already",
+    "Move.note_gone:3: `0.0` out of `status.delay or 0.0`": "what takes its place counts as 0 too",
+    "Move.note_gone:3: 1.0 for 0.0": "both are less than STEADY",
+    "Move.time_out:7: 'x' for 'stop'": KIND,
+    "Move.restart_or_end:4: 1.0 for 0.0": NEVER,
+    "Move.restart_or_end:4: 1 for 0": NEVER,
+    "describe_end:10: `spec.warmup` out of `early and spec.warmup`": "with no warm-up, what is ready is up",
     "Unit.find_unsettled:4: without `seen.add(dep)`": COST,
     "Unit.find_unsettled:5: `dep in seen` out of `how != 'bounce' or dep in seen`": COST,
 }
 
 SOURCE = Path(overlord.__file__).read_text()
 TREE = ast.parse(SOURCE)
-TABLE = next(node for node in TREE.body if isinstance(node, ast.AnnAssign) and getattr(node.target, "id", "") == "TABLE")
 FUNCTIONS = {node.name: node for node in TREE.body if isinstance(node, ast.FunctionDef)}
-# What decides what is next for a unit: the methods of its record that `find_next` leads to.
-UNIT = next(node for node in TREE.body if isinstance(node, ast.ClassDef) and node.name == "Unit")
-METHODS = {f"Unit.{node.name}": node for node in UNIT.body if isinstance(node, ast.FunctionDef)}
+# Move has the cells of the table, Unit what decides what is next for a unit.
+CLASSES = {node.name: node for node in TREE.body if isinstance(node, ast.ClassDef) and node.name in ("Move", "Unit")}
+METHODS = {
+    f"{name}.{node.name}": node for name, each in CLASSES.items() for node in each.body if isinstance(node, ast.FunctionDef)
+}
+TABLE = next(node for node in CLASSES["Move"].body if isinstance(node, ast.AnnAssign))
 COMPARED = {
     ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
     ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In,
@@ -98,32 +88,43 @@ OTHER = {"min": "max", "max": "min"}
 
 def reachable() -> list[str]:
     """Return the functions that the table leads to, by way of other ones of the Machine."""
-    machine = [name for name, node in FUNCTIONS.items() if FUNCTIONS["step"].lineno <= node.lineno < TABLE.lineno]
-    found = ["step", *sorted({node.id for node in ast.walk(TABLE) if isinstance(node, ast.Name) and node.id in machine})]
+    last = CLASSES["Unit"].lineno
+    machine = {name for name, node in FUNCTIONS.items() if FUNCTIONS["step"].lineno <= node.lineno < last}
+    found = ["step", *sorted(f"Move.{name}" for name in cell_names()), "Unit.find_next"]
     for name in found:
-        calls = {node.id for node in ast.walk(FUNCTIONS[name]) if isinstance(node, ast.Name) and node.id in machine}
+        nodes = list(ast.walk(FUNCTIONS.get(name) or METHODS[name]))
+        own = {f"{name.partition('.')[0]}.{node.attr}" for node in nodes if isinstance(node, ast.Attribute)}
+        calls = own.intersection(METHODS) | machine.intersection(node.id for node in nodes if isinstance(node, ast.Name))
         found += sorted(calls.difference(found))
-    deciding = ["Unit.find_next"]
-    for name in deciding:
-        calls = {f"Unit.{node.attr}" for node in ast.walk(METHODS[name]) if isinstance(node, ast.Attribute)}
-        deciding += sorted(calls.intersection(METHODS).difference(deciding))
-    return found + deciding
+    return found
+
+
+def cell_names() -> list[str]:
+    """Return the methods of Move that stand in the table."""
+    return sorted({node.id for node in ast.walk(TABLE) if isinstance(node, ast.Name) and f"Move.{node.id}" in METHODS})
+
+
+def row_of(table: Any, number: int) -> Any:
+    """Return a row of the table; that of several states stands in a call."""
+    row = table.value.values[number]
+    return row.args[1] if isinstance(row, ast.Call) else row
 
 
 def cells() -> Iterator[tuple[str, ast.AST]]:
     """Yield the table with one cell changed: taken away, refused, or given to another function."""
     assert isinstance(TABLE.value, ast.Dict)
-    names = sorted({node.id for node in ast.walk(TABLE.value) if isinstance(node, ast.Name)}.intersection(FUNCTIONS))
-    for row, state in enumerate(overlord.STATES):
+    names = cell_names()
+    for row, key in enumerate(TABLE.value.keys):
+        state = getattr(key, "id", "RESTING").lower()
         for column, event in enumerate(overlord.EVENTS):
-            cell = TABLE.value.values[row].elts[column]  # type: ignore[attr-defined]
+            cell = row_of(TABLE, row).elts[column]
             old = getattr(cell, "id", "None")
             # one neighbour of many: which other function it is hardly matters, as long as it does something else
             near = names[(names.index(old) + 1) % len(names)] if old in names else ""
             for new in dict.fromkeys(["None", "never", *([near] if old not in ("None", "never") else [])]):
                 if new != old:
                     tree = copy.deepcopy(TABLE)
-                    tree.value.values[row].elts[column] = ast.parse(new, mode="eval").body  # type: ignore[union-attr,attr-defined]
+                    row_of(tree, row).elts[column] = ast.parse(new, mode="eval").body
                     yield f"TABLE {state}/{event}: {old} -> {new}", tree
 
 
@@ -145,18 +146,15 @@ def changes(node: ast.AST) -> Iterator[tuple[str, str, int | None, Any]]:
         yield f"other way: `{ast.unparse(node)}`", "ops", 0, COMPARED[type(node.ops[0])]()
     if isinstance(node, (ast.BinOp, ast.AugAssign)) and type(node.op) in COUNTED and not isinstance(node.op, ast.Add):
         yield f"other way: `{ast.unparse(node)}`", "op", None, COUNTED[type(node.op)]()
-    elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
-        if isinstance(node.left, ast.Name) and node.left.id == "said":
-            yield f"left part of `{ast.unparse(node)}`", "left", None, ast.List([], ast.Load())
-        elif not isinstance(node.left, (ast.JoinedStr, ast.List)):
-            yield f"other way: `{ast.unparse(node)}`", "op", None, ast.Sub()
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add) and not isinstance(node.left, (ast.JoinedStr, ast.List)):
+        yield f"other way: `{ast.unparse(node)}`", "op", None, ast.Sub()
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
         yield f"other way: `{ast.unparse(node)}`", "op", None, ast.UAdd()
     if isinstance(node, ast.Call):
         if isinstance(node.func, ast.Name) and node.func.id in OTHER:
             yield f"other way: `{ast.unparse(node)}`", "func", None, ast.Name(OTHER[node.func.id], ast.Load())
         name = getattr(node.func, "attr", getattr(node.func, "id", ""))
-        for index, each in enumerate(node.keywords if name in ("enter", "_replace", "Event", "Status") else ()):
+        for index, each in enumerate(node.keywords if name in ("enter", "amend", "_replace", "Event", "Status") else ()):
             yield f"without {ast.unparse(each)} in `{ast.unparse(node)}`", "keywords", index, None
     if isinstance(node, ast.List):
         for index, each in enumerate(node.elts):
@@ -227,14 +225,15 @@ def put_in(tree: ast.AST, name: str) -> None:
     """Put a mutant in the place of what it was made from."""
     module = ast.fix_missing_locations(ast.Module(body=[tree], type_ignores=[]))  # type: ignore[list-item]
     flags = overlord.annotations.compiler_flag if hasattr(overlord, "annotations") else 0
-    if name.startswith("Unit."):
+    table, owner = module, CLASSES.get(name.partition(".")[0])
+    if not isinstance(tree, ast.AnnAssign):
         own: dict[str, Any] = {}
         exec(compile(module, "mutant", "exec", flags=flags), vars(overlord), own)
-        setattr(overlord.Unit, *own.popitem())
-        return
-    exec(compile(module, "mutant", "exec", flags=flags), vars(overlord))
-    if not isinstance(tree, ast.AnnAssign):  # the table holds the function itself
-        exec(compile(ast.Module(body=[TABLE], type_ignores=[]), "mutant", "exec", flags=flags), vars(overlord))
+        setattr(getattr(overlord, owner.name) if owner else overlord, *own.popitem())
+        table = ast.Module(body=[TABLE], type_ignores=[])  # which holds the methods themselves
+    scope = dict(vars(overlord.Move))
+    exec(compile(table, "mutant", "exec", flags=flags), vars(overlord), scope)
+    overlord.Move.TABLE = scope["TABLE"]
     diagram.edges.cache_clear()
 
 

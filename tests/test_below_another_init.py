@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -61,6 +63,16 @@ def test_warns_without_a_subreaper(overlord: Start, python: list[str]) -> None:
     assert o.count("subreaper") == int(lacks)
     assert o.stop() == 0
     assert not Process(o.pid).alive
+
+
+@pytest.mark.parametrize("name", ("sh", "tini"))
+def test_warns_of_a_shell_before_it(overlord: Start, tmp_path: Path, name: str) -> None:
+    """`ENTRYPOINT overlord.py; ...` hides it from `docker stop`; an init passes the signal on."""
+    init = tmp_path / name
+    init.symlink_to(os.path.realpath("/bin/sh"))
+    o = overlord(daemon("web"), prefix=[str(init), "-c", '"$@"; exit $?', name])
+    o.says("web", "ok")
+    assert o.count("PID 1 is sh, which passes no signal on.*exec") == int(name == "sh")
 
 
 def test_no_warning_as_pid1(overlord: Start, python: list[str]) -> None:

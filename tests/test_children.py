@@ -9,16 +9,17 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
 import shutil
 import signal
 import subprocess
 from pathlib import Path
-from typing import Any, Sequence
+from typing import Any, Callable, Sequence
 
 import pytest
 
 import overlord as program_under_test
-from conftest import Start
+from conftest import Start, resolve
 from harness import (
     PATH,
     PATIENCE,
@@ -33,6 +34,9 @@ from harness import (
 )
 
 SLEEP = ("sleep", "12345")
+SLEEPING = " ".join(SLEEP)
+SECRET = "xyzzy-4711"
+FAILS = {"restart": "never", "on_failure": "ignore"}
 
 
 def sleeper(space: Namespace) -> Process:
@@ -160,7 +164,7 @@ def test_unit_starts_clean(overlord: Start, tmp_path: Path, setting: str) -> Non
     prefix, changes = SETTINGS[setting]
     with (tmp_path / "stream").open("ab", buffering=0) as stream:
         options = {"stdin": subprocess.DEVNULL, "stdout": stream, "stderr": stream, "cwd": tmp_path, **changes}
-        process = sleeper(overlord(daemon("web", " ".join(SLEEP)), prefix=prefix, **options))
+        process = sleeper(overlord(daemon("web", SLEEPING), prefix=prefix, **options))
         assert process.signals("SigIgn") == process.signals("SigBlk") == set()
         assert process.sid == process.pgid == process.pid
         descriptors = process.descriptors
@@ -173,9 +177,9 @@ def test_unit_starts_clean(overlord: Start, tmp_path: Path, setting: str) -> Non
 @pytest.mark.parametrize("kind", ("daemon", "script"))
 def test_unit_environment(overlord: Start, kind: str, python: list[str]) -> None:
     """The container's, byte for byte, and its own name."""
-    config = daemon("web", " ".join(SLEEP))
+    config = daemon("web", SLEEPING)
     if kind == "script":
-        config = script("job", " ".join(SLEEP)) + daemon("web", deps="job")
+        config = script("job", SLEEPING) + daemon("web", deps="job")
     environment = {key: value for key, value in ODD.items() if key != b"OVERLORD_NAME"}
     process = sleeper(overlord(config, env=environment, python=python))
     expected = {b"%s=%s" % pair for pair in environment.items()}
@@ -185,7 +189,7 @@ def test_unit_environment(overlord: Start, kind: str, python: list[str]) -> None
 def test_unit_inherits(overlord: Start) -> None:
     """Folder, umask, niceness and limits are the container's where the section says nothing."""
     prefix = ["nice", "-n", "4", *shell("umask 0137; ulimit -n 321; cd /usr/lib;")]
-    process = sleeper(overlord(daemon("web", " ".join(SLEEP)), prefix=prefix))
+    process = sleeper(overlord(daemon("web", SLEEPING), prefix=prefix))
     assert process.status["Umask"] == "0137"
     assert process.nice == 4
     assert os.readlink(process.folder / "cwd") == os.path.realpath("/usr/lib")
@@ -196,9 +200,9 @@ def test_unit_inherits(overlord: Start) -> None:
 def test_unit_options(overlord: Start, kind: str) -> None:
     """`dir`, `umask`, `nice` and `env` are as its section says."""
     options = {"dir": "/usr", "umask": "0077", "nice": "7", "env": "ONE=1\nTWO='a b'"}
-    config = daemon("web", " ".join(SLEEP), **options)
+    config = daemon("web", SLEEPING, **options)
     if kind == "script":
-        config = script("job", " ".join(SLEEP), **options) + daemon("web", deps="job")
+        config = script("job", SLEEPING, **options) + daemon("web", deps="job")
     process = sleeper(overlord(config))
     assert process.status["Umask"] == "0077"
     assert process.nice == 7
@@ -208,7 +212,7 @@ def test_unit_options(overlord: Start, kind: str) -> None:
 
 def test_unit_environment_overrides(overlord: Start) -> None:
     """`env` wins over the container's, sees it, and appears once."""
-    config = daemon("web", " ".join(SLEEP), env="PATH=/opt/bin:${PATH}\nHOST=${HOST:-nobody}\nRAW='${HOST}'")
+    config = daemon("web", SLEEPING, env="PATH=/opt/bin:${PATH}\nHOST=${HOST:-nobody}\nRAW='${HOST}'")
     process = sleeper(overlord(config))
     assert sorted(process.environ) == [
         b"HOST=nobody",
@@ -216,6 +220,165 @@ def test_unit_environment_overrides(overlord: Start) -> None:
         b"PATH=/opt/bin:" + PATH.encode(),
         b"RAW=${HOST}",
     ]
+
+
+# --- env_file --------------------------------------------------------------------------------------------------------
+
+
+def test_env_file(overlord: Start, tmp_path: Path) -> None:
+    """Blank lines, comments, quotes and blanks in values; a later file wins, `env` over both, and sees them."""
+    (tmp_path / "one").write_text("# no\n\nA=1\nB='two words'\nC=\"a # b\"\n D=x y \nE=\nF=a=b\nG=first\r\nH=$A\n")
+    (tmp_path / "two").write_text("G=second\nA.b=dot")
+    o = overlord(daemon("web", SLEEPING, env_file=f"{tmp_path}/one -{tmp_path}/none {tmp_path}/two", env="I=${B}!\nE=own"))
+    o.says("web", "ok")
+    found = dict(pair.partition(b"=")[::2] for pair in o.unit_is("web", "sleep").environ)
+    expected = {"A": "1", "B": "two words", "C": "a # b", "D": "x y", "E": "own", "F": "a=b", "G": "second", "H": "$A"}
+    expected.update({"I": "two words!", "A.b": "dot"})
+    assert {key: found[key.encode()].decode() for key in expected} == expected
+    assert o.stop() == 0
+
+
+def test_env_file_that_begins_with_a_dash(overlord: Start, tmp_path: Path) -> None:
+    """One dash makes it optional, a second one is the file's."""
+    (tmp_path / "-x").write_text("A=1\n")
+    o = overlord(daemon("web", "exec sleep 12345", env_file="--x"), cwd=tmp_path)
+    o.says("web", "ok")
+    assert b"A=1" in o.unit_is("web", "sleep").environ
+    assert o.stop() == 0
+
+
+def test_env_file_that_a_script_writes(overlord: Start, tmp_path: Path) -> None:
+    """It is read at each start, not before."""
+    write = f"echo N=$(cat count 2>/dev/null | wc -l) > {tmp_path}/file; echo >> count"
+    o = overlord(script("write", write) + daemon("web", SLEEPING, env_file=f"{tmp_path}/file", deps="write:always", backoff=0))
+    for number in (0, 1):
+        o.wait_ok("web", number + 1)
+        assert f"N={number}".encode() in o.unit_is("web", "sleep").environ
+        o.kill_unit("web")
+    o.wait_ok("web", 3)
+    assert o.stop() == 0
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(None, "No such file"), ("A=1\nno equals sign\n", "file:2: is not of the form KEY=value"), ("=x\n", "file:1: ")],
+)
+def test_env_file_that_fails(overlord: Start, tmp_path: Path, content: str | None, said: str) -> None:
+    """Missing or broken it is a failed start, and what stands in it is not shown."""
+    if content is not None:
+        (tmp_path / "file").write_text(content)
+    o = overlord(daemon("web", SLEEPING, env_file=f"{tmp_path}/file", **FAILS))
+    assert o.says("web", "failed: cannot start: env_file .*" + said)
+    o.wait_exit()
+    assert not o.count("no equals")
+
+
+# --- secrets ---------------------------------------------------------------------------------------------------------
+
+
+def test_secrets(fleet: Start, tmp_path: Path, asking_all: Callable[[Overlord], str]) -> None:
+    """The file that NAME_FILE names is read, for this unit alone; nothing that overlord says holds what it read."""
+    (tmp_path / "token").write_text(SECRET + "\n")
+    config = daemon("web", SLEEPING, secrets="TOKEN", env="URL=db://${TOKEN}@x") + daemon("other", SLEEPING)
+    config += daemon("bad", SLEEPING, secrets="TOKEN", dir="/no/such/folder", **FAILS)
+    config += daemon("dies", "exit 3", secrets="TOKEN", stdout="prefix", warmup="1000s", **FAILS)
+    o = fleet(config, env={"PATH": PATH, "TOKEN_FILE": f"{tmp_path}/token"})
+    o.says("web", "ok")
+    o.says("other", "ok")
+    o.says("bad", "failed")
+    o.says("dies", "failed")
+    environment = o.unit_is("web", "sleep").environ
+    assert f"TOKEN={SECRET}".encode() in environment
+    assert f"URL=db://{SECRET}@x".encode() in environment
+    assert not any(SECRET.encode() in pair for pair in o.unit_is("other", "sleep").environ)
+    said = asking_all(o)
+    assert o.stop() == 0
+    assert SECRET not in said + str(o)
+
+
+@pytest.fixture
+def asking_all() -> Callable[[Overlord], str]:
+    """A function that runs all verbs that say something, and returns it."""
+
+    def ask(o: Overlord) -> str:
+        verbs = ["check", "status", "status -j", "logs web", "logs dies", "why web", "why bad", "why dies", "timeline -j"]
+        done = [o.ask(*verb.split(), code=None) for verb in (*verbs, "reload", "restart web", "start bad")]
+        return "".join(each.stdout + each.stderr for each in done)
+
+    return ask
+
+
+def test_run_secrets(overlord: Start, tmp_path: Path) -> None:
+    """Without NAME_FILE it is /run/secrets/NAME, where an orchestrator puts it."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can mount")
+    (tmp_path / "password").write_text(SECRET)
+    mount = f'mount -t tmpfs none /run && mkdir /run/secrets && cp {tmp_path}/password /run/secrets/PASSWORD && exec "$@"'
+    prefix = ["unshare", "--mount", "sh", "-c", mount, "sh"]
+    o = overlord(daemon("web", SLEEPING, secrets="PASSWORD"), prefix=prefix)
+    o.says("web", "ok")
+    assert f"PASSWORD={SECRET}".encode() in o.unit_is("web", "sleep").environ
+    assert o.stop() == 0
+
+
+def test_a_missing_secret(overlord: Start, tmp_path: Path) -> None:
+    """It is a failed start that names the secret and the file."""
+    o = overlord(daemon("web", SLEEPING, secrets="TOKEN", **FAILS), env={"PATH": PATH, "TOKEN_FILE": f"{tmp_path}/none"})
+    o.says("web", f"failed: cannot start: secret TOKEN: {tmp_path}/none: No such file")
+    o.wait_exit()
+
+
+# --- limits ----------------------------------------------------------------------------------------------------------
+
+
+def may_raise_limits() -> bool:
+    """Tell whether root may raise a hard limit here."""
+    return bool(int(Process(os.getpid()).status["CapEff"], 16) >> 24 & 1)
+
+
+@pytest.mark.parametrize("interpreter", ["system", "minimal"])
+def test_limits_are_lowered(
+    overlord: Start, tmp_path_factory: pytest.TempPathFactory, public: Path, interpreter: str
+) -> None:
+    """A number is both limits; SOFT:HARD each. This takes no privilege."""
+    config = daemon("web", SLEEPING, limits="nofile=300:400 core=0", uid="nobody")
+    config += daemon("other", SLEEPING, limits="nofile=350, fsize=1M:2M")
+    o = overlord(config, python=resolve(interpreter, tmp_path_factory), folder=public)
+    o.says("web", "ok")
+    o.says("other", "ok")
+    text = (o.unit_is("web", "sleep").folder / "limits").read_text()
+    assert re.search(r"Max open files +300 +400 ", text)
+    assert re.search(r"Max core file size +0 +0 ", text)
+    text = (o.unit_is("other", "sleep").folder / "limits").read_text()
+    assert re.search(r"Max open files +350 +350 ", text)
+    assert re.search(r"Max file size +1048576 +2097152 ", text)
+    assert o.stop() == 0
+
+
+@pytest.mark.parametrize("interpreter", ["system", "minimal"])
+def test_limits(overlord: Start, tmp_path_factory: pytest.TempPathFactory, public: Path, interpreter: str) -> None:
+    """Root raises them before it becomes another user; one that may not is told, and the unit has not started."""
+    web = daemon("web", SLEEPING, limits="nofile=300:400 core=0", uid="nobody")
+    o = overlord(
+        web + daemon("raised", SLEEPING, limits="nofile=600", uid="nobody"),
+        python=resolve(interpreter, tmp_path_factory),
+        prefix=["prlimit", "--nofile=200:200", "--core=5:5"],
+        folder=public,
+    )
+    if not may_raise_limits():
+        o.says("web", "cannot start: limits")
+        o.says("raised", "cannot start: limits")
+        assert o.stop() == 0
+        return
+    o.says("web", "ok")
+    o.says("raised", "ok")
+    text = (o.unit_is("web", "sleep").folder / "limits").read_text()
+    assert re.search(r"Max open files +300 +400 ", text)
+    assert re.search(r"Max core file size +0 +0 ", text)
+    assert o.unit("web").status["Uid"].split()[0] != "0"
+    text = (o.unit_is("raised", "sleep").folder / "limits").read_text()
+    assert re.search(r"Max open files +600 +600 ", text)
+    assert o.stop() == 0
 
 
 # --- users -----------------------------------------------------------------------------------------------------------
@@ -238,7 +401,7 @@ def test_user_and_group(overlord: Start, case: str) -> None:
     if os.geteuid() != 0:
         pytest.skip("only root can become another user")
     options, uid, gid, variables = USERS[case]
-    o = overlord(daemon("web", " ".join(SLEEP), **options), env={"PATH": PATH, "HOME": "/root", "USER": "root"})
+    o = overlord(daemon("web", SLEEPING, **options), env={"PATH": PATH, "HOME": "/root", "USER": "root"})
     process = sleeper(o)
     assert process.status["Uid"].split() == [uid] * 4
     assert process.status["Gid"].split() == [gid] * 4
@@ -257,7 +420,7 @@ def test_supplementary_groups(overlord: Start, tmp_path: Path) -> None:
     groups = tmp_path / "group"
     groups.write_text("root:x:0:\ngames:x:60:\nextra:x:777:games,bin\nother:x:778:bin\nmore:x:779:games\n")
     mount = shell(f"mount --bind {groups} /etc/group;")
-    process = sleeper(overlord(daemon("web", " ".join(SLEEP), uid="games"), prefix=mount))
+    process = sleeper(overlord(daemon("web", SLEEPING, uid="games"), prefix=mount))
     assert set(process.status["Groups"].split()) == {"60", "777", "779"}
 
 
@@ -274,6 +437,19 @@ def test_own_user_needs_no_privilege(overlord: Start, public: Path) -> None:
     assert o.stop() == 0
 
 
+def test_own_user_with_another_group(overlord: Start, public: Path) -> None:
+    """What overlord may not do is then to take the group, and that is said."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can become another user")
+    o = overlord(
+        daemon("web", uid="games", gid="games", respawns=0),
+        folder=public,
+        prefix=["setpriv", "--reuid=games", "--regid=bin", "--clear-groups"],
+    )
+    o.says("web", "failed: cannot start: gid games: Operation not permitted")
+    assert o.wait_exit() == 1
+
+
 @pytest.mark.parametrize(
     ("options", "why"),
     [
@@ -282,12 +458,14 @@ def test_own_user_needs_no_privilege(overlord: Start, public: Path) -> None:
         ({"uid": "nobody2"}, "uid nobody2: no such user"),
         ({"gid": "nogroup2"}, "gid nogroup2: no such group"),
         ({"stdout": "/proc"}, "stdout /proc: Is a directory"),
+        ({"cmd": "/etc"}, "/etc: is a directory"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
 def test_failed_start_says_why(overlord: Start, options: dict[str, str], why: str) -> None:
     """The unit has failed, the others run."""
-    o = overlord(daemon("web", **options, respawns=1, backoff="0", on_failure="ignore") + daemon("db"))
+    failing = {"cmd": "sleep infinity", "respawns": 1, "backoff": "0", "on_failure": "ignore", **options}
+    o = overlord(daemon("web", **failing) + daemon("db"))
     o.says("web", f".*cannot start: .*{why}")
     o.says("web", "failed: ")
     o.says("db", "ok")
@@ -348,7 +526,7 @@ def by_shell(cmd: str, folder: Path, environment: dict[str, str]) -> tuple[int, 
 def ending(o: Overlord, name: str) -> int:
     """Return the exit code of a unit, or minus the signal that it died of, from the log."""
     match = o.says(
-        name, r".*(?:exited with code (?P<code>\d+)|killed by (?P<signal>SIG\w+)|cannot start: .*: (?P<why>.*))"
+        name, r".*(?:exited with code (?P<code>\d+)|killed by (?P<signal>SIG\w+)|cannot start: .*: (?P<why>.*) \(pid)"
     )
     if match["why"]:
         return 127 if match["why"] == "not found" else 126
@@ -554,7 +732,7 @@ def test_settings_of_the_application_do_no_harm(overlord: Start, tmp_path: Path,
         on_path.mkdir()
         (on_path / "sitecustomize.py").write_text(HOOK.format(modules=str(modules)))
     environment = {"PATH": PATH, "PYTHONPATH": str(on_path), **FOR_THE_APPLICATION}
-    o = overlord(daemon("web", " ".join(SLEEP)), env=environment, python=python)
+    o = overlord(daemon("web", SLEEPING), env=environment, python=python)
     for times in (1, 2):
         o.wait_ok("web", times)
         o.kill_unit("web")

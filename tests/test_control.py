@@ -28,6 +28,7 @@ from hypothesis import strategies as st
 
 from conftest import Start
 from harness import (
+    OVERLORD,
     PATH,
     PATIENCE,
     Asking,
@@ -49,6 +50,7 @@ from harness import (
 NEVER = "1000s"
 SLEEP = "exec sleep 12345"
 LIMIT_OF_GROWTH = 30 << 20  # bytes by which overlord may grow while clients flood it, or read nothing
+UNTIL_GO = "until test -e go; do sleep 0.01; done"
 CAPTURED = {"stdout": "prefix", "stderr": "prefix"}
 FAILS = {"restart": "never", "on_failure": "ignore", "warmup": NEVER}  # with `exit N`: fails for good
 
@@ -430,7 +432,7 @@ def test_what_depends_on_it(fleet: Start) -> None:
     o.says("app", "ok")
     before = o.unit("web").pid
     told = o.ask("stop", "db").stdout
-    assert told.splitlines()[0].startswith("web, app depend on what is stopped, and go on running"), told
+    assert told.splitlines()[:2] == [f"{name} depends on what is stopped, and goes on running" for name in ("web", "app")]
     assert states(o) == {"db": "stopped", "cache": "ok", "web": "ok", "app": "ok", "idle": "idle"}
     assert o.unit("web").pid == before
     o.ask("stop", "app")
@@ -533,40 +535,41 @@ def test_by_hand_never_ends_the_container(fleet: Start) -> None:
     ends_well(o)
 
 
-def test_restart_in_any_state(fleet: Start, asking: Callable[..., Asking]) -> None:
-    """Whatever a unit does at the time: afterwards it has been started anew."""
+def test_started_by_hand_together(fleet: Start, tmp_path: Path) -> None:
+    """`start a b c` starts them at once: each is ready only when it sees the others."""
+    meet = f"touch $OVERLORD_NAME; until test -e a -a -e b -a -e c; do sleep 0.01; done; touch met; {SLEEP}"
+    options = {"autostart": "no", "ready": f"file:{tmp_path}/met", "ready_timeout": NEVER}
+    o = fleet(daemon("stay", SLEEP) + "".join(daemon(name, meet, **options) for name in "abc"))
+    o.says("stay", "ok")
+    told = o.ask("start", "a", "b", "c").stdout
+    assert [name for name in "abc" if re.search(f"^{name}: ok", told, re.MULTILINE)] == ["a", "b", "c"]
+
+
+def words_of(folder: Path, python: list[str], *words: str) -> str:
+    """Return the shell command by which a unit of the overlord in `folder` asks that one for something."""
+    return " ".join([*python, str(OVERLORD), "-c", f"{folder}/overlord.conf", *words])
+
+
+def test_a_unit_asks_for_itself(fleet: Start, tmp_path: Path, default_python: list[str]) -> None:
+    """nitro's `once`: a daemon has itself stopped, from within, and the next start by hand is one like any other."""
+    stop = words_of(tmp_path, default_python, "stop", "web")
+    o = fleet(daemon("web", f"test -e stay || {stop}; {SLEEP}") + daemon("other", SLEEP))
+    o.says("web", "stopped")
+    (o.folder / "stay").touch()
+    o.ask("start", "web")
+    o.unit_is("web", "sleep")
+    assert o.count("failed|shutting down") == 0
+
+
+def test_a_script_starts_what_it_needs(fleet: Start, tmp_path: Path, default_python: list[str]) -> None:
+    """nitro's `SYS/setup`: a script asks for a unit while what depends on the script still waits for it."""
     o = fleet(
-        daemon("backoff", "test -e go || exit 3; exec sleep 12345", warmup="50ms", backoff="1000s..1000s")
-        + daemon("starting", SLEEP, warmup=NEVER)
-        + script("gate", "until test -e go; do sleep 0.01; done")
-        + daemon("waiting", SLEEP, deps="gate")
-        + daemon("stopping", "trap '' TERM; echo up >> journal; while :; do sleep 0.01; done", stop_timeout=NEVER)
-        + daemon("failed", "test -e go || exit 3; exec sleep 12345", **{**FAILS, "warmup": "50ms"}),
+        script("setup", words_of(tmp_path, default_python, "start", "helper"))
+        + daemon("helper", SLEEP, autostart="no")
+        + daemon("web", SLEEP, deps="setup")
     )
-    o.journal.wait_for("up")
-    o.says("gate", "started")
-    o.says("failed", "failed")
-    eventually(lambda: states(o)["backoff"] == "backoff", "it is in backoff")
-
-    restart = asking(o.client("restart", "starting"))
-    eventually(lambda: o.starts("starting") == 2, "it is started again while it was starting")
-    restart.kill()
-
-    with dial(o) as again, dial(o) as waiting:
-        stop = asking(o.client("stop", "stopping"))
-        o.says("stopping", "stopping")
-        again.sendall(b"restart stopping\n")
-        waiting.sendall(b"restart waiting\n")
-        for each in (again, waiting):
-            assert each.recv(10) == b"+\n", "it is heard"
-        o.kill_unit("stopping")
-        assert read_all(again).endswith(b"\n=0\n")
-        stop.kill()
-        eventually(lambda: o.starts("stopping") == 2, "it is started again")
-        (o.folder / "go").touch()
-        assert read_all(waiting).endswith(b"waiting: ok\n=0\n")
-    for name in ("backoff", "failed"):
-        assert f"{name}: ok" in o.ask("restart", name).stdout
+    o.says("web", "ok")
+    assert o.started == ["setup", "helper", "web"]
 
 
 def test_a_stop_that_is_overtaken_ends(fleet: Start, asking: Callable[..., Asking]) -> None:
@@ -581,6 +584,21 @@ def test_a_stop_that_is_overtaken_ends(fleet: Start, asking: Callable[..., Askin
         o.kill_unit("web")
         assert read_all(again).endswith(b"\n=0\n")
     assert stop.wait_exit() == 1
+
+
+def test_a_stop_overtakes_a_restart(fleet: Start, asking: Callable[..., Asking]) -> None:
+    """While the restart still stops it: it stays down, and who wanted the restart is told so."""
+    cmd = f"trap 'echo asked >> journal; {UNTIL_GO}; exit 0' TERM; echo up >> journal; while :; do sleep 0.01; done"
+    o = fleet(daemon("web", cmd, stop_timeout=NEVER) + daemon("stay", SLEEP))
+    o.journal.wait_for("up")
+    restart = asking(o.client("restart", "web"))
+    o.journal.wait_for("asked")
+    o.ask("stop", "web", "-t", "50ms", code=1)
+    (o.folder / "go").touch()
+    o.says("web", "stopped")
+    assert restart.wait_exit() == 1
+    assert "stopped" in o.ask("status", "web").stdout
+    assert o.journal.lines() == ["up", "asked"]
 
 
 @pytest.mark.parametrize(
@@ -634,7 +652,7 @@ def test_wait(fleet: Start, asking: Callable[..., Asking]) -> None:
         + daemon("bad", "until test -e fail; do sleep 0.01; done; exit 3", **FAILS)
     )
     assert o.ask("wait", "db").stdout == "db: ok\n"
-    assert "not within 0.05 s: web is waiting" in o.ask("wait", "web", "db", "-t", "50ms", code=1).stderr
+    assert "not within 0.05 s: gate is running, web is waiting" in o.ask("wait", "web", "db", "-t", "50ms", code=1).stderr
     waits = [asking(o.client("wait", "web", "db")), asking(o.client("wait", "gate", "-t", "1h")), asking(o.client("wait", "bad"))]
     (o.folder / "go").touch()
     assert waits[0].wait_exit() == 0
@@ -700,6 +718,23 @@ def test_none_of_the_last_lines(fleet: Start) -> None:
     assert o.ask("logs", "-n", "0", "web").stdout == ""
     for wrong in ("-1", "x", "1.5", "1m"):
         assert "duration" not in o.ask("logs", "-n", wrong, "web", code=64).stderr, "it is a number of lines"
+
+
+@pytest.mark.parametrize(
+    "locale",
+    ({"LANG": "oops"}, {"LC_ALL": "C"}, {"LC_ALL": "POSIX", "PYTHONUTF8": "0"}, {"PYTHONIOENCODING": "ascii", "LC_ALL": "C"}),
+    ids=str,
+)
+def test_logs_in_any_locale(fleet: Start, asking: Callable[..., Asking], locale: dict[str, str]) -> None:
+    """What a daemon said is shown as it said it, and where a terminal's encoding lacks a letter that is no crash."""
+    text = "The Øresund bridge ends in Malmö … 57d94b"
+    o = fleet(daemon("web", f"echo '{text}'; {SLEEP}", **CAPTURED))
+    o.wait_for("bridge", lines=o.out)
+    environment = {"PATH": PATH, **locale}
+    assert o.ask("logs", "web", env=environment).stdout == f"{text}\n"
+    asking(o.client("logs", "-f", "web"), env=environment).wait_for(f"^{text}$")
+    o.ask("status", env=environment)
+    o.ask("why", "web", env=environment)
 
 
 def test_last_words_reach_who_follows(fleet: Start, asking: Callable[..., Asking]) -> None:
@@ -928,8 +963,8 @@ MISTAKES = (
     (["status", "-x"], "status has no option -x"),
     (["start", "web", "-t", "soon"], "'soon' is no duration"),
     (["wait", "-t", "-1", "web"], "'-1' is no duration"),
-    (["shutdown", "256"], "'256' is no exit code"),
-    (["shutdown", "now"], "'now' is no exit code"),
+    (["shutdown", "256"], "'256' is not a whole number from 0 to 255"),
+    (["shutdown", "now"], "'now' is not a whole number from 0 to 255"),
     (["version", "x"], "version takes no arguments"),
     (["help", "cdm"], 'did you mean "cmd"'),
     (["status", ""], "no unit"),
@@ -1346,16 +1381,37 @@ def test_an_answer_that_cannot_be_written(fleet: Start, words: str, where: str) 
     ends_well(o)
 
 
-def test_a_verb_that_nobody_waits_for(fleet: Start) -> None:
+@pytest.mark.parametrize("reader", ("true", UNTIL_GO), ids=("gone before", "gone meanwhile"))
+def test_a_verb_that_nobody_waits_for(fleet: Start, reader: str) -> None:
     """`restart web | true`: it does not say 0 of what has not come about, nor does it wait for it."""
     o = fleet(daemon("web", SLEEP) + daemon("slow", SLEEP, warmup=NEVER, autostart="no"))
     o.says("web", "ok")
     words = " ".join(o.client("start", "slow"))
-    argv = ["bash", "-c", f"{words} | true; exit ${{PIPESTATUS[0]}}"]
-    done = subprocess.run(argv, env={"PATH": PATH}, timeout=PATIENCE, check=False)
-    assert done.returncode in (74, 128 + signal.SIGPIPE)
+    argv = ["bash", "-c", f"{words} | ({reader}); exit ${{PIPESTATUS[0]}}"]
+    with subprocess.Popen(argv, env={"PATH": PATH}, cwd=o.folder) as client:
+        o.says("slow", "started")
+        time.sleep(0.2)  # it waits for more
+        (o.folder / "go").touch()
+        assert client.wait(PATIENCE) in (74, 128 + signal.SIGPIPE)
     assert o.starts("slow") == 1
     ends_well(o)
+
+
+@pytest.mark.parametrize("words", ("logs -f web", "logs web", "status", "events", "help", "check", "graph"))
+def test_a_verb_whose_reader_goes_away(fleet: Start, words: str) -> None:
+    """`overlord.py logs -f web | head -1`: it ends, without a word of that on stderr."""
+    o = fleet(daemon("web", f"{UNTIL_GO}; while :; do echo x; sleep 0.01; done", **CAPTURED))
+    o.says("web", "ok")
+    (o.folder / "go").touch()
+    o.wait_for("x", lines=o.out)
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        options = {"stdin": subprocess.DEVNULL, "stdout": writer, "stderr": subprocess.PIPE, "env": {"PATH": PATH}}
+        done = subprocess.run(o.client(*words.split()), timeout=PATIENCE, check=False, **options)
+    finally:
+        os.close(writer)
+    assert not re.search(b"(?i)pipe|written|Traceback", done.stderr)
 
 
 @pytest.mark.parametrize("request_", ("restart web", "wait web", "stop web", "status", "reload", "logs web"))

@@ -9,6 +9,7 @@ import itertools
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import struct
@@ -23,11 +24,13 @@ import urllib.request
 import pytest
 
 from harness import PATIENCE, ROOT, Stopwatch, Terminal
+from test_readme import STAND_INS, blocks, dialogue, section, wording
 
 pytestmark = pytest.mark.docker
 
 EXAMPLE = "overlord-test"  # Dockerfile.example as it is
 BARE = "overlord-test-bare"  # the same without its configuration: overlord.py in place of tini
+FIRST = "overlord-test-first"  # the first container of README.md
 NUMBERS = itertools.count(1)
 
 
@@ -185,6 +188,28 @@ def config(tmp_path):
 def page_numbers(text):
     """The example page's count of visits and the application's pid."""
     return tuple(int(re.search(rf'id="{name}">(\d+)<', text).group(1)) for name in ("visits", "pid"))
+
+
+# The page's first container
+
+
+def test_first_container_of_the_readme(engine, start, tmp_path):
+    """Its Dockerfile builds, and each command says what is shown."""
+    text = section("A first container")
+    (tmp_path / "Dockerfile").write_text(blocks("dockerfile", text)[0])
+    (tmp_path / "overlord.conf").write_text(blocks("ini", text)[0])
+    (tmp_path / "app.py").write_text(STAND_INS["app.py"])
+    shutil.copy(os.path.join(ROOT, "overlord.py"), tmp_path)
+    build(FIRST, str(tmp_path))
+    container = start(FIRST)
+    container.wait_for("everything is up")
+    for command, sample in dialogue(text):
+        words = [container.id if word == "shop" else word for word in shlex.split(command)[1:]]
+        if words[0] == "exec":
+            assert wording(docker(*words).stdout) == wording(sample)
+    container.stop()
+    told = [line for line in container.lines if line.startswith("overlord: ")][-len(sample.splitlines()) :]
+    assert wording("\n".join(told)) == wording(sample)
 
 
 # The image of Dockerfile.example

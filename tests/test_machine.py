@@ -164,20 +164,20 @@ MEANS_NOTHING = {
 @pytest.mark.parametrize("kind", EVENTS)
 def test_every_cell(state: str, kind: str) -> None:
     """Each state says of each event what it means, that it means nothing, or that it cannot come."""
-    assert len(overlord.TABLE[state]) == len(EVENTS)
-    cell = overlord.TABLE[state][EVENTS.index(kind)]
+    assert len(overlord.Move.TABLE[state]) == len(EVENTS)
+    cell = overlord.Move.TABLE[state][EVENTS.index(kind)]
     if kind in COMES[state].split():
         assert callable(cell)
-        assert cell is not overlord.never
+        assert cell is not overlord.Move.never
     elif kind in MEANS_NOTHING.get(state, "").split():
         assert cell is None
     else:
-        assert cell is overlord.never
+        assert cell is overlord.Move.never
 
 
 def test_no_other_states() -> None:
     """The table's states are the vocabulary's, and those of the specification."""
-    assert set(overlord.TABLE) == set(STATES)
+    assert set(overlord.Move.TABLE) == set(STATES)
     assert len(STATES) == len(set(STATES)) == 10
     assert " ".join(STATES) == "idle waiting starting ok running stopping backoff stopped done failed"
 
@@ -354,7 +354,8 @@ def test_ready_at_the_end_of_the_warmup() -> None:
 @pytest.mark.parametrize("warmup", ["0", "2s"])
 @pytest.mark.parametrize(("code", "known"), [(0, 1), (3, 3), (-15, -15)])
 def test_not_ready_in_time(warmup: str, code: int, known: int) -> None:
-    """It is stopped, and has failed: whatever its code, and even where that is a success."""
+    """It is stopped, and has failed: whatever its code, and even where that is a success. A signal that overlord sent is told
+    from one that came from outside: the exit code is the same."""
     unit = a_daemon(ready="tcp:80", ready_timeout="5s", warmup=warmup, respawns=0, success="0 3 TERM").up()
     assert unit.due() == STOPPING
     assert unit.now == 1005.0
@@ -363,6 +364,7 @@ def test_not_ready_in_time(warmup: str, code: int, known: int) -> None:
     assert unit.exit(code) == FAILED
     assert unit.status.code == known
     assert "not ready within 5 s" in unit.said[0]
+    assert ("killed by SIGTERM (sent by overlord) after" in unit.said[0]) == (code == -15)
 
 
 def test_ready_timeout_shorter_than_the_warmup() -> None:
@@ -566,7 +568,7 @@ def test_respawns_in_a_window() -> None:
     assert "(respawns = 2/1 min, used up)" in unit.said[0]
 
 
-@pytest.mark.parametrize(("third", "state"), [(59.9, FAILED), (60.1, BACKOFF)])
+@pytest.mark.parametrize(("third", "state"), [(59.9, FAILED), (60.0, BACKOFF)])
 def test_window_slides(third: float, state: str) -> None:
     """What counts is any 60 s, not a minute of the clock."""
     unit = a_daemon(respawns="2/60s", backoff="0", warmup="0")
@@ -1216,8 +1218,9 @@ def test_child_that_could_not_become_its_unit() -> None:
     """No such user, folder or file: a failure of the unit, with the reason."""
     unit = a_daemon(respawns=0).up()
     assert unit.exit(1, why="dir /srv: No such file or directory") == FAILED
-    assert unit.said == ["error: failed: cannot start: dir /srv: No such file or directory"]
-    assert unit.status.why == "cannot start: dir /srv: No such file or directory"
+    why = f"cannot start: dir /srv: No such file or directory (pid {unit.pid} never ran the command)"
+    assert unit.said == [f"error: failed: {why}"]
+    assert unit.status.why == why
 
 
 # --- the main command ------------------------------------------------------------------------------------------------

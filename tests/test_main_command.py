@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import os
 import re
+import shutil
 import signal
 import struct
 import termios
@@ -16,21 +17,21 @@ from typing import Any, Iterator
 import pytest
 
 from conftest import Start
-from harness import PATH, Overlord, Process, Terminal, daemon, eventually, script, system_python
+from harness import PATH, Overlord, Process, Terminal, daemon, eventually, is_idle, script, system_python
 
 UNTIL_GO = "until test -e go; do sleep 0.01; done"
 
 
 # --- its code --------------------------------------------------------------------------------------------------------
 
+# Codes that mean something to overlord itself, or to a shell, mean nothing where a command ends with them.
 CODES: dict[str, tuple[list[str], int]] = {
-    "true": (["true"], 0),
-    "false": (["false"], 1),
-    "code": (["sh", "-c", "exit 77"], 77),
-    "255": (["sh", "-c", "exit 255"], 255),
-    "TERM": (["sh", "-c", "kill -TERM $$"], 143),
-    "KILL": (["sh", "-c", "kill -KILL $$"], 137),
-    "SEGV": (["sh", "-c", "kill -SEGV $$"], 139),
+    **{f"exit {code}": (["sh", "-c", f"exit {code}"], code) for code in (0, 1, 64, 69, 78, 126, 127, 143, 255)},
+    **{
+        f"SIG{name}": (["sh", "-c", f"kill -{name} $$"], 128 + signal.Signals[f"SIG{name}"])
+        for name in ("HUP", "INT", "QUIT", "ABRT", "KILL", "SEGV", "PIPE", "ALRM", "TERM")
+    },
+    "signal 64": (["sh", "-c", "kill -64 $$"], 192),
     "no such command": (["nosuchcommand"], 127),
     "no such path": (["/no/such"], 127),
     "not executable": (["/etc/passwd"], 126),
@@ -39,14 +40,19 @@ CODES: dict[str, tuple[list[str], int]] = {
 
 
 @pytest.mark.parametrize("case", CODES)
-@pytest.mark.parametrize("config", ("", daemon("db")), ids=("alone", "beside a daemon"))
-def test_code(overlord: Start, case: str, config: str) -> None:
+def test_code(overlord: Start, case: str) -> None:
     """The container's code is the main command's."""
     words, code = CODES[case]
-    o = overlord(config, *words)
+    assert overlord("", *words).wait_exit() == code
+
+
+@pytest.mark.parametrize("case", ("exit 64", "SIGTERM", "no such command", "not executable"))
+def test_code_beside_a_daemon(overlord: Start, case: str) -> None:
+    """It is the same, and the last line says so."""
+    words, code = CODES[case]
+    o = overlord(daemon("db"), *words)
     assert o.wait_exit() == code
-    if config:
-        assert o.log[-1].startswith(f"overlord: exiting with code {code}: ")
+    assert o.log[-1].startswith(f"overlord: exiting with code {code}: ")
 
 
 @pytest.mark.parametrize("code", (0, 5))
@@ -101,12 +107,12 @@ def test_first_word_that_is_no_verb(overlord: Start, tmp_path: Path) -> None:
     assert o.out == ["command statsu -c x"]
 
 
-@pytest.mark.parametrize("verb", ("version", "help", "check"))
-def test_double_dash_makes_a_verb_a_command(overlord: Start, tmp_path: Path, verb: str) -> None:
-    """`-- check` is a program that is called check."""
-    o = overlord("", "--", verb, "--help", env=fake(tmp_path, verb))
+@pytest.mark.parametrize("word", ("version", "help", "check", "-h", "--version", "-c", "--"))
+def test_double_dash_makes_any_word_a_command(overlord: Start, tmp_path: Path, word: str) -> None:
+    """`-- check` is a program that is called check, and so is a word that looks like an option, as with tini."""
+    o = overlord("", "--", word, "--help", env=fake(tmp_path, word))
     assert o.wait_exit() == 42
-    assert o.out == [f"command {verb} --help"]
+    assert o.out == [f"command {word} --help"]
 
 
 # --- beside daemons --------------------------------------------------------------------------------------------------
@@ -498,3 +504,76 @@ def test_ctrl_z_where_no_shell_waits(overlord: Start, terminal: Terminal, pid1: 
     eventually(lambda: job.state == "S", "the command goes on")
     terminal.type("\x03")
     assert o.wait_exit() == 130
+
+
+@pytest.mark.parametrize("config", ("", daemon("db")), ids=("alone", "beside a daemon"))
+def test_input_of_a_terminal_to_its_end(overlord: Start, terminal: Terminal, config: str) -> None:
+    """What is typed is the command's up to Ctrl-D, and nothing of overlord's comes between."""
+    o = on_terminal(overlord, terminal, config, "sh", "-c", "stty -echo; echo UP; exec tac")
+    terminal.expect("UP\r\n")
+    terminal.type("1\n2\n3\n\x04")
+    assert o.wait_exit() == 0
+    terminal.expect("UP\r\n3\r\n2\r\n1\r\n")
+
+
+@pytest.mark.parametrize("pid1", (True, False), ids=("pid1", "below another init"))
+def test_handing_over_the_terminal_hangs_nobody_up(overlord: Start, terminal: Terminal, pid1: bool) -> None:
+    """A session leader that lets go of its terminal sends SIGHUP and SIGCONT to who is in front: overlord does not."""
+    cmd = "trap 'echo HUP' HUP; trap 'echo CONT' CONT; trap 'echo ASKED; exit 0' USR1; echo UP; while :; do sleep 0.01; done"
+    o = on_terminal(overlord, terminal, daemon("db"), "sh", "-c", cmd, pid1=pid1)
+    terminal.expect("UP")
+    o.send(signal.SIGUSR1)
+    terminal.expect("ASKED")
+    assert o.wait_exit() == 0
+    assert not re.search(r"HUP|CONT", terminal.text)
+
+
+def test_terminal_that_hangs_up_ends_the_main_command(overlord: Start) -> None:
+    """As without an init: who does nothing about a SIGHUP ends by it, and the container with it."""
+    terminal = Terminal()
+    o = on_terminal(overlord, terminal, daemon("db"), "sleep", "300")
+    eventually(lambda: o.running("sleep", "300"), "the main command")
+    terminal.close()
+    assert o.wait_exit() == 128 + signal.SIGHUP
+
+
+@pytest.mark.parametrize("output", ("inherit", "prefix"))
+def test_terminal_that_hangs_up_leaves_a_fleet_alone(overlord: Start, output: str) -> None:
+    """Daemons go on and come back, and overlord does not spin over streams that only fail."""
+    terminal = Terminal()
+    cmd = "trap 'echo web HUP >> journal' HUP; echo up; echo web >> journal; while :; do sleep infinity & wait; done"
+    o = on_terminal(overlord, terminal, daemon("web", cmd), settings={"output": output})
+    o.journal.wait_for("web")
+    terminal.expect("web: ok")
+    terminal.close()
+    o.journal.wait_for("web HUP")
+    web = next(p for p in o.processes() if "trap" in str(p) and p.ppid == 1)
+    o.kill(web.pid)
+    o.journal.wait_for("web", 2)
+    is_idle(o)
+    assert o.stop() == 0
+
+
+@pytest.mark.parametrize("command", ((), ("sleep", "300")), ids=("units", "main command"))
+def test_ctrl_z_below_tini(overlord: Start, terminal: Terminal, command: tuple[str, ...]) -> None:
+    """`docker run -it --init`: tini continues nobody, so overlord must not stop.
+
+    tini gives its child a group of its own in its own session: there the kernel heeds a SIGTSTP, as nowhere else in a
+    container.
+    """
+    if not shutil.which("tini"):
+        pytest.skip("there is no tini: apt-get install tini")
+    o = on_terminal(overlord, terminal, daemon("web"), *command, prefix=["tini", "--"])
+    web = int(terminal.expect(r"web: started \(pid (\d+)\)")[1])
+    terminal.expect("web: ok")
+    eventually(lambda: o.running(*command), "all run")
+    process = next(process for process in o.processes() if str(o.config) in process.cmdline and process.ppid == 1)
+    after = terminal.type("\x1a")
+    terminal.expect(r"\^Z", after)
+    o.kill(web)
+
+    def goes_on() -> bool:
+        assert process.state != "T"
+        return f"web: pid {web} killed by SIGKILL" in terminal.text
+
+    eventually(goes_on, "it sees its daemon die")

@@ -25,7 +25,19 @@ from hypothesis import strategies as st
 
 import overlord as program_under_test
 from conftest import Start
-from harness import PATH, PATIENCE, Overlord, Process, Stopwatch, Terminal, daemon, eventually, script, system_python
+from harness import (
+    PATH,
+    PATIENCE,
+    Overlord,
+    Process,
+    Stopwatch,
+    Terminal,
+    daemon,
+    eventually,
+    is_idle,
+    script,
+    system_python,
+)
 from overlord import LogFile, Tail, Watch
 
 # How much the tests of large outputs write; `OVERLORD_BIG=1000000000` makes it a gigabyte.
@@ -421,6 +433,25 @@ def test_last_words(overlord: Start) -> None:
     assert o.position(rf"^web \| 0*{10000}$") < o.position("web: stopped")
 
 
+def test_a_daemon_that_closes_its_output_costs_nothing(fleet: Start) -> None:
+    """mongodb does: the end of a pipe is not the end of the unit, and is not looked at again and again.
+
+    Clients come and go meanwhile, whose descriptors have the numbers of pipes that are gone.
+    """
+    o = fleet(daemon("web", "echo out; echo err >&2; exec >&- 2>&-; touch closed; exec sleep 12345", **CAPTURED))
+    for times in (1, 2, 3):
+        o.wait_ok("web", times)
+        eventually((o.folder / "closed").exists, "its output is closed")
+        o.unit_is("web", "sleep")
+        o.ask("status", "web")
+        is_idle(o)
+        assert o.starts("web") == times
+        (o.folder / "closed").unlink()
+        o.kill_unit("web")
+    o.wait_ok("web", 4)
+    assert o.ask("logs", "web").stdout.count("out") == 4
+
+
 def test_all_of_a_large_pipe_stands_before_the_end(overlord: Start, tmp_path: Path, reader: Callable[..., Reader]) -> None:
     """A unit may make its pipe as large as it likes; it may be full when overlord comes to it, and the writer dead."""
     err = reader(size=program_under_test.PIPE_SIZE)
@@ -552,7 +583,7 @@ def test_numbers_through_a_rotating_file(overlord: Start, tmp_path: Path) -> Non
     files = rotated(path)
     assert check_numbers(files, most) == count
     assert len(files) >= BIG / most
-    assert all(each.stat().st_size > most - WIDTH for each in files[:-1])
+    assert all(each.stat().st_size > most - program_under_test.LINE_MAX for each in files[:-1])
 
 
 def test_numbers_through_prefix(overlord: Start, reader: Callable[..., Reader]) -> None:
@@ -588,15 +619,16 @@ def test_log_max_of_none(overlord: Start, tmp_path: Path) -> None:
 
 
 def test_line_longer_than_log_max(overlord: Start, tmp_path: Path) -> None:
-    """It has a file of its own, and is in no other."""
+    """It is in one file, unless it is longer than 64K too: then it goes on in the next file. Nothing is lost."""
     path = tmp_path / "web.log"
-    long = ",".join(map(str, range(1, 40001)))
-    cmd = "for i in 1 2 3; do echo short $i; seq -s , 40000; done"
-    o = overlord(daemon("web", cmd, restart="never", stdout=path, log_max="1K", log_keep=10))
+    cmd = "for i in 1 2 3; do echo short $i; seq -s , 5000; echo short $i; seq -s , 40000; done"
+    o = overlord(daemon("web", cmd, restart="never", stdout=path, log_max="1K", log_keep=50))
     assert o.wait_exit() == 0
-    assert [each.read_text() for each in rotated(path)] == [
-        text for i in (1, 2, 3) for text in (f"short {i}\n", f"{long}\n")
-    ]
+    texts = [each.read_text() for each in rotated(path)]
+    medium, long = (",".join(map(str, range(1, last + 1))) for last in (5000, 40000))
+    assert "".join(texts) == "".join(f"short {i}\n{medium}\nshort {i}\n{long}\n" for i in (1, 2, 3))
+    assert sum(f"{medium}\n" in text for text in texts) == 3
+    assert all(len(text) <= program_under_test.LINE_MAX for text in texts)
 
 
 def test_rotated_file_that_is_in_the_way(overlord: Start, tmp_path: Path) -> None:
@@ -642,6 +674,18 @@ def test_kill_loses_nothing_that_was_written(overlord: Start, tmp_path: Path, si
         assert len(numbers) >= int((tmp_path / "runs" / str(run)).read_text() or "0")
     assert runs == list(range(len(runs)))
     assert len(runs) >= 5
+
+
+@pytest.mark.parametrize("sink", ("prefix", "log"))
+def test_unkillable_spew(overlord: Start, tmp_path: Path, sink: str) -> None:
+    """A daemon that ignores its stop and writes on as fast as it can is killed in its time, and its last lines are heard."""
+    path = tmp_path / "log"
+    cmd = "trap 'echo ASKED' TERM; echo up >> journal; while :; do echo spewage; done"
+    o = overlord(daemon("web", cmd, stop_timeout="300ms", stdout=sink if sink == "prefix" else path) + daemon("db"))
+    o.journal.wait_for("up")
+    assert o.stop() == 0
+    assert o.count("web: not gone after .*, killing it") == 1
+    assert "ASKED" in ("\n".join(o.out) if sink == "prefix" else path.read_text())
 
 
 def test_restarted_daemon_goes_on_in_the_same_file(overlord: Start, tmp_path: Path) -> None:
@@ -921,6 +965,22 @@ def test_read_only_folder(overlord: Start, tmp_path: Path) -> None:
     assert o.stop() == 0
 
 
+def test_units_of_a_file_are_named_in_order(overlord: Start, tmp_path: Path) -> None:
+    """Those who write to a file that cannot be written are named as they came, and not in another order each time."""
+    names = ["echo", "delta", "bravo", "alpha", "charlie", "foxtrot"]
+    config = "".join(
+        daemon(name, "until test -e go; do sleep 0.05; done; echo x; sleep 1000", stdout=tmp_path / "no" / "log", stderr="null")
+        + (f"deps = {before}\n" if before else "")
+        for name, before in zip(names, ["", *names])
+    )
+    (tmp_path / "no").write_text("a file in the place of the folder")
+    o = overlord(config)
+    o.wait_ok("foxtrot")
+    (tmp_path / "go").touch()
+    o.wait_for(f"overlord: {', '.join(names)}: cannot write ")
+    assert o.stop() == 0
+
+
 def test_missing_folders_are_made(overlord: Start, tmp_path: Path) -> None:
     """All of them, and no word is lost about it."""
     path = tmp_path / "a" / "b" / "c" / "web.log"
@@ -952,6 +1012,19 @@ def test_folder_removed_under_way(overlord: Start, tmp_path: Path) -> None:
     eventually(lambda: path.read_text() == "three\nfour\nfive\n", "all three lines")
     assert o.count("cannot write") == o.starts("web") == 1
     assert o.stop() == 0
+
+
+def test_log_file_that_somebody_removes(overlord: Start, tmp_path: Path) -> None:
+    """rm(1) on a log, again and again, while it is due for rotation: it is made anew, and the daemon never hangs."""
+    path = tmp_path / "web.log"
+    o = overlord(daemon("web", "n=0; while :; do n=$((n+1)); echo line $n; done", stdout=path, log_max="20K", log_keep="2"))
+    for _ in range(20):
+        eventually(path.exists, "the file is there")
+        with contextlib.suppress(FileNotFoundError):
+            path.unlink()
+    eventually(lambda: path.exists() and (tmp_path / "web.log.2").exists(), "it is rotated as ever")
+    assert o.stop() == 0
+    assert o.count("internal error") == 0
 
 
 def test_moved_away_by_somebody_else(overlord: Start, tmp_path: Path) -> None:
@@ -989,19 +1062,19 @@ def test_a_fault_is_said_once(tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     folder.write_text("")
     file = LogFile(Watch(), str(folder / "log"), 0, 5, lambda *words: said.append(words))
-    file.units.add("web")
+    file.units["web"] = None
     source: Any = object()
     file.put(source, b"one\n")
     for _ in range(3):
-        file.try_again()
+        file.write_kept()
     assert [(level, unit) for level, unit, _ in said] == [("error", "web")]
     folder.unlink()
     folder.symlink_to(folder)
     for _ in range(3):
-        file.try_again()
+        file.write_kept()
     assert [re.findall("Not a directory|File exists|symbolic links", text) != [] for _, _, text in said] == [True, True]
     folder.unlink()
-    file.try_again()
+    file.write_kept()
     assert [level for level, _, _ in said] == ["error", "error", "warning"]
     assert (folder / "log").read_text() == "one\n"
     file.close_file()
@@ -1036,8 +1109,9 @@ def test_one_path_by_several_names(overlord: Start, tmp_path: Path) -> None:
     o = overlord("".join(units))
     assert o.wait_exit() == 0
     files = rotated(path)
-    assert all(each.stat().st_size <= 65536 for each in files)
-    assert all(each.stat().st_size > 60000 for each in files[:-1])
+    sizes = [each.stat().st_size for each in files]
+    assert all(size <= 65536 for size in sizes)
+    assert all(size + following > 65536 for size, following in zip(sizes, sizes[1:])), "none is rotated too early"
     lines = b"".join(each.read_bytes() for each in files).decode().split("\n")[:-1]
     for number in range(len(spellings)):
         assert [line for line in lines if line.startswith(f"w{number} ")] == [f"w{number} {n:094d}" for n in range(1, 2001)]
@@ -1127,7 +1201,7 @@ def test_post_mortem_in_json(overlord: Start, python: list[str]) -> None:
     o = overlord(daemon("web", cmd, respawns=0, stdout="prefix"), settings={"log_format": "json"}, python=python)
     assert o.wait_exit() == 3
     (record,) = [each for each in map(json.loads, o.log) if each["message"].startswith("failed: ")]
-    assert (record["command"], record["user"], record["restarted"]) == (cmd, str(os.geteuid()), "0 times")
+    assert (record["command"], record["user"], record["restarted"]) == (cmd, f"{os.geteuid()} (overlord's own)", "0 times")
     assert record["last output"][0] == '"one"'
     assert record["last output"][1].startswith("caf")
     assert record["last output"][2] == "last"
@@ -1143,6 +1217,19 @@ def test_post_mortem_of_the_main_command(overlord: Start, form: str) -> None:
     assert o.count("main command.*cannot start: nosuchcommand: not found")
     assert not o.count(r"\('nosuchcommand'")
     assert not o.count("main:main")
+
+
+@pytest.mark.parametrize("form", ("text", "json"))
+def test_post_mortem_shows_the_lines_of_the_command(overlord: Start, form: str) -> None:
+    """Each line of a `cmd` is a command of its own, and looks like one."""
+    o = overlord("[daemon:web]\ncmd =\n  echo one\n    --two\n  exit 3\nrespawns = 0\n", settings={"log_format": form})
+    assert o.wait_exit() == 3
+    if form == "json":
+        told = next(json.loads(line) for line in o.log if "failed: pid" in line)
+        assert told["command"] == "echo one\n  --two\nexit 3"
+    else:
+        lines = block(o, "web")
+        assert lines[lines.index("command:") + 1 :][:3] == ["| echo one", "|   --two", "| exit 3"]
 
 
 def test_post_mortem_shows_the_last_lines(overlord: Start) -> None:

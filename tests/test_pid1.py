@@ -34,7 +34,7 @@ WHOLE = (
     script("setup")
     + daemon("db")
     + daemon("web", deps="setup:always, db:bounce")
-    + daemon("worker", deps="web")
+    + daemon("worker", program("on_signal.py", "worker", "catch", "SIGHUP"), deps="web")
     + script("never")
 )
 
@@ -50,9 +50,12 @@ def test_minimal_is_minimal(tmp_path: Path) -> None:
 
 
 def test_life_of_a_container(overlord: Start, python: list[str]) -> None:
-    """Scripts, daemons, a bounce and an ordered stop: the configuration of the README."""
+    """Scripts, daemons, a bounce, a signal that reaches who catches it and kills nobody else, and an ordered stop."""
     o = overlord(WHOLE, python=python)
     o.says("worker", "ok")
+    o.journal.wait_for("worker ready")
+    o.send(signal.SIGHUP)
+    o.journal.wait_for("worker got SIGHUP")
     mark = o.mark
     o.kill_unit("db")
     o.says("db", r"pid \d+ killed by SIGKILL after .*, restarting", after=mark)
@@ -84,17 +87,6 @@ def test_main_command(overlord: Start, python: list[str]) -> None:
     assert o.wait_exit() == 7
     assert "main" in o.journal.lines()
     assert o.position("db: ok") < o.position(r"main command: started \(pid \d+\)") < o.position("db: stopp")
-
-
-def test_relays_signals(overlord: Start, python: list[str]) -> None:
-    """A HUP reaches the daemon that catches it, and kills no other."""
-    o = overlord(daemon("web", program("on_signal.py", "web", "catch", "SIGHUP")) + daemon("idle"), python=python)
-    o.journal.wait_for("web ready")
-    o.says("idle", "ok")
-    o.send(signal.SIGHUP)
-    o.journal.wait_for("web got SIGHUP")
-    assert o.stop() == 0
-    assert o.starts("idle") == 1
 
 
 def test_mistakes(overlord: Start, python: list[str]) -> None:

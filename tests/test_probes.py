@@ -319,6 +319,21 @@ def test_ready_by_unix_file_and_command(fleet: Start, tmp_path: Path) -> None:
         is_ready(o, "a-file", "a-socket", "a-command")
 
 
+def test_what_a_command_for_a_daemon_finds(fleet: Start, tmp_path: Path) -> None:
+    """A probe and a `stop_cmd` know the main process, and its pid file stays where it is."""
+    files = {name: tmp_path / name for name in ("pid", "probed", "stopped")}
+    look = f"echo $MAINPID $(cat {files['pid']}) >"
+    work = f"echo $$ > {files['pid']}; exec sleep 1000"
+    o = fleet(
+        daemon("web", work, pidfile=files["pid"], ready=f"cmd:sleep .1; {look} {files['probed']}",
+               stop_cmd=f"{look} {files['stopped']}; kill $MAINPID")
+    )  # fmt: skip
+    o.says("web", "ok")
+    pid = str(o.unit("web").pid)
+    assert o.stop() == 0
+    assert [files[name].read_text().split() for name in ("probed", "stopped")] == [[pid, pid]] * 2
+
+
 STATUSES = {
     "200": (b"HTTP/1.1 200 OK\r\n\r\n", ""),
     "302": (b"HTTP/1.1 302 Found\r\nLocation: /\r\n\r\n", ""),

@@ -1,22 +1,57 @@
-"""README.md is true: its tables come from overlord.py, its configurations and commands do what it says."""
+"""README.md is true: its tables come from overlord.py, its configurations pass `check`, its examples do what it shows.
+
+An example runs in namespaces of its own, with small stand-ins for the servers that it names. What it shows is compared
+word by word; numbers, times and the lengths of bars are those of the run that was shown.
+"""
 
 from __future__ import annotations
 
+import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Callable, Iterator
+
+import pytest
 
 import overlord
 import readme
+from conftest import Start
+from harness import PATH, Overlord, eventually
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "README.md").read_text()
 
 
-def blocks(language: str) -> list[str]:
+# --- its text --------------------------------------------------------------------------------------------------------
+
+
+def section(heading: str) -> str:
+    """Return what stands under a heading, up to the next one of its level or above."""
+    marks, rest = re.split(rf"(?m)^(#+) {re.escape(heading)}\n", TEXT)[1:]
+    return re.split(rf"(?m)^#{{1,{len(marks)}}} ", rest)[0]
+
+
+def blocks(language: str, text: str = TEXT) -> list[str]:
     """Return the code blocks of one language ("" for none)."""
-    return [text for label, text in re.findall(r"(?ms)^```(\w*)\n(.*?)^```$", TEXT) if label == language]
+    return [found for label, found in re.findall(r"(?ms)^```(\w*)\n(.*?)^```$", text) if label == language]
+
+
+def dialogue(text: str) -> Iterator[tuple[str, str]]:
+    """Go through the commands of the console blocks, each with the output that is shown."""
+    for block in blocks("console", text):
+        for part in re.split(r"(?m)^\$ ", block)[1:]:
+            command, _, output = part.partition("\n")
+            yield command, output
+
+
+def wording(text: str) -> list[str]:
+    """Return lines without what differs from run to run: numbers, the lengths of bars, and the widths of columns."""
+    text = re.sub(r"longest took \w+", "longest took one", re.sub("[·▒█]+", "=", text))
+    text = re.sub(r"[0-9]+(\.[0-9]+)?( min| ms| s)?", "#", text)
+    return [" ".join(line.split()) for line in text.strip().splitlines()]
 
 
 def test_made_parts_are_current() -> None:
@@ -28,43 +63,217 @@ def test_every_option_is_in_the_reference() -> None:
     assert not missing
 
 
-def test_configurations_are_valid() -> None:
-    found = blocks("ini")
-    assert found
-    for text in found:
-        draft = overlord.Draft({})
-        draft.read_text("overlord.conf", text.encode())
-        assert draft.validate().units
-
-
-def test_mistakes_are_printed_as_shown(tmp_path: Path) -> None:
-    """The sample of a broken configuration is what the program says of this one."""
-    conf = "[overlord]\nconfigdir = none\n[daemon:web]\nwarmpu = 2s\ndeps = chache\ncmd = x\n[daemon:cache]\n"
-    conf = conf.replace("[daemon:cache]\n", "") + "[daemon:cache]\ncmd = x\nstop_signal = TREM\n"
-    (tmp_path / "overlord.conf").write_text(conf)
-    argv = [sys.executable, str(ROOT / "overlord.py"), "-c", "overlord.conf"]
-    done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == overlord.EX_CONFIG
-    sample = next(block for block in blocks("") if "warmpu" in block)
-
-    def wording(text: str) -> list[str]:
-        return [re.sub(r"^\S*?:\d+: ", "", line) for line in text.splitlines()]
-
-    assert wording(done.stderr) == wording(sample)
-
-
-def test_log_lines_are_those_of_the_program() -> None:
-    """Each line of the sample log is one that the program's text can make."""
-    source = (ROOT / "overlord.py").read_text()
-    sample = next(block for block in blocks("") if "redis was restarted" in block)
-    for line in sample.splitlines():
-        words = re.sub(r"^overlord: (?:\w+: )?", "", line)
-        known = r"(waiting for|everything is|started \(pid|ok|pid \d+ exited|stopping \(|stopped in|shutting down: |exiting with)"
-        assert re.match(known, words)
-        assert re.match(r"[a-z]+", words)[0] in source  # type: ignore[index]
+def test_links_lead_somewhere() -> None:
+    """Each file is there, and each place in the page is a heading."""
+    places = {re.sub(r"[^\w -]", "", line.lower()).replace(" ", "-") for line in re.findall(r"(?m)^#+ (.*)$", TEXT)}
+    for target in re.findall(r"\]\(([^)]+)\)", TEXT):
+        assert target[1:] in places if target[0] == "#" else (ROOT / target).exists(), target
 
 
 def test_make_targets_exist() -> None:
     makefile = (ROOT / "Makefile").read_text()
-    for target in set(re.findall(r"`?make ([a-z]+)", TEXT)):
+    both = TEXT + (ROOT / "tests/README.md").read_text()
+    for target in set(re.findall(r"(?:`|^)make ([a-z]+)", both, re.MULTILINE)):
         assert re.search(rf"(?m)^{target}:", makefile), target
+
+
+def test_names_in_the_guide_to_the_code_exist() -> None:
+    """What tests/README.md calls a function, a state or an attribute is one."""
+    guide = (ROOT / "tests/README.md").read_text().partition("## Events through the code")[2].partition("\n## ")[0]
+    source = (ROOT / "overlord.py").read_text()
+    words = {word.rpartition(".")[2] for word in re.findall(r"`([\w.]+)`", guide)}
+    assert "find_next" in words
+    assert sorted(word for word in words if not re.search(rf"\b{word}\b", source)) == []
+
+
+@pytest.mark.parametrize("text", blocks("ini"))
+def test_configuration_is_valid(text: str) -> None:
+    draft = overlord.Draft({"DB_PASSWORD": "x"})
+    draft.read_text("overlord.conf", text.encode())
+    assert draft.validate().units
+
+
+def test_mistakes_are_printed_as_shown(tmp_path: Path) -> None:
+    """The sample of a broken configuration is what the program says of this one."""
+    conf = "[overlord]\nconfigdir = none\n[daemon:web]\nwarmpu = 2s\ndeps = chache\ncmd = x\n"
+    (tmp_path / "overlord.conf").write_text(conf + "[daemon:cache]\ncmd = x\nstop_signal = TREM\n")
+    argv = [sys.executable, str(ROOT / "overlord.py"), "-c", "overlord.conf"]
+    done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == overlord.EX_CONFIG
+    sample = next(block for block in blocks("") if "warmpu" in block)
+    assert wording(done.stderr.replace("overlord.conf:", "/etc/overlord.conf:")) == wording(sample)
+
+
+# --- its examples ----------------------------------------------------------------------------------------------------
+
+FRONT = "trap 'kill $!; wait; exit 0' INT TERM; sleep infinity & wait"
+HTTP = """import socket
+with socket.create_server(("127.0.0.1", 8000)) as server:
+    while True:
+        peer = server.accept()[0]
+        peer.recv(4096)
+        peer.sendall(b"HTTP/1.0 200 OK\\r\\n\\r\\n")
+        peer.close()
+"""
+# What stands for the programs of the examples: in /srv what ends in a suffix, the others on PATH.
+STAND_INS = {
+    "redis-server": FRONT,
+    "postgres": f"sleep 0.3; touch /run/postgres; {FRONT}",
+    "pg_isready": "exec test -e /run/postgres",
+    "gunicorn": f"trap 'kill $!; wait; exit 0' TERM; python3 -ISc '{HTTP}' & wait",
+    "nginx": f"case $* in *off*) {FRONT} ;; esac; ({FRONT}) & echo $! >/run/nginx.pid",
+    "app.py": "import signal, sys\nsignal.signal(signal.SIGTERM, lambda *_: sys.exit(0))\nwhile True:\n    signal.pause()\n",
+    "worker.py": "import signal\nprint('ready for work', flush=True)\nsignal.pause()\n",
+    "migrate.sh": "sleep 0.2; echo migrated",
+    "backup.sh": "echo saved 3 tables",
+}
+USERS = "redis:x:4711:4711::/:/bin/sh\npostgres:x:4712:4712::/:/bin/sh\nwww-data:x:4713:4713::/:/bin/sh\n"
+WORLD = """ip link set lo up
+mount -t tmpfs -o mode=1777 none /run && mkdir /run/secrets && printf s3cret >/run/secrets/DB_PASSWORD
+mount -t tmpfs -o mode=755 none /var/log
+mount --bind "$0/srv" /srv && mount --bind "$0/passwd" /etc/passwd
+exec "$@"
+"""
+
+Example = Callable[..., Overlord]
+
+
+@pytest.fixture
+def example(overlord: Start, public: Path) -> Example:
+    """A function that starts an example's configuration as it stands, with an empty /run and a network of its own."""
+
+    def start(heading: str, *command: str, user: str = "", without: str = "", **settings: object) -> Overlord:
+        for folder in ("bin", "srv"):
+            (public / folder).mkdir(exist_ok=True)
+        for name, text in STAND_INS.items():
+            path = public / ("srv" if "." in name else "bin") / name
+            path.write_text(text if name.endswith(".py") else f"#!/bin/sh\n{text}\n")
+            path.chmod(0o755)
+        (public / "srv" / (without or "nothing")).unlink(missing_ok=True)
+        (public / "passwd").write_text(f"root:x:0:0::/root:/bin/sh\n{USERS}")
+        found = blocks("ini", section(heading))
+        (public / "conf.d").mkdir()
+        (public / "conf.d/readme.conf").write_text("".join(found))
+        public.chmod(0o755)
+        prefix = ["unshare", "--net", "sh", "-ec", WORLD, str(public)]
+        if user:
+            prefix += ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups"]
+        settings = {"socket": "/run/socket", **settings}
+        environment = {"PATH": f"{public}/bin:{PATH}"}
+        return overlord("", *command, settings=settings, defaults="", prefix=prefix, env=environment, folder=public)
+
+    return start
+
+
+def answer(o: Overlord, command: str) -> str:
+    """Do in a namespace what a docker command does, and return what it says."""
+    verb, *words = shlex.split(command)[1:]
+    if verb == "exec":
+        assert words[1] == "overlord.py", command
+        done = o.ask(*words[2:], code=None)
+        return done.stdout + done.stderr
+    if verb == "stop":
+        assert o.stop() == 0
+        return words[-1]
+    if verb == "logs":
+        lines = [line for line in o.log if line.startswith("overlord:")]
+        return "\n".join(lines[-int(words[1]) :])
+    assert verb in ("build", "run"), command
+    return ""
+
+
+def converse(o: Overlord, heading: str) -> None:
+    """Give the commands of an example, and compare what they say with what is shown."""
+    for command, sample in dialogue(section(heading)):
+        if command.startswith("docker"):
+            said = answer(o, command)
+            told, shown = wording(said), wording(sample)
+            if shown[-1:] == ["..."]:
+                del shown[-1], told[len(shown) :]
+            assert not sample or told == shown, f"$ {command}\n{said}"
+
+
+def test_first_container(example: Example) -> None:
+    o = example("A first container")
+    o.wait_for("everything is up")
+    converse(o, "A first container")
+
+
+def test_web_application_with_its_database(example: Example) -> None:
+    """The script runs when the database accepts connections, and the application starts after it."""
+    heading = "A web application and its database"
+    o = example(heading)
+    o.wait_for("everything is up")
+    assert o.started == ["db", "migrate", "app"]
+    converse(o, heading)
+    assert o.stop() == 0
+    assert o.count(r"db: stopping \(SIGINT\)") == 1
+
+
+def test_cron_job(example: Example) -> None:
+    o = example("A cron job")
+    eventually(lambda: o.ask("status", code=None).returncode == 0, "it answers")
+    converse(o, "A cron job")
+    assert o.stop() == 0
+
+
+def test_logs(example: Example) -> None:
+    o = example("Logs")
+    o.wait_for("ready for work", lines=o.out)
+    converse(o, "Logs")
+    for line in ("web: ok", "audit: ok"):
+        o.wait_for(line)
+    path = f"/proc/{o.pid}/root/var/log/audit/worker.log"
+    eventually(lambda: os.path.exists(path) and Path(path).read_text() == "ready for work\n", "the log file")
+
+
+def test_secrets(example: Example) -> None:
+    o = example("Secrets")
+    o.says("app", "ok")
+    found = o.unit("app").environ
+    assert b"DATABASE_URL=postgres://app:s3cret@db/app" in found
+    assert b"WEB_CONCURRENCY=2" in found
+
+
+def test_health(example: Example) -> None:
+    o = example("A first container")
+    o.wait_for("everything is up")
+    converse(o, "Health checks")
+
+
+def test_without_root(example: Example) -> None:
+    o = example("Without root", user="1000")
+    o.says("app", "ok")
+    converse(o, "Without root")
+    assert o.stop() == 0
+
+
+def test_in_place_of_tini(example: Example) -> None:
+    command, sample = next(dialogue(section("In place of tini")))
+    words = shlex.split(command[command.index("sh -c") : command.index(";")])
+    assert example("In place of tini", *words).wait_exit() == int(sample)
+
+
+def test_daemon_in_the_background(example: Example) -> None:
+    o = example("Daemons in the background")
+    o.says("nginx", "ok")
+    path = Path(f"/proc/{o.pid}/root/run/nginx.pid")
+    assert f" {path.read_text().strip()} " in o.ask("status").stdout
+    assert o.stop() == 0
+
+
+def test_container_that_does_not_start(example: Example) -> None:
+    o = example("A first container", without="app.py", output="prefix")
+    o.wait_count("app: pid .* exited", 7)  # the next try is seconds away
+    converse(o, "When a container does not start")
+
+
+def test_unit_that_fails_for_good(overlord: Start, public: Path) -> None:
+    """The block that tells why is that of the page."""
+    sample = next(block for block in blocks("", section("When a container does not start")) if "respawns" in block)
+    cmd = re.search(r"command: (.*)", sample)[1]  # type: ignore[index]
+    config = f"[daemon:web]\ncmd = {cmd}\nuid = www-data\nrespawns = 1\nwarmup = 1\nstdout = prefix\nstderr = prefix\n"
+    o = overlord(config, folder=public)
+    assert o.wait_exit() == 3
+    block = o.log[o.position("web: failed") :]
+    assert wording("\n".join(block))[: len(sample.splitlines())] == wording(sample)

@@ -38,7 +38,7 @@ def test_relayed_to_who_does_something_about_it(overlord: Start, mode: str) -> N
 
 @pytest.mark.parametrize("forward", ("USR1", "SIGUSR1", "HUP>USR1"))
 def test_bystander_is_not_killed(overlord: Start, forward: str) -> None:
-    """Who would die of the signal does not get it, and the log says so."""
+    """Who would die of the signal does not get it."""
     sent = signal.SIGHUP if ">" in forward else signal.SIGUSR1
     o = overlord(
         daemon("bystander", forward=forward) + listener("probe", "catch", "SIGHUP", "SIGUSR1", forward="HUP, USR1")
@@ -50,7 +50,6 @@ def test_bystander_is_not_killed(overlord: Start, forward: str) -> None:
         o.journal.wait_for(f"probe got {signal.Signals(sent).name}", times)
     assert o.stop() == 0
     assert o.starts("bystander") == 1
-    assert o.count("bystander: stopping .*shutdown") == 1
 
 
 def test_harmless_defaults_are_relayed(overlord: Start) -> None:
@@ -89,40 +88,31 @@ def test_forward_decides(overlord: Start) -> None:
     ]
 
 
-def test_relayed_to_the_leader_alone(overlord: Start) -> None:
-    """A leader decides for its group: its own children get nothing."""
+@pytest.mark.parametrize("who", ("daemon", "main command"))
+def test_relayed_to_the_main_process_alone(overlord: Start, who: str) -> None:
+    """It decides for its group, as under tini without -g: its own children get nothing."""
     child = program("on_signal.py", "child", "catch", "SIGHUP")
     leader = f"({child}) & {program('on_signal.py', 'leader', 'catch', 'SIGHUP')}"
-    o = overlord(daemon("web", leader))
+    o = overlord(daemon("web", leader)) if who == "daemon" else overlord("", "sh", "-c", leader)
     o.journal.wait_for("child ready")
     o.journal.wait_for("leader ready")
     for times in (1, 2):
         o.send(signal.SIGHUP)
         o.journal.wait_for("leader got SIGHUP", times)
-    assert o.stop() == 0
     assert "child got SIGHUP" not in o.journal.lines()
 
 
-@pytest.mark.parametrize(
-    "sig",
-    ("SIGHUP", "SIGUSR1", "SIGUSR2", "SIGWINCH", "SIGALRM", "SIGVTALRM", "SIGPROF", "SIGURG", "SIGIO", "SIGPWR"),
-)
-def test_main_command_gets_all(overlord: Start, sig: str) -> None:
-    """The main command gets each signal that is not overlord's own, as under tini."""
-    if sig not in signal.Signals.__members__:
-        sig = "SIGPOLL"
-    o = overlord("", "sh", "-c", program("on_signal.py", "main", "catch", sig))
+def test_main_command_gets_all(overlord: Start) -> None:
+    """Each signal that is not overlord's own, as under tini; none is lost where they come all at once."""
+    words = "HUP USR1 USR2 ALRM VTALRM PROF URG WINCH XCPU IO PWR CONT".split()
+    names = [signal.Signals[f"SIG{word}"].name for word in words]  # IO may be called POLL
+    o = overlord("", "sh", "-c", program("on_signal.py", "main", "catch", *names))
     o.journal.wait_for("main ready")
-    o.send(signal.Signals[sig])
-    o.journal.wait_for(f"main got {signal.Signals[sig].name}")
-
-
-def test_main_command_gets_realtime_signals(overlord: Start) -> None:
-    """Those too have names, and those of shutdown are another matter."""
-    o = overlord("", "sleep", "infinity")
-    eventually(lambda: o.running("sleep"), "the main command runs")
-    o.send(signal.SIGRTMIN + 5)
-    assert o.wait_exit() == 128 + signal.SIGRTMIN + 5
+    for times in (1, 2, 3):
+        for name in names:
+            o.send(signal.Signals[name])
+        for name in names:
+            o.journal.wait_for(f"main got {name}", times)
 
 
 def test_main_command_may_die_of_it(overlord: Start) -> None:
@@ -143,7 +133,6 @@ def test_shutdown_signals_of_the_image(overlord: Start) -> None:
     o.journal.wait_for("web got SIGINT")
     o.send(signal.SIGWINCH)
     assert o.wait_exit() == 0
-    assert o.count("shutting down: SIGWINCH received") == 1
 
 
 def test_signals_while_nothing_runs(overlord: Start) -> None:
@@ -227,3 +216,17 @@ def test_a_broken_pipe_of_overlords_own_is_not_relayed(overlord: Start, what: st
     os.close(reader)
     assert o.wait_exit() == 7
     assert o.journal.lines() == ["up"]
+
+
+@pytest.mark.parametrize("pid1", (True, False), ids=("pid1", "below another init"))
+def test_job_control_signals_stop_nobody(overlord: Start, pid1: bool) -> None:
+    """`docker kill -s TSTP`: there is no shell that would continue anybody, so overlord and its daemons go on."""
+    o = overlord(daemon("web"), "sleep", "300", pid1=pid1)
+    o.wait_for("main command: started")
+    for sig in (signal.SIGCONT, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU):
+        mark = o.mark
+        o.send(sig)
+        o.kill_unit("web")
+        o.says("web", "ok", after=mark)
+    assert [p for p in o.processes() if p.alive and p.state in "Tt"] == []
+    assert o.stop() == 143

@@ -112,13 +112,14 @@ def test_stop_in_a_rolling_restart(fleet: Start, asking: Callable[..., Asking]) 
     assert o.starts("web-2") == 1
 
 
-@pytest.mark.parametrize("state", ["waiting", "starting", "backoff", "stopping"])
+@pytest.mark.parametrize("state", ["waiting", "starting", "backoff", "failed", "stopping"])
 def test_restart_in_any_state(fleet: Start, asking: Callable[..., Asking], state: str) -> None:
     """Whatever a daemon is doing: when `restart` says 0, an OK process is there that was not there before."""
     options = {
         "waiting": {"cmd": SLEEP, "wait_for": "cmd:test -e good"},
         "starting": {"cmd": SLEEP, "ready": "cmd:test -e good"},
         "backoff": {"cmd": "test -e good || exit 1; " + SLEEP, "backoff": f"{NEVER}..{NEVER}", "warmup": "300ms"},
+        "failed": {"cmd": "test -e good || exit 1; " + SLEEP, "restart": "never", "on_failure": "ignore", "warmup": "300ms"},
         "stopping": {"cmd": "trap 'test -e good && exit' TERM; while :; do sleep 0.02; done", "stop_timeout": NEVER},
     }[state]
     o = fleet(daemon("web", **options) + KEEP)
@@ -131,10 +132,10 @@ def test_restart_in_any_state(fleet: Start, asking: Callable[..., Asking], state
     restart = asking(o, "restart", "web")
     if state == "starting":
         o.wait_count("web: started", 2)
-    if state == "backoff":  # the first try of the restart comes to nothing
+    if state in ("backoff", "failed"):  # the first try of the restart comes to nothing
         assert restart.wait_exit() == 1
     (o.folder / "good").touch()
-    if state == "backoff":
+    if state in ("backoff", "failed"):
         restart = asking(o, "restart", "web")
     if state == "stopping":
         with contextlib.suppress(ProcessLookupError):  # until it is gone

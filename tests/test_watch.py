@@ -112,6 +112,23 @@ def test_without_a_wish_nothing_moves(clocked: Callable[[], Clocked]) -> None:
     assert c.log == ["timer"]
 
 
+def test_a_number_that_is_used_again(clocked: Callable[[], Clocked]) -> None:
+    """What was ready when a call before closed it has nothing to do with whoever has its number since, even after an error."""
+    c = clocked()
+
+    def replace() -> None:
+        del c.watch.calls[8]
+        c.watch.calls[8] = lambda: c.log.append("another")
+        raise RuntimeError
+
+    c.watch.calls.update({7: replace, 8: lambda: c.log.append("it"), 9: lambda: c.log.append("the rest") or True})
+    c.ready = [7, 8, 9]
+    with pytest.raises(RuntimeError):
+        c.watch.wait(None)
+    c.watch.wait(None)
+    assert c.log == ["the rest"]
+
+
 def test_cancelled_timers_do_not_pile_up(clocked: Callable[[], Clocked]) -> None:
     """Timers that are set anew again and again, as those of a unit that flaps, are dropped long before their instant."""
     c = clocked()

@@ -356,7 +356,7 @@ def test_log_details(pipe: Pipe) -> None:
     details = {"command": "a\nb", "last output": ["one", "\x1b[31mtwo", "\udcff"]}
     pipe.log().message("error", "web", "failed", details)
     head = "overlord: web: "
-    lines = ["failed", "  command: a b", "  last output:", "  | one", "  | \\x1b[31mtwo", "  | \udcff"]
+    lines = ["failed", "  command:", "  | a", "  | b", "  last output:", "  | one", "  | \\x1b[31mtwo", "  | \udcff"]
     assert pipe.read().splitlines() == [head + line for line in lines]
     pipe.log(form="json").message("error", "web", "failed", details)
     text = pipe.read()

@@ -834,7 +834,7 @@ class Stage:
     def is_met(self, name: str, dep: str, how: str) -> bool:
         """Tell from what happened to the processes whether a dependency is there."""
         spec, status = self.fleet.units[dep].spec, self.fleet.units[dep].status
-        if how == "up":
+        if name == MAIN:
             return status.state in (OK, IDLE, STOPPED, DONE, FAILED)
         if how == "always":  # a run of its own, begun after this start was
             # Where it was stopped and asked for again meanwhile, the run that its start before had asked for will do.
@@ -1344,7 +1344,8 @@ class World(Stage):
 
     def play_on(self) -> None:
         output = SimpleNamespace(watch=self.watch, log=self.log, tails={}, apply_settings=lambda config: None)
-        self.control = overlord.Control(output, self.fleet, SimpleNamespace(send_signals=self.send, compute=self.compute), self.reread)
+        kernel: Any = SimpleNamespace(send_signals=self.send, compute=self.compute)
+        self.control = overlord.Control(output, self.fleet, kernel, self.reread)
         self.clockwork = overlord.Clock(self)
         self.clockwork.plan()
         self.fleet.want_all(self.now)

@@ -192,7 +192,7 @@ class State:
             return "over"
         if fleet.ending:
             return fleet.sweeping, fleet.swept_hard, fleet.deadline is None, *map(last_key, fleet.units.values())
-        whole = (self.spawns, self.at, fleet.pending is not None, fleet.unpassed)
+        whole = (self.spawns, self.at, fleet.pending is not None, fleet.uncleared)
         return (*whole, *map(unit_key, fleet.units.values()), *map(self.client_key, self.clients))
 
     def client_key(self, client: Any) -> Any:
@@ -316,7 +316,7 @@ class State:
         unit = self.fleet.units.get(name)
         if not unit:
             return 1
-        request = SimpleNamespace(add_lines=lambda *words: None, until=None, over=False, code=None, follows=frozenset(), awaited=[])
+        request = SimpleNamespace(add_lines=lambda *words: None, until=None, over=False, code=None, follows=frozenset())
 
         def end(code: int, lines: Any = ()) -> None:
             check(request.code is None, f"{verb} {name} is answered twice")
@@ -355,7 +355,7 @@ def copy_fleet(fleet: Any) -> Any:
         twin.waiters = {mine[each]: None for each in unit.waiters}
         twin.ran, twin.queue, twin.story = dict(unit.ran), False, ()
     new.units = {name: mine[unit] for name, unit in fleet.units.items()}
-    new.actions, new.events, new.looks, new.rising, new.began, new.killed = [], deque(), deque(), [], None, []
+    new.actions, new.events, new.looks, new.began, new.killed = [], deque(), deque(), None, []
     return new
 
 
@@ -372,13 +372,13 @@ def unit_key(unit: Unit) -> Any:
     by = unit.by if " " not in unit.by or unit.by == overlord.BY_CLOCK else ""  # where no failure ends it all, it is the same
     wish = (unit.wanted, by, unit.queued, unit.tried, unit.succeeded, unit.at, tuple(unit.ran.items()), unit.reach)
     wait = (unit.waits and unit.waits.name, unit.stuck and unit.stuck.name, tuple(each.name for each in unit.waiters))
-    down = (unit.leaving, unit.ahead, unit.passed) if unit.changing or not unit.passed else ()
+    down = (unit.leaving, unit.blockers, unit.cleared) if unit.changing or not unit.cleared else ()
     return (spec.cmd, life, past, wish, wait, unit.changing, down)
 
 
 def last_key(unit: Unit) -> Any:
     """Return what tells one record from another in a shutdown."""
-    return unit.status.state, unit.status.pid > 0, unit.status.left, unit.ahead, unit.passed
+    return unit.status.state, unit.status.pid > 0, unit.status.left, unit.blockers, unit.cleared
 
 
 # --- the whole graph -------------------------------------------------------------------------------------------------
