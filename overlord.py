@@ -771,12 +771,16 @@ def parse_probe(text: str, more: tuple[str, ...] = ()) -> Probe:
     return Probe(kind, host, port, path, text)
 
 
-def parse_probes(text: str) -> tuple[Probe, ...]:
+def split_probes(text: str) -> list[str]:
     """Return several probes: one a line, or between blanks where none is a command."""
     between = r",?\s+|,(?=(?:tcp|unix|http|file):)|,$"
     lines = [line.strip() for line in text.split("\n")]
     words = [word for line in lines for word in ([line] if line.startswith("cmd:") else re.split(between, line))]
-    return tuple(parse_probe(word) for word in words if word)
+    return [word for word in words if word]
+
+
+def parse_probes(text: str) -> tuple[Probe, ...]:
+    return tuple(map(parse_probe, split_probes(text)))
 
 
 def parse_deps(text: str) -> tuple[tuple[str, str], ...]:
@@ -1107,13 +1111,19 @@ class Draft:
             owners = "] and [".join(other for other in KINDS if name in BY_KIND[other])
             near = suggest(name, BY_KIND[kind])
             raise Mistake(f"is an option of [{owners}] alone" if owners else f"unknown option{near}")
+        written = text
         if name not in LATER:
             parts = text.split("\n") if name == "wait_for" else [text]
             for number, part in enumerate(parts):
                 if name not in PROBED or not part.startswith("cmd:"):  # that is for the shell
                     parts[number] = fill(parse_template(part), self.environment)
             text = "\n".join(parts)
-        return DEFAULTS[name] if text == option.default == "none" else option.parse(text)
+        value: Any = DEFAULTS[name] if text == option.default == "none" else option.parse(text)
+        if name == "wait_for" and text != written:  # messages show it as it was written: variables may hold secrets
+            shown = split_probes(written)
+            shown = shown if len(shown) == len(value) else [written] * len(value)
+            value = tuple(probe._replace(text=text) for probe, text in zip(value, shown))
+        return value
 
     def values(self, section: str, kind: str) -> dict[str, Any]:
         """Return the options that a section gives, parsed; after a mistake, the default."""
@@ -1377,6 +1387,8 @@ class Move:
             why = f"timeout {spell_duration(spec.timeout)} reached"
         elif self.status.ready:
             why = f"{spec.pidfile} names no process of it within {spell_duration(spec.ready_timeout)}"
+        if self.event.why and spec.kind == "daemon":
+            why += f": {self.event.why}"
         self.event = Event("stop", why, fails=True)
         self.stop_process()
 
@@ -1675,11 +1687,18 @@ class Unit:
         """Tell whether it waits for a unit that ended for good, and has not been asked for since."""
         return bool(self.stuck and self.stuck.rests())
 
+    def trouble(self) -> str:
+        """Return what a daemon says of itself (STATUS=), or else why a probe of the unit failed the last time."""
+        return self.note or next(
+            (prober.wrong for prober in self.probers.values() if prober.wrong and prober.is_current()), "")
+
     def why_wait(self) -> str:
         """Return in words what it waits for, and who at the end of that chain ended for good."""
         end = self.stuck
         vain = f", and {end.name} is {end.status.state}" if end else ""
         vain += ", but by schedule alone" if end and end.status.state == OK else ""
+        if self.reach and self.trouble():
+            vain += f": {self.trouble()}"
         return f"for {self.reason}{vain}"
 
     def find_next(self) -> Next:
@@ -1862,7 +1881,8 @@ class Fleet:
         """Take in that the time of a Wake has come, if that is still a deadline of the unit or of the shutdown."""
         unit = self.units.get(name)
         if unit and unit.status.deadline is not None and unit.status.deadline <= now:
-            self.events.append((unit, Event("deadline")))
+            why = unit.trouble() if unit.status.state == STARTING else ""
+            self.events.append((unit, Event("deadline", why)))
         elif not name and self.deadline is not None and self.deadline <= now:
             if self.swept_hard:
                 self.end_shutdown()
@@ -2110,10 +2130,10 @@ class Fleet:
             return f"{spell_exit(status)}, {pidfile} has {left} to name another main process"
         if status.state == STARTING and left:
             what = "warming up" if status.named else f"{pidfile} has named no process of it yet"
-            note = f": {unit.note}" if unit.note and not (status.ready and status.named) else ""
+            note = f": {unit.trouble()}" if unit.trouble() and not (status.ready and status.named) else ""
             return f"{what if status.ready else 'not ready yet'}, {left} to go{note}"
-        if status.state == OK and unit.note:
-            return unit.note
+        if status.state == OK and unit.trouble():
+            return unit.trouble()
         if status.state == RUNNING:
             return f"for {unit.by}" if unit.by in self.units else unit.by
         if unit.next_run:
@@ -4523,10 +4543,7 @@ def try_to_connect(probe: Probe) -> str:
     if probe.kind != "unix":
         # COST: None needs no look-up; a text would have Python import its codec of international names, 10 ms
         host = None if probe.host == "localhost" else os.fsencode(probe.host)
-        try:
-            found = _socket.getaddrinfo(host, probe.port, 0, stream)
-        except OSError as error:
-            raise OSError(error.errno, f"{probe.host}: {error.strerror}") from None
+        found = _socket.getaddrinfo(host, probe.port, 0, stream)
     for family, style, _, _, address in found:
         try:
             sock = _socket.socket(family, style)
@@ -4590,6 +4607,8 @@ class Prober:
         self.probes = list(asked) if purpose == "wait_for" else [asked]  # to be passed one after the other
         self.began = self.said = self.tried = time.monotonic()
         self.failures = self.pid = 0
+        self.wrong, self.output = "", b""  # why the last try failed; the end of what its command has written
+        self.pipe = -1
         self.timer: list[Any] | None = None  # the deadline of the try under way
         unit.probers[purpose] = self
         if purpose == "health":
@@ -4614,7 +4633,7 @@ class Prober:
             if probe.kind == "pidfile" and is_becoming(self.unit.status.pid):  # an old file may still be there
                 raise StartError("not started yet")
             if probe.kind == "cmd":
-                self.pid = loop.help(self.unit, probe.path, (-1, -1), self.end_try)
+                self.run_command(probe.path)
             else:
                 self.pid = loop.kernel.fork(lambda: (try_probe(probe, spec, loop.kernel), 1))
                 loop.helpers[self.pid] = (spec.name, self.end_try)
@@ -4623,13 +4642,50 @@ class Prober:
             self.take_result(str(error), error.passing)
         return True
 
+    def run_command(self, command: str) -> None:
+        """Run the command of a `cmd:` probe, and keep the end of its output. Raises StartError."""
+        try:
+            self.pipe, end = os.pipe()
+        except OSError as error:
+            raise StartError(str(error.strerror), passing=True) from None
+        self.output = b""
+        os.set_blocking(self.pipe, False)
+        self.watch.on(self.pipe, select.EPOLLIN, self.read_output)
+        try:
+            self.pid = self.loop.help(self.unit, command, (end, end), self.end_try)
+        except StartError:
+            self.close_pipe()
+            raise
+        finally:
+            os.close(end)
+
+    def read_output(self) -> bool:
+        data = call_or(b"", os.read, self.pipe, PIPE_SIZE)
+        self.output = (self.output + data)[-SHOWN_WIDTH:]
+        if not data:
+            self.close_pipe()
+        return False
+
+    def close_pipe(self) -> None:
+        if self.pipe >= 0:
+            self.watch.off(self.pipe)
+            os.close(self.pipe)
+            self.pipe = -1
+
     def end_try(self, code: int, why: str) -> None:
         self.loop.kernel.send_signals(-self.pid, SIGNALS["KILL"])
+        if self.pipe >= 0:  # overlord may hear of the end before it has read all
+            self.read_output()
+        self.close_pipe()
         if self.timer:
-            self.take_result(why or (spell_end(code) if code else ""), scarce=bool(why) and code == EX_TEMPFAIL)
+            lines = decode(self.output).split("\n") if code and not why else []
+            said = [f": {clean(line.strip())}" for line in lines if line.strip()]
+            end = spell_end(code) + "".join(said[-1:]) if code else ""
+            self.take_result(why or end, scarce=bool(why) and code == EX_TEMPFAIL)
 
     def give_up_try(self, timeout: float) -> bool:
         kill_child(self.loop.kernel, self.pid)
+        self.close_pipe()
         self.take_result(f"no answer within {spell_duration(timeout)}")
         return True
 
@@ -4644,6 +4700,7 @@ class Prober:
         if self.purpose == "pidfile" and is_number(number, 10):
             wrong = self.loop.name_main(unit, int(number), self.probes[0].text, not unsafe or bool(unit.spec.uid))
         log.message("debug", unit.name, f"{self.purpose} {wrong or 'passed'}")
+        self.wrong = wrong
         if self.purpose == "health":
             self.judge_health(wrong, scarce)
         elif wrong:
@@ -4665,7 +4722,8 @@ class Prober:
         self.failures = self.failures + (not scarce) if wrong else 0
         if wrong:
             text = "cannot see whether it is healthy" if scarce else f"unhealthy ({self.failures} of {most})"
-            loop.log.message("warning", unit.name, f"{text}: {wrong}")
+            self.wrong = f"{text}: {wrong}"
+            loop.log.message("warning", unit.name, self.wrong)
         if self.failures >= most:
             loop.inform(unit, "stale", f"unhealthy: {wrong}", fails=True)
         else:

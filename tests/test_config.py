@@ -440,7 +440,15 @@ def test_commands_among_probes_are_for_the_shell() -> None:
     """In `wait_for`, each line for itself is expanded or left to the shell."""
     text = "\n  tcp:${HOST}:1\n  cmd:test $$ -gt ${PID:-1}\n  tcp:${HOST}:2"
     found = value_of("wait_for", text, environment={"HOST": "db"})
-    assert [probe.text for probe in found] == ["tcp:db:1", "cmd:test $$ -gt ${PID:-1}", "tcp:db:2"]
+    assert [probe.host or probe.path for probe in found] == ["db", "test $$ -gt ${PID:-1}", "db"]
+    assert [probe.text for probe in found] == ["tcp:${HOST}:1", "cmd:test $$ -gt ${PID:-1}", "tcp:${HOST}:2"]
+
+
+def test_probes_are_shown_as_they_are_written() -> None:
+    """A variable may hold a secret, or several probes."""
+    found = value_of("wait_for", "${ALL} unix:/x", environment={"ALL": "tcp:1 tcp:2"})
+    assert [probe.port for probe in found] == [1, 2, 0]
+    assert {probe.text for probe in found} == {"${ALL} unix:/x"}
 
 
 def test_every_option_has_a_table() -> None:
