@@ -1,27 +1,26 @@
 #!/usr/bin/env python3
-"""overlord: init (PID 1) and process supervisor for Docker images, in one file, with the standard library alone.
+"""overlord: init (PID 1) and process supervisor for Docker images, in one file, with only the standard library.
 
-The rooms of this file, each using only names that stand above it:
+    INI text -> Config -> Machine -> Fleet -> [actions] -> Loop -> Kernel -> system calls
+                             ^                               |
+                             +----------- [events] <---------+   Control and CLI only read, and submit events
 
-    INI text -> Graph -> Config -> Machine -> Fleet -> [actions] -> Kernel -> system calls
-                (pure)    (pure)   (pure)     (pure)                  |
-                                      ^                               |
-                                      +----------- events <-----------+     the Loop turns the crank
-                                                   Control and CLI only read, and submit events
+Words to Fleet are pure: they make no system calls, and get time, chance and failures as arguments. Each room of this
+file uses only names from the rooms above it:
 
-    Title    isolation from the application's Python settings, imports, constants
+    Title    verbs, isolation from the application's Python settings, imports, constants
     Words    the vocabulary: states, events, actions, durations, signal names
     Graph    who waits for whom: order and cycles
     Config   INI text to validated specs, or all the mistakes with file and line
-    Machine  one unit: (spec, status, event, now, chance) -> (status, actions), from a keyed table
+    Machine  one unit: (spec, status, event, now, chance) -> (status, actions), from a table
     Unit     one unit among its neighbours: its record, and what is next for it
     Fleet    all units: bounce waves, reload, ordered shutdown, exit code
-    Output   bytes of the units to lines to where they go, and overlord's own messages
+    Output   what the units write, line by line, and overlord's own messages
     Kernel   the system calls that touch processes: spawn, signal, reap, look into /proc
     Kin      which process belongs to which unit
     Init     what only an init does: standard descriptors, subreaper, sweep, the terminal
     Sockets  unix sockets, and who is at the other end
-    Control  what a running overlord is asked: one request line in, lines out
+    Control  requests to a running overlord: one line in, lines out
     Probes   readiness and health
     Loop     wait, read, feed, perform
     CLI      arguments, files, verbs
@@ -30,7 +29,7 @@ The rooms of this file, each using only names that stand above it:
 from __future__ import annotations
 
 # RACE: for PID 1 the kernel drops a SIGTERM that has no handler, but keeps one that is blocked. So block everything
-# first, until `Loop` has its handlers: no signal sent from here on is lost.
+# until `Loop` has its handlers: no signal sent from here on is lost.
 if __name__ == "__main__":
     import _signal  # type: ignore[import-not-found]
 
@@ -44,29 +43,25 @@ import os
 import sys
 
 if __name__ == "__main__":
-    gc.disable()  # COST: a start makes forty thousand objects and drops few; `main` and `run` enable it again
+    gc.disable()  # COST: a start makes 40,000 objects and drops few; `main` and `run` enable it again
 
 VERSION = "0.1.0"
 
 
 class Verb:
-    """A verb, its words and options, and who obeys it: the rooms Control and CLI say so."""
+    """A verb. `Control.do_*` obeys it in the running overlord, and SHOWS in the client."""
 
     def __init__(self, name: str, asks: str, words: str, help: str) -> None:
-        self.name, self.words, self.help = name, words, help
-        self.asks = asks  # what a running overlord is asked for it; "": nothing, the client does it alone
-        self.answer: Any = None  # in the running overlord: a method of Control
-        self.show: Any = None  # in the client: a function; None: the answer is shown as it comes
+        self.name, self.asks, self.words, self.help = name, asks, words, help
 
 
-VERBS = {row[0]: Verb(*row) for row in (
+VERBS = {row[0]: Verb(*row) for row in (  # name, what a running overlord is asked for it, words and options, help
     ("run", "", "", "start what the configuration says, and stay (as PID 1 of a container, or anywhere)"),
     ("check", "", "", "say what is wrong with the configuration, and what the image lacks (exit 0, or 78)"),
     ("compile", "", "FILE", "write the same program as compiled code, which starts in a quarter of the time"),
     ("version", "", "", "print the version"),
     ("help", "", "[OPTION]", "print this, or what a configuration option means"),
-    ("status", "status", "[-j] [NAME ...]",
-     "how units are; exit 0 when each is ok, idle, running, done or stopped, else 3"),
+    ("status", "status", "[-j] [NAME ...]", "show units; exit 3 unless all are ok, idle, running, done or stopped"),
     ("health", "health", "", "one line; exit 0 when every daemon is ok, else 1: for HEALTHCHECK"),
     ("start", "start", "NAME ... [-t SECONDS]", "start units and what they need; exit 1 when they do not come up"),
     ("stop", "stop", "NAME ... [-t SECONDS]", "stop units; exit 1 when they do not stay so"),
@@ -94,7 +89,7 @@ def keep_spare() -> None:
 
 
 def spares(call: Call) -> Call:
-    """Let a function that opens and closes one file use the spare descriptor when no other is free."""
+    """Decorate a function that opens and closes one file: it uses the spare descriptor when no other is free."""
 
     def call_twice(*words: Any) -> Any:
         try:
@@ -113,7 +108,6 @@ def spares(call: Call) -> Call:
 
 @spares
 def slurp(path: str) -> bytes:
-    """Return what a file holds. Raises OSError."""
     with open(path, "rb", buffering=0) as file:
         return file.read()
 
@@ -154,10 +148,10 @@ def decode(data: bytes) -> str:
     return data.decode("utf-8", "surrogateescape")
 
 
-def settle_in() -> None:
-    """Execute overlord again from its compiled code, without the 9 MB that compiling leaves behind, for 10 ms once.
-    `-I -S` keeps out PYTHON* variables, site hooks and the folder of this file. A memfd holds the code, as a .pyc; a
-    -X option carries its descriptor and the mask found at the start: environment and arguments stay as they are."""
+def execute_again() -> None:
+    """Execute overlord again from its compiled code: 10 ms, for the 9 MB that compiling leaves behind.
+    `-I -S` keeps out PYTHON* variables, site hooks and the folder of this file. A memfd holds the code as a .pyc.
+    A -X option carries its descriptor and the signal mask, so that environment and arguments stay the same."""
     from _frozen_importlib_external import MAGIC_NUMBER
 
     mask = ",".join(str(int(number)) for number in FOUND_MASK)
@@ -167,14 +161,14 @@ def settle_in() -> None:
             file.write(MAGIC_NUMBER + bytes(12) + marshal.dumps(sys._getframe(1).f_code))
         path = f"/proc/self/fd/{fd}"
         os.stat(path)
-    except (AttributeError, OSError):  # no memfd, or no /proc: compile it once more
+    except (AttributeError, OSError):  # no memfd or no /proc: compile again
         if sys.flags.isolated:
             return
         fd, path = -1, os.path.abspath(__file__)
     arguments = [sys.executable, "-I", "-S", "-X", "utf8", "-X", f"overlord={fd}:{mask}", path, *sys.argv[1:]]
     try:
         os.execve(sys.executable, arguments, found_environment())
-    except OSError:  # an environment so large that a few bytes more are too many: stay
+    except OSError:  # the environment leaves no room for a few bytes more: stay
         if fd >= 0:
             os.close(fd)
 
@@ -182,10 +176,10 @@ def settle_in() -> None:
 COMPILED = sys.argv[:1] == ["-c"]  # see `compile_into`
 
 if __name__ == "__main__":
-    if COMPILED:  # isolated already, and without what compiling leaves behind
+    if COMPILED:  # and isolated
         del sys.argv[0]
         if sys.getfilesystemencoding() != "utf-8":
-            settle_in()
+            execute_again()
     elif "overlord" in sys._xoptions:
         descriptor, _, numbers = str(sys._xoptions["overlord"]).partition(":")
         FOUND_MASK = {int(number) for number in numbers.split(",") if number}
@@ -193,8 +187,8 @@ if __name__ == "__main__":
             os.close(int(descriptor))
     else:
         if sys.executable and parse_arguments(sys.argv[1:])[1] == "run":
-            settle_in()
-        # A client ends soon: it stays, and only drops folders and modules that are not the library's.
+            execute_again()
+        # A client ends soon. It only drops folders and modules that are not the standard library's.
         LIBRARY = os.path.dirname(os.__file__)
         sys.path[:] = [path for path in sys.path if path.startswith(LIBRARY) and "-packages" not in path]
         for name, module in list(sys.modules.items()):
@@ -214,7 +208,7 @@ from collections import deque, namedtuple
 from configparser import RawConfigParser
 from functools import partial
 
-TYPE_CHECKING = False  # typing costs 1.9 MB; only the type checker needs it
+TYPE_CHECKING = False  # COST: `typing` takes 1.9 MB
 if TYPE_CHECKING:
     import signal
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -224,7 +218,7 @@ if TYPE_CHECKING:
 else:
     import _signal as signal  # COST: `signal` makes an enum of every constant
 
-warnings.simplefilter("ignore")  # they go straight to stderr, where a stuck reader would block
+warnings.simplefilter("ignore")  # they would go straight to stderr, and a stuck reader would block overlord
 
 DEFAULT_CONFIG = "/etc/overlord.conf"
 EX_USAGE, EX_UNAVAILABLE, EX_IOERR, EX_TEMPFAIL, EX_NOPERM, EX_CONFIG = 64, 69, 74, 75, 77, 78  # sysexits(3)
@@ -235,57 +229,53 @@ SCARCE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # out of descriptors or mem
 
 # Times are in seconds, sizes in bytes.
 SWEEP_TIMEOUT = 1.0  # between SIGTERM and SIGKILL for what is left over
-MAIN_SHARE = 0.75  # of the time for a shutdown, for the main command before the daemons' turn
-LEFT_LEAST = 1.0  # at the least, for what a main command without units leaves behind
+MAIN_SHARE = 0.75  # the main command's share of the time for a shutdown
+LEFT_LEAST = 1.0  # at least, for what a main command without units leaves behind
 STEADY = 10.0  # a unit that stayed up this long starts its back-off from the beginning
 MISSED = 90.0  # a scheduled run that is later than this is skipped
-LISTINGS_MOST = 10  # of /proc, for one reading
+LISTINGS_MOST = 10  # how often /proc is listed for one reading
 YOUNG, TORN_MOST = 0.2, 3  # age of an orphan that is looked at again before its unit is gone; how often
-NOTICES_LAST = 100  # messages that are read of a daemon once it is dead
-STORY = 50  # events that the timeline tells of a unit
-FORK_DELAY = 0.1  # at the least after a failed fork, so that `backoff = 0` does not spin
+NOTICES_LAST = 100  # messages of a dead daemon that are still read
+STORY = 50  # events of a unit in the timeline
+FORK_DELAY = 0.1  # at least, after a failed fork, so that `backoff = 0` does not spin
 REMINDER = 10.0  # between two lines about what the main command waits for
-LINGER_LOOK, LOOK_SHARE = 0.1, 10  # between two looks at what a unit left behind; at the least so many times a look
-HANDOVER = 3.0  # for `pidfile` to name another main process once one that was OK has ended
+LINGER_LOOK, LOOK_SHARE = 0.1, 10  # between two looks at what a unit left behind; at least so many times a look
+HANDOVER = 3.0  # for `pidfile` to name another main process after one that was OK has ended
 SURVEY_DELAY = 0.1  # from a unit's OK to a look at its processes
 PAUSED = 1.0  # past a timer: overlord was not slow but stopped (docker pause)
 PROBE_LEAST, PROBE_MOST = 0.05, 1.0  # between two tries of a readiness probe
-PROBE_TIMEOUT = 3.0  # of one try for a script, which has no `health_timeout`
 REAP_BATCH, SIGNAL_BATCH = 500, 500  # processes reaped and signalled before other events have their turn
 ASK_TIMEOUT = 5.0  # for a client to ask, and for overlord to begin its answer
 REQUEST_MAX, WORDS_MAX = 8192, 256  # bytes and words of a request
 ANSWER_MAX, ANSWERS_MAX = 1 << 20, 1 << 22  # kept for one client that does not read, and for all
-CLIENTS_MAX, ACCEPT_BATCH = 200, 20
+CLIENTS_MAX = 200
 LOG_KEPT = 65536  # of overlord's own messages, while nobody reads them
-OOM_WINDOW = 1.0  # after the kernel counted a process killed out of memory: a SIGKILL was that
+OOM_WINDOW = 1.0  # a SIGKILL this soon after the kernel counted an out-of-memory kill was that kill
 REST = 0.001  # between two reads from a unit that writes line by line without a pause
-CLD_KILLED, CLD_STOPPED = (2, 3), 5  # waitid(2); Python has their names since 3.9
-F_SETPIPE_SZ, PIPE_SIZE = 1031, 1 << 20  # fcntl(2); what any user may have: pipe-max-size in pipe(7)
+CLD_KILLED, CLD_STOPPED = (2, 3), 5  # waitid(2); PYTHON: named since 3.9
+F_SETPIPE_SZ, PIPE_SIZE = 1031, 1 << 20  # fcntl(2); what any user may have: pipe(7)
 LINE_MAX = 65536  # a longer line is passed on in parts
 TAIL_LINES, TAIL_BYTES = 100, 262144  # kept of the output of each captured unit
-SHOWN_LINES, SHOWN_WIDTH = 20, 1000  # of those, lines in the last message about a unit, and characters of each
-FILE_KEPT = 262144  # for a log file that cannot be written; the rest is counted
-FILE_RETRY = 1.0  # between two tries to write a log file
-STREAM_KEPT = 65536  # for a slow reader, beyond which the writers have to wait
+SHOWN_LINES, SHOWN_WIDTH = 20, 1000  # lines and characters of each in the last message about a unit
+FILE_KEPT, FILE_RETRY = 262144, 1.0  # for a log file that cannot be written; between two tries to write it
+STREAM_KEPT = 65536  # for a slow reader, before the writers have to wait
 STUCK = 2.0  # without progress: a shutdown no longer waits for the reader
-STUCK_KEPT = 1 << 20  # for a slow reader from units that have ended, and in a shutdown from all, so that they can end
+STUCK_KEPT = 1 << 20  # for a slow reader, from units that have ended or, in a shutdown, are to end
 
 
 # ============================================================================================================ Words
-# The vocabulary: what the log, the status, the README and the tests call things.
+# The vocabulary of the log, the status, the README and the tests.
 
-IDLE, WAITING, STARTING, OK, RUNNING = "idle", "waiting", "starting", "ok", "running"
-STOPPING, BACKOFF, STOPPED, DONE, FAILED = "stopping", "backoff", "stopped", "done", "failed"
-STATES = (IDLE, WAITING, STARTING, OK, RUNNING, STOPPING, BACKOFF, STOPPED, DONE, FAILED)
-# Sets of states. RESTING: no change by itself; ENDED: no longer running; COMING: on its way, not OK.
-RESTING, ENDED = (IDLE, STOPPED, DONE, FAILED), (STOPPED, DONE, FAILED)
-COMING = (WAITING, STARTING, STOPPING, BACKOFF)
+STATES = tuple("idle waiting starting ok running stopping backoff stopped done failed".split())
+IDLE, WAITING, STARTING, OK, RUNNING, STOPPING, BACKOFF, STOPPED, DONE, FAILED = STATES
+RESTING, ENDED = (IDLE, STOPPED, DONE, FAILED), (STOPPED, DONE, FAILED)  # RESTING: no change by itself
+COMING = (WAITING, STARTING, STOPPING, BACKOFF)  # on its way, not OK
 MAIN = "main command"  # its name as a unit; no configured name has a blank
 
-# Events of a unit. barred: a script that must succeed before its start failed; stale: its process is to be replaced;
-# handed: `pidfile` or MAINPID= names its main process. Fields: code: exit code or minus a signal; passing: may work
-# later; left: the main process left others behind; wanted: to be up again after this; fails: the end that follows is
-# a failure; limit: seconds that shutdown leaves it; signum: in place of stop_signal; hint: the known cause.
+# Events of a unit. barred: a script that it needs has failed; stale: its process is to be replaced; handed: `pidfile`
+# or MAINPID= names its main process. Fields: code: exit code or minus a signal; passing: it may work later; left: the
+# main process left others behind; wanted: the unit is to be up after this; fails: its end will be a failure; limit:
+# seconds that a shutdown leaves it; signum: in place of stop_signal; hint: the known cause.
 EVENTS = tuple("want start spawned unspawned barred exited emptied deadline stop stale ready handed".split())
 Event = namedtuple(
     "Event",
@@ -293,7 +283,7 @@ Event = namedtuple(
     defaults=("", 0, 0, False, False, True, False, None, None, ""),
 )
 
-# Actions: what the pure rooms want done, performed by the Loop in order.
+# Actions: what the Loop does for the pure rooms, in order.
 Spawn = namedtuple("Spawn", "unit")
 Kill = namedtuple("Kill", "unit pid signum whole why", defaults=("",))  # whole: all processes; why: for the log
 StopCommand = namedtuple("StopCommand", "unit pid")
@@ -302,18 +292,21 @@ Test = namedtuple("Test", "unit purpose")
 Sweep = namedtuple("Sweep", "signum")
 Exit = namedtuple("Exit", "code why quiet")
 Changed = namedtuple("Changed", "unit state why")  # for clients that follow
-Wake = namedtuple("Wake", "unit instant")  # when to call `Fleet.expire`; replaces the one before; None: never
+Wake = namedtuple("Wake", "unit instant")  # of `Fleet.take_deadline`, replacing the one before; None: never
 Forget = namedtuple("Forget", "unit")
 Replan = namedtuple("Replan", "")  # a reload may have changed schedules, the log and its files
 
 RELOAD, RESTART, SHUTDOWN = "reload", "restart by hand", "shutdown"  # why a process is stopped
-# Who wants a unit, other than a unit that needs it as its `always` script; no unit's name has a blank.
+# Who wants a unit, if it is not a unit that needs it as its `always` script.
 BY_CONFIG, BY_NEED, BY_HAND, BY_CLOCK = "by configuration", "by dependency", "by hand", "by schedule"
 
 SIGNALS = {name[3:]: int(getattr(signal, name)) for name in dir(signal) if name[:3] == "SIG" and name[3:].isalnum()}
-SIGNAL_NAMES = {number: "SIG" + name for name, number in sorted(SIGNALS.items(), reverse=True)}
+REAL_TIME = range(SIGNALS["RTMIN"], SIGNALS["RTMAX"] + 1)
+SIGNALS.update((f"RTMIN+{index}", number) for index, number in enumerate(REAL_TIME))
+SIGNALS.update((f"RTMAX-{index}", number) for index, number in enumerate(reversed(REAL_TIME)))
+SIGNAL_NAMES = {number: "SIG" + name for name, number in reversed(SIGNALS.items())}  # of several, the first one
 ALL_SIGNALS = {int(number) for number in signal.valid_signals()}
-OWN_FAULTS = {SIGNALS["PIPE"], SIGNALS["XFSZ"]}  # PYTHON: ignored by CPython, and an ignored signal survives exec
+OWN_FAULTS = {SIGNALS["PIPE"], SIGNALS["XFSZ"]}  # PYTHON: ignored by CPython; that would survive exec
 FAULTS = {SIGNALS[name] for name in "ILL TRAP ABRT BUS FPE SEGV SYS".split()}
 JOB_CONTROL = {SIGNALS[name] for name in "TSTP TTIN TTOU".split()}
 SETTABLE = ALL_SIGNALS - {SIGNALS["KILL"], SIGNALS["STOP"]}  # signal(7)
@@ -323,11 +316,11 @@ HARMLESS = {SIGNALS[name] for name in "CHLD CONT URG WINCH".split()} | JOB_CONTR
 
 
 class Mistake(ValueError):
-    """A value that cannot be used; the text says what is wrong with it and what would be right."""
+    """A value that cannot be used. The text says what is wrong, and what would be right."""
 
 
 class StartError(Exception):
-    """A process that could not be made; `passing`: for lack of a resource that may be free again later."""
+    """A process that could not be made. `passing`: for lack of a resource that may be free later."""
 
     def __init__(self, why: str, passing: bool = False) -> None:
         super().__init__(why)
@@ -335,34 +328,26 @@ class StartError(Exception):
 
 
 def is_number(text: str, most: int = 9, base: int = 10) -> bool:
-    """Tell whether a text is up to `most` digits. COST: patterns take longer to compile than to match."""
+    """Tell whether a text is 1 to `most` digits. COST: cheaper than to compile a pattern."""
     return 0 < len(text) <= most and not text.strip("0123456789"[:base])
 
 
-UNITS_OF_TIME = {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-
-
 def parse_duration(text: str, positive: bool = False) -> float:
-    """Return seconds, from a number of seconds or a number with one of ms s m h d."""
-    unit = text.lstrip("0123456789.")
-    number = text[: len(text) - len(unit)]
-    whole, _, part = number.partition(".")
-    digits = number[-1:] not in ("", ".") and is_number(whole or "0") and is_number(part or "0")
-    if unit.lstrip() not in UNITS_OF_TIME or not digits:
-        raise Mistake(f"{text!r} is no duration, write seconds or one of 500ms 2s 5m 1h 7d")
+    """Return seconds, from a number of seconds or one with ms, s, m, h or d."""
+    units = {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+    number = text.rstrip("dhms ")
+    unit = units.get(text[len(number) :].lstrip())
+    if not unit or number.endswith(".") or not is_number(number.replace(".", "", 1), 12):
+        raise Mistake(f"{text!r} is not a duration, write seconds or one of 500ms 2s 5m 1h 7d")
     if positive and not float(number):
         raise Mistake("must be longer than 0")
-    return float(number) * UNITS_OF_TIME[unit.lstrip()]
-
-
-parse_positive = partial(parse_duration, positive=True)
+    return float(number) * unit
 
 
 def spell_duration(seconds: float) -> str:
     """Return a duration for people, to about three digits: 0.25 s, 3.2 s, 5 min 10 s, 3 d 2 h."""
     if seconds < 59.95:
-        digits = 3 if seconds < 0.1 else 2 if seconds < 1 else 1
-        return f"{seconds:.{digits}f}".rstrip("0").rstrip(".") + " s" if seconds >= 0.0005 else "0 s"
+        return f"{round(seconds, 1 + (seconds < 1) + (seconds < 0.1)):g} s"
     whole = round(seconds)
     steps = (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1))
     unit, size, lesser, part = next(step for step in steps if whole >= step[1])
@@ -374,37 +359,31 @@ def parse_signal(text: str) -> int:
     """Return the number of a signal given as TERM, SIGTERM, RTMIN+3, RTMAX-1 or 15."""
     name = text.upper()[3 if text[:3].upper() == "SIG" else 0 :]
     number = int(name) if is_number(name, 3) else SIGNALS.get(name, 0)
-    if name[:6] in ("RTMIN+", "RTMAX-") and is_number(name[6:], 2):
-        number = SIGNALS[name[:5]] + int(name[5:])
-        number = number if SIGNALS["RTMIN"] <= number <= SIGNALS["RTMAX"] else 0
     if number not in ALL_SIGNALS:
-        raise Mistake(f"{text!r} is no signal{suggest(name, SIGNALS)}")
+        raise Mistake(f"{text!r} is not a signal{suggest(name, SIGNALS)}")
     return number
 
 
 def spell_signal(number: int) -> str:
-    """Return SIGTERM, SIGRTMIN+3, or SIG16 where Python has no name for it."""
-    offset = number - SIGNALS["RTMIN"]
-    return SIGNAL_NAMES.get(number) or (f"SIGRTMIN+{offset}" if offset >= 0 else f"SIG{number}")
+    return SIGNAL_NAMES.get(number, f"SIG{number}")
 
 
 def parse_size(text: str) -> int:
-    """Return bytes, from a number of bytes or a number with one of K M G."""
+    """Return bytes, from a number of bytes or one with K, M or G."""
     number = text.rstrip("kKmMgG").rstrip()
     unit = text[len(number) :].lstrip().upper() or " "
     if not is_number(number, 12) or len(unit) > 1:
-        raise Mistake(f"{text!r} is no size, write bytes or one of 64K 10M 1G")
+        raise Mistake(f"{text!r} is not a size, write bytes or one of 64K 10M 1G")
     return int(number) << 10 * " KMG".index(unit)
 
 
 def spell_size(size: int) -> str:
-    """Return a number of bytes for people: 64 KiB, 1.5 GiB."""
     power = next(power for power in (3, 2, 1, 0) if size >= 1024**power or not power)
     return f"{size / 1024**power:.1f}".replace(".0", "") + (" bytes", " KiB", " MiB", " GiB")[power]
 
 
 def spell_end(code: int) -> str:
-    """Return in words how a process ended: its exit code, or minus the signal that killed it."""
+    """Return in words how a process ended. `code`: its exit code, or minus the signal that killed it."""
     if code < 0:
         return f"killed by {spell_signal(-code)}"
     return f"exited with code {code}" + (f" (128 + {spell_signal(code - 128)})" if code - 128 in ALL_SIGNALS else "")
@@ -415,12 +394,12 @@ def spell_state(state: str) -> str:
 
 
 def exit_code(code: int) -> int:
-    """Return the code for the container: 128+N for a death by signal N, as a shell's."""
+    """Return the exit code that a shell gives: 128+N for a death by signal N."""
     return code if code >= 0 else 128 - code
 
 
 def distance(one: str, two: str) -> int:
-    """Return how many letters to insert, delete, change or swap to make one of the other (Damerau-Levenshtein)."""
+    """Return how many letters have to be inserted, deleted, changed or swapped (Damerau-Levenshtein)."""
     before, row = [], list(range(len(two) + 1))
     for i, a in enumerate(one):
         before, last, row = row, before, [i + 1]
@@ -432,32 +411,27 @@ def distance(one: str, two: str) -> int:
 
 
 def suggest(word: str, known: Iterable[str]) -> str:
-    """Return `, did you mean "...?"` with the nearest of the known words, or nothing where none is near."""
+    """Return `, did you mean "..."?` with the nearest known word, or nothing if none is near."""
     far = max(1, len(word) // 3) if len(word) < 40 else 0
     near = min(((distance(word.lower(), other.lower()), other) for other in known if far), default=(len(word), ""))
     return f', did you mean "{near[1]}"?' if near[0] <= far and near[0] < len(word) else ""
 
 
-def parse_number(low: int, high: int, base: int = 10) -> Callable[[str], int]:
-    """Return a parser for a whole number between two bounds."""
-
-    def parse_bounded(text: str) -> int:
-        digits = text[1:] if text[:1] == "-" and base == 10 else text
-        if not is_number(digits, base=base) or not low <= int(text, base) <= high:
-            bounds = f"an octal number from 000 to {high:o}" if base == 8 else f"a whole number from {low} to {high}"
-            raise Mistake(f"{text!r} is not {bounds}")
-        return int(text, base)
-
-    return parse_bounded
+def parse_number(low: int, high: int, text: str, base: int = 10) -> int:
+    digits = text[1:] if text[:1] == "-" and base == 10 else text
+    if not is_number(digits, base=base) or not low <= int(text, base) <= high:
+        bounds = f"an octal number from 000 to {high:o}" if base == 8 else f"a whole number from {low} to {high}"
+        raise Mistake(f"{text!r} is not {bounds}")
+    return int(text, base)
 
 
 Flag = namedtuple("Flag", "short long parse")  # parse: of its value; None where it takes none
-FLAGS = (Flag("-t", "timeout", parse_duration), Flag("-n", "lines", parse_number(0, 999999)),
+FLAGS = (Flag("-t", "timeout", parse_duration), Flag("-n", "lines", partial(parse_number, 0, 999999)),
          Flag("-f", "follow", None), Flag("-j", "json", None), Flag("--dot", "dot", None))  # fmt: skip
 
 
 def parse_request(words: list[str], verbs: Mapping[str, Verb]) -> tuple[Verb, dict[str, Any], list[str]]:
-    """Return the verb of a request, its options and its other words, in whatever order they stand. Raises Mistake."""
+    """Return the verb of a request, its options and its other words, given in any order. Raises Mistake."""
     name, *others = words or [""]
     verb, given = verbs.get(name), deque(others)
     if not verb:
@@ -465,11 +439,11 @@ def parse_request(words: list[str], verbs: Mapping[str, Verb]) -> tuple[Verb, di
     allowed = [flag for flag in FLAGS if f"[{flag.short}" in verb.words]
     options: dict[str, Any] = {}
     rest: list[str] = []
-    if name == "signal" and given and given[0] != "--":  # `-HUP` is no option
+    if name == "signal" and given and given[0] != "--":  # `-HUP` is not an option
         given[0] = given[0].lstrip("-")
     while given:
         word = given.popleft()
-        if not word or re.search(r"\s", word):
+        if word.split() != [word]:
             raise Mistake(f"there is no unit {word!r}")
         if word == "--":
             rest += given
@@ -498,7 +472,7 @@ def parse_request(words: list[str], verbs: Mapping[str, Verb]) -> tuple[Verb, di
 
 
 def sort_units(units: Mapping[str, Spec]) -> tuple[list[str], list[list[str]]]:
-    """Return the names with dependencies first, else in the order given, and each cycle as a path a, b, a."""
+    """Return the names, dependencies first, else in the order given; and each cycle as a path a, b, a."""
     order: list[str] = []
     cycles: list[list[str]] = []
     begun: set[str] = set()
@@ -527,59 +501,42 @@ NAME = r"[A-Za-z0-9_.-]+"
 LIMITS = "as core cpu data fsize locks memlock msgqueue nice nofile nproc rss rtprio rttime sigpending stack".split()
 
 
-def parse_matching(pattern: str, fault: str) -> Callable[[str], str]:
-    """Return a parser for texts that match a pattern; `fault` says what is wrong with others."""
-
-    def parse_whole(text: str) -> str:
-        if not re.fullmatch(pattern, text, re.DOTALL):
-            raise Mistake(f"{text!r} {fault}" if text else "is empty")
-        return text
-
-    return parse_whole
+def parse_matching(pattern: str, fault: str, text: str) -> str:
+    if not re.fullmatch(pattern, text, re.DOTALL):
+        raise Mistake(f"{text!r} {fault}" if text else "is empty")
+    return text
 
 
-def parse_words(parse: Callable[[str], Any], empty: str | None = None) -> Callable[[str], tuple[Any, ...]]:
-    """Return a parser for words between blanks and commas, each read by `parse`; `empty` stands for no words."""
-
-    def parse_each(text: str) -> tuple[Any, ...]:
-        words = [] if text == empty else text.replace(",", " ").split()
-        if not words and text != empty:
-            raise Mistake("is empty")
-        return tuple(parse(word) for word in words)
-
-    return parse_each
+def parse_words(parse: Callable[[str], Any], text: str, empty: str | None = None) -> tuple[Any, ...]:
+    """Parse words between blanks and commas. `empty`: the text that means no words."""
+    words = [] if text == empty else text.replace(",", " ").split()
+    if not words and text != empty:
+        raise Mistake("is empty")
+    return tuple(parse(word) for word in words)
 
 
-def parse_choice(*choices: str, path: bool = False) -> Callable[[str], str | None]:
-    """Return a parser for one of some words, or the absolute path of a file; the word `none` becomes None."""
-
-    def parse_one(text: str) -> str | None:
-        if text not in choices and not (path and text.startswith("/") and not text.endswith("/")):
-            forms = ", ".join(choices) + (", /PATH of a file" if path else "")
-            raise Mistake(f"{text!r} is none of: {forms}{suggest(text, choices)}")
-        return None if text == "none" else text
-
-    return parse_one
+def parse_choice(words: str, text: str, path: bool = False) -> str | None:
+    """Return one of the words or, if allowed, the absolute path of a file; None for the word `none`."""
+    choices = words.split()
+    if text not in choices and not (path and text.startswith("/") and not text.endswith("/")):
+        forms = ", ".join([*choices, "/PATH of a file"] if path else choices)
+        raise Mistake(f"{text!r} is none of: {forms}{suggest(text, choices)}")
+    return None if text == "none" else text
 
 
 def split_pair(text: str, separator: str) -> tuple[str, str]:
-    """Return what stands before and after the first separator; the same twice where there is no separator."""
+    """Return what stands before and after a separator; without one, the whole text twice."""
     left, found, right = (part.strip() for part in text.partition(separator))
     return left, right if found else left
 
 
-parse_text = parse_matching(".+", "")
-
-
 def parse_boolean(text: str) -> bool:
-    """Return what configparser makes of yes/no, true/false, on/off, 1/0."""
     if text.lower() not in RawConfigParser.BOOLEAN_STATES:
-        raise Mistake(f"{text!r} is no boolean, write yes or no")
+        raise Mistake(f"{text!r} is not a boolean, write yes or no")
     return bool(RawConfigParser.BOOLEAN_STATES[text.lower()])
 
 
 def parse_caught(text: str) -> int:
-    """Return the number of a signal that overlord can catch and has no use for itself."""
     number = parse_signal(text)
     if number not in CAUGHT - CHILD_ALONE:
         raise Mistake(f"{spell_signal(number)} is overlord's own, or cannot be caught")
@@ -587,7 +544,6 @@ def parse_caught(text: str) -> int:
 
 
 def parse_forward(text: str) -> tuple[int, int]:
-    """Return the signal that arrives and the one that is sent, from `HUP` or `HUP>USR2`."""
     source, target = split_pair(text, ">")
     return parse_caught(source), parse_signal(target)
 
@@ -597,22 +553,21 @@ def parse_end(text: str) -> int:
     if not is_number(text):
         return -parse_signal(text)
     if int(text) > 255:
-        raise Mistake(f"{text} is no exit code, they go from 0 to 255")
+        raise Mistake(f"{text} is not an exit code, they go from 0 to 255")
     return int(text)
 
 
 def parse_respawns(text: str) -> tuple[int, float] | None:
-    """Return how many restarts in how many seconds (0: ever); None is no limit."""
+    """Return how many restarts in how many seconds (0: ever), or None for no limit."""
     if text == "unlimited":
         return None
     count, window = split_pair(text, "/")
     if not is_number(count):
-        raise Mistake(f"{text!r} is no limit, write a number as 5, a number in a time as 5/60s, or unlimited")
-    return int(count), parse_positive(window) if "/" in text else 0.0
+        raise Mistake(f"{text!r} is not a limit, write a number as 5, a number in a time as 5/60s, or unlimited")
+    return int(count), parse_duration(window, positive=True) if "/" in text else 0.0
 
 
 def parse_backoff(text: str) -> tuple[float, float]:
-    """Return the lower and the upper bound of the delay, in seconds."""
     low, high = split_pair(text, "..")
     lower, upper = parse_duration(low), parse_duration(high)
     if lower > upper:
@@ -623,9 +578,8 @@ def parse_backoff(text: str) -> tuple[float, float]:
 
 
 def parse_max_age(text: str) -> tuple[float, float]:
-    """Return the lifetime and by how much it may be cut at random, in seconds."""
     age, spread = split_pair(text, "~")
-    longest, cut = parse_positive(age), parse_duration(spread) if "~" in text else 0.0
+    longest, cut = parse_duration(age, positive=True), parse_duration(spread) if "~" in text else 0.0
     if cut >= longest:
         raise Mistake(f"the random part {spread} is not shorter than the age {age}")
     return longest, cut
@@ -637,17 +591,19 @@ def parse_limit(text: str) -> tuple[str, int, int]:
     if "=" not in text or name not in LIMITS:
         near = suggest(name, LIMITS) or f", with one of {' '.join(LIMITS)}"
         raise Mistake(f"{text!r} is not of the form NAME=NUMBER{near}")
-    both = split_pair(value, ":")
-    soft, hard = (-1 if part in ("unlimited", "infinity") else parse_size(part) for part in both)
+    soft, hard = (-1 if part in ("unlimited", "infinity") else parse_size(part) for part in split_pair(value, ":"))
     if hard >= 0 and not 0 <= soft <= hard:
-        fault = "the first number, which is in force, is above the second, up to which it may be raised"
-        raise Mistake(f"{text}: {fault}")
+        raise Mistake(f"{text}: the soft limit is above the hard limit")
     return name, soft, hard
 
 
-# What each field of crontab(5) allows. either: days of the month and of the week are both restricted, one is enough;
-# hourly: the hour is `*`. Or every: seconds, and nothing else.
-Schedule = namedtuple("Schedule", "minutes hours days months weekdays either hourly every")
+# What each field of crontab(5) allows. either: a match of days or weekdays is enough, as both are restricted; hourly:
+# the hour is `*`. Or every: seconds, and nothing else.
+Schedule = namedtuple(
+    "Schedule",
+    "minutes hours days months weekdays either hourly every",
+    defaults=(None, None, None, None, None, None, None, None),
+)
 MONTHS = "jan feb mar apr may jun jul aug sep oct nov dec".split()
 WEEKDAYS = "sun mon tue wed thu fri sat".split()
 LONGEST_MONTHS = (31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
@@ -661,24 +617,21 @@ NICKNAMES = {
 
 
 def parse_schedule(text: str) -> Schedule:
-    """Return a schedule, from the five fields of crontab(5), one of its nicknames, or `every 10m`."""
     words = NICKNAMES.get(text.lower(), text).split()
     if words[:1] == ["every"]:
-        return Schedule(None, None, None, None, None, None, None, parse_positive(" ".join(words[1:])))
+        return Schedule(every=parse_duration(" ".join(words[1:]), positive=True))
     if len(words) != 5:
-        near = suggest(text.lower(), NICKNAMES) if text[:1] == "@" else ""
-        form = "write MINUTE HOUR DAY MONTH WEEKDAY, @hourly, @daily or every 10m"
-        raise Mistake(f"{text!r} is no schedule{near or f', {form}'}")
+        form = ", write MINUTE HOUR DAY MONTH WEEKDAY, @hourly, @daily or every 10m"
+        raise Mistake(f"{text!r} is not a schedule{suggest(text.lower(), NICKNAMES) or form}")
     minutes, hours, days, months, weekdays = (parse_field(word, *field) for word, field in zip(words, CRON_FIELDS))
     _, any_hour, any_day, _, any_weekday = (word[0] == "*" for word in words)
     if any_weekday and min(days) > max(LONGEST_MONTHS[month - 1] for month in months):
         raise Mistake(f"{text!r} names a day that no year has")
     weekdays = frozenset(day % 7 for day in weekdays)  # Sunday is 0 and 7
-    return Schedule(minutes, hours, days, months, weekdays, not (any_day or any_weekday), any_hour, None)
+    return Schedule(minutes, hours, days, months, weekdays, not (any_day or any_weekday), any_hour)
 
 
 def parse_field(text: str, low: int, high: int, names: list[str]) -> frozenset[int]:
-    """Return the numbers that one field of a crontab line stands for."""
     found: set[int] = set()
     for item in text.lower().split(","):
         match = re.fullmatch(r"(?:\*|(\w+)(?:-(\w+))?)(?:/(\d{1,3}))?", item, re.ASCII)
@@ -698,37 +651,36 @@ def parse_field(text: str, low: int, high: int, names: list[str]) -> frozenset[i
     return frozenset(found)
 
 
-def next_run(plan: Schedule, after: float, localtime: Any, mktime: Any) -> float | None:
+def next_run(plan: Schedule, after: float) -> float | None:
     """Return the first instant after `after` (seconds since the epoch) that a schedule names, None for never.
-    When clocks go forward, what is planned for the missing hour runs at its end; when they go back, what is planned
-    for the repeated hour runs the first time. Where the hour is `*`, elapsed time counts."""
-    year, month, today = localtime(after)[:3]
+    When clocks go forward, what is planned for the missing hour runs at its end. When they go back, what is planned
+    for the repeated hour runs the first time. If the hour is `*`, elapsed time counts."""
+    year, month, today = time.localtime(after)[:3]
     for day in range(today, today + 366 * 9):  # there may be eight years between two 29th of February
-        noon = localtime(mktime((year, month, day, 12, 0, 0, 0, 0, -1)))  # mktime(3) carries days over into months
+        noon = time.localtime(time.mktime((year, month, day, 12, 0, 0, 0, 0, -1)))  # carries days over into months
         by_day, by_weekday = noon[2] in plan.days, (noon[6] + 1) % 7 in plan.weekdays
         fits = (by_day or by_weekday) if plan.either else (by_day and by_weekday)
         if fits and noon[1] in plan.months:
-            for instant in runs_of_day(plan, noon[:3], after, localtime, mktime):
+            for instant in runs_of_day(plan, noon[:3], after):
                 if instant > after:
                     return instant
     return None
 
 
-def runs_of_day(plan: Schedule, date: Any, after: float, localtime: Any, mktime: Any) -> Iterator[float]:
-    """Yield the instants on a date that a schedule names, but not all of those before `after`."""
+def runs_of_day(plan: Schedule, date: Any, after: float) -> Iterator[float]:
+    """Yield the instants on a date that a schedule names. May leave out those before `after`."""
+    instant = 0.0
     if plan.hourly:
-        instant = max(mktime((*date, 0, 0, 0, 0, 0, -1)), after // 60 * 60 + 60)
-        while localtime(instant)[:3] == date:
-            if localtime(instant)[3] in plan.hours and localtime(instant)[4] in plan.minutes:
+        instant = max(time.mktime((*date, 0, 0, 0, 0, 0, -1)), after // 60 * 60 + 60)
+        while time.localtime(instant)[:3] == date:
+            if time.localtime(instant)[3] in plan.hours and time.localtime(instant)[4] in plan.minutes:
                 yield instant
             instant += 60
         return
     for clock in ((*date, hour, minute) for hour in sorted(plan.hours) for minute in sorted(plan.minutes)):
-        instant = mktime((*clock, 0, 0, 0, -1)) - 7200  # clocks change by two hours at most
-        while localtime(instant)[:5] < clock:
-            instant += 1800
-        while localtime(instant - 60)[:5] >= clock:
-            instant -= 60
+        instant = max(instant, time.mktime((*clock, 0, 0, 0, -1)) - 7200)  # clocks change by two hours at most
+        while time.localtime(instant)[:5] < clock:
+            instant += 60
         yield instant
 
 
@@ -748,31 +700,31 @@ PROBES = {  # kind: how it is written, and the pattern for that
 
 
 def parse_probe(text: str, more: tuple[str, ...] = ()) -> Probe:
-    """Return a probe of the five kinds that all options know, or of those in `more`."""
+    """Parse a probe of the five common kinds, or of those in `more`."""
     kinds = ("tcp", "unix", "http", "file", "cmd", *more)
     kind = text.partition(":")[0]
     match = re.fullmatch(PROBES[kind][1], text, re.ASCII | re.DOTALL) if kind in kinds else None
     if not match:
         near = "" if kind in kinds else suggest(kind, kinds)
-        raise Mistake(f"{text!r} is no probe{near}; write {', '.join(PROBES[each][0] for each in kinds)}")
+        raise Mistake(f"{text!r} is not a probe{near}; write {', '.join(PROBES[each][0] for each in kinds)}")
     found = {key: value for key, value in match.groupdict().items() if value}
     host = found.get("ip") or found.get("host") or ("localhost" if kind == "tcp" else "")
     port = int(found.get("port", 80 if kind == "http" else 0))
     path = found.get("path", "/" if kind == "http" else "")
     if kind in ("tcp", "http") and not 0 < port < 65536:
-        raise Mistake(f"{port} is no port, they go from 1 to 65535")
+        raise Mistake(f"{port} is not a port, they go from 1 to 65535")
     if kind == "http":
         path = re.sub(r"\s", "%20", path)
     elif kind == "log":
         try:
             re.compile(path.encode())
         except (re.error, OverflowError, RecursionError) as error:
-            raise Mistake(f"{path!r} is no regular expression: {error}") from None
+            raise Mistake(f"{path!r} is not a regular expression: {error}") from None
     return Probe(kind, host, port, path, text)
 
 
 def split_probes(text: str) -> list[str]:
-    """Return several probes: one a line, or between blanks where none is a command."""
+    """Split at newlines, and at blanks in lines without a command."""
     between = r",?\s+|,(?=(?:tcp|unix|http|file):)|,$"
     lines = [line.strip() for line in text.split("\n")]
     words = [word for line in lines for word in ([line] if line.startswith("cmd:") else re.split(between, line))]
@@ -784,14 +736,14 @@ def parse_probes(text: str) -> tuple[Probe, ...]:
 
 
 def parse_deps(text: str) -> tuple[tuple[str, str], ...]:
-    """Return (name, state) pairs in the order written; a bare name is `name:ok`."""
+    """Return (name, state) pairs; a bare name is `name:ok`."""
     deps: dict[str, str] = {}
     for item in text.split(",") if text else ():
         name, state = split_pair(item, ":")
         if not re.fullmatch(NAME, name) or not re.fullmatch(NAME, state):
             raise Mistake(f"{item.strip()!r} is not of the form name:state, and commas go between")
         if name in deps:
-            raise Mistake(f"{name!r} stands there twice")
+            raise Mistake(f"{name!r} is given twice")
         deps[name] = state if ":" in item else OK
     return tuple(deps.items())
 
@@ -806,7 +758,7 @@ SHELL_PIECE = r"(?s)'([^']*)'|\"((?:\\.|[^\"\\])*)\"|(\\.)|((?:\$\{[^}]*\}|(?!\$
 
 
 def parse_env(text: str) -> tuple[tuple[str, Template], ...]:
-    """Return KEY and the template of its value for each line, which is quoted as a word of the shell."""
+    """Return the KEY and the template of each line KEY=value, with the value quoted as a shell word."""
     pairs = []
     for line in map(str.strip, text.split("\n")):
         if line[:1] in ("", "#"):
@@ -825,7 +777,7 @@ def parse_env(text: str) -> tuple[tuple[str, Template], ...]:
 
 
 def fill_env(pairs: Iterable[tuple[str, Template]], environment: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
-    """Return KEY and value for each line of an `env`, which sees the earlier ones. Raises Mistake."""
+    """Return KEY and value of each line of an `env`, which may use earlier ones. Raises Mistake."""
     found: dict[str, str] = {}
     known = {**environment}
     for key, template in pairs:
@@ -859,39 +811,43 @@ def parse_template(text: str, tokens: str = TOKEN) -> Template:
 
 
 def fill(template: Template, environment: Mapping[str, str]) -> str:
-    """Return the text that a template makes with these variables. Raises Mistake where a required one is not set."""
-    return "".join(part if isinstance(part, str) else look_up(part, environment) for part in template)
+    """Return the text that a template makes with these variables. Raises Mistake if a required one is not set."""
+    text = ""
+    for part in template:
+        if isinstance(part, str):
+            text += part
+            continue
+        name, operator, word = part
+        value = environment.get(name, "")
+        if value or (name in environment and not operator):
+            text += value
+        elif operator == ":-":
+            text += fill(word, environment)
+        else:
+            raise Mistake(f"${{{name}}}: {word or 'is not set; set it, or give a default as ${' + name + ':-...}'}")
+    return text
 
 
-def look_up(reference: Reference, environment: Mapping[str, str]) -> str:
-    """Return what a reference stands for. Raises Mistake."""
-    name, operator, word = reference
-    value = environment.get(name)
-    if value or (value is not None and not operator):
-        return value
-    if operator == ":-":
-        return fill(word, environment)
-    raise Mistake(f"${{{name}}}: {word or 'is not set; set it, or give a default as ${' + name + ':-...}'}")
-
-
-# Each option once: name, kinds of section that have it (o overlord, s script, d daemon), parser, default as one would
-# write it ("": it depends), what it means, what the manual shows as the default. The README's table is made from it.
+# kinds: of the sections that have it (o overlord, s script, d daemon); default: as written, "": it depends; shown:
+# the default in the README, if it differs. The README's tables are made from this.
 Option = namedtuple("Option", "name kinds parse default help shown", defaults=("",))
-STREAMS = ("inherit", "prefix", "null")
-parse_ending = parse_choice("shutdown", "ignore")
+parse_positive = partial(parse_duration, positive=True)
+parse_text = partial(parse_matching, ".+", "")
+parse_stream = partial(parse_choice, "inherit prefix null", path=True)
+parse_ending = partial(parse_choice, "shutdown ignore")
+parse_variable = partial(parse_matching, "[A-Za-z_][A-Za-z0-9_]*", "is not the name of a variable")
 OPTIONS = tuple(Option(*row) for row in (
-    ("forever", "o", parse_boolean, "true",
-     "daemons that set neither `respawns` nor `restart` are restarted for ever; `false`: they are not restarted"),
+    ("forever", "o", parse_boolean, "true", "restart daemons that set neither `respawns` nor `restart`"),
     ("configdir", "o", parse_text, "/etc/overlord/", "folder of more config files, read by name; may be absent"),
     ("shutdown_timeout", "o", parse_positive, "9s", "from the request to the last SIGKILL (docker kills at 10 s)"),
-    ("shutdown_signals", "o", parse_words(parse_caught), "TERM INT QUIT RTMIN+3",
+    ("shutdown_signals", "o", partial(parse_words, parse_caught), "TERM INT QUIT RTMIN+3",
      "what asks for shutdown (images set STOPSIGNAL: httpd `WINCH`, haproxy `USR1`)"),
-    ("socket", "o", parse_choice("abstract", "none", path=True), "abstract",
-     "control socket: `abstract` needs no file; `/PATH`, for a second overlord in one container; `none`"),
-    ("log_level", "o", parse_choice("debug", "info", "warning", "error"), "info",
-     "overlord's own messages, on stderr: `debug`, `info`, `warning`, `error`"),
-    ("log_format", "o", parse_choice("text", "json"), "text", "`text` or `json`, for overlord's own messages"),
-    ("output", "o", parse_choice(*STREAMS, path=True), "inherit", "default of the units' `stdout` and `stderr`"),
+    ("socket", "o", partial(parse_choice, "abstract none", path=True), "abstract",
+     "control socket: `abstract` needs no file; `/PATH` is for a second overlord in a container; `none`"),
+    ("log_level", "o", partial(parse_choice, "debug info warning error"), "info",
+     "of overlord's own messages, on stderr: `debug`, `info`, `warning`, `error`"),
+    ("log_format", "o", partial(parse_choice, "text json"), "text", "overlord's own messages: `text` or `json`"),
+    ("output", "o", parse_stream, "inherit", "default of the units' `stdout` and `stderr`"),
     ("cmd", "sd", parse_text, "", "run by `/bin/sh -c`; a lone simple command leaves no shell behind", "required"),
     ("dir", "sd", parse_text, "none", "working directory", "inherited"),
     ("uid", "sd", parse_text, "none", "user (or its number); groups, `HOME USER LOGNAME SHELL` follow", "inherited"),
@@ -899,35 +855,35 @@ OPTIONS = tuple(Option(*row) for row in (
     ("deps", "sd", parse_deps, "none", "comma-separated `name:state`, in order; `name` alone is `name:ok`"),
     ("env", "sd", parse_env, "none",
      "`KEY=value`, one a line, quoted as a shell word; `${...}` (not in single quotes) sees earlier lines too"),
-    ("env_file", "sd", parse_words(parse_matching("-*[^-].*", "is no file"), ""), "none",
+    ("env_file", "sd", partial(parse_words, partial(parse_matching, "-*[^-].*", "is not a file"), empty=""), "none",
      "files of `KEY=value` lines, read at each start; values as they stand, less quotes; a leading `-`: optional"),
-    ("secrets", "sd", parse_words(parse_matching("[A-Za-z_][A-Za-z0-9_]*", "is no name of a variable"), ""), "none",
+    ("secrets", "sd", partial(parse_words, parse_variable, empty=""), "none",
      "`NAME` gets what the file in `NAME_FILE`, else `/run/secrets/NAME` holds, less its last newline; never shown"),
-    ("umask", "sd", parse_number(0, 0o777, 8), "none", "octal, as `022`", "inherited"),
-    ("nice", "sd", parse_number(-20, 19), "none", "-20 (first served) to 19", "inherited"),
-    ("limits", "sd", parse_words(parse_limit), "none",
+    ("umask", "sd", partial(parse_number, 0, 0o777, base=8), "none", "octal, as `022`", "inherited"),
+    ("nice", "sd", partial(parse_number, -20, 19), "none", "-20 (first served) to 19", "inherited"),
+    ("limits", "sd", partial(parse_words, parse_limit), "none",
      "`nofile=65536 core=0`, in the units of setrlimit(2), or `K M G`; `SOFT:HARD`, `unlimited`", "inherited"),
-    ("stdout", "sd", parse_choice(*STREAMS, path=True), "",
+    ("stdout", "sd", parse_stream, "",
      "`inherit` the container's; `prefix`: captured, passed on as `NAME | line`; `/PATH`: a rotated file; `null`",
      "`output`"),
-    ("stderr", "sd", parse_choice("stdout", *STREAMS, path=True), "", "the same, or `stdout` to join it", "`output`"),
+    ("stderr", "sd", partial(parse_choice, "stdout inherit prefix null", path=True), "",
+     "the same, or `stdout` to join it", "`output`"),
     ("log_max", "sd", parse_size, "10M", "size from which on a log file is rotated; `0`: never"),
-    ("log_keep", "sd", parse_number(0, 1000), "5", "how many rotated files are kept; `PATH.1` is the latest"),
+    ("log_keep", "sd", partial(parse_number, 0, 1000), "5", "rotated files that are kept; `PATH.1` is the latest"),
     ("stop_signal", "sd", parse_signal, "TERM", "name or number; what ignores it gets `TERM`"),
     ("stop_timeout", "sd", parse_duration, "8s", "from the stop signal to SIGKILL of all that `kill_mode` stops"),
-    ("kill_mode", "sd", parse_choice("mixed", "all", "process"), "mixed",
-     "what is stopped: `mixed`: the main process, then what it leaves behind; `all`: everything at once; `process`: "
-     "the main process alone, the rest stays (sshd, cron)"),
-    ("pidfile", "d", parse_choice(path=True), "none",
-     "`/PATH` in which a daemon names a main process in the background, or a new one (USR2 of gunicorn and nginx)"),
+    ("kill_mode", "sd", partial(parse_choice, "mixed all process"), "mixed",
+     "stops `mixed`: the main process, then what it left; `all`: all at once; `process`: it alone (sshd, cron)"),
+    ("pidfile", "d", partial(parse_choice, "", path=True), "none",
+     "`/PATH` in which a daemon names its main process in the background, or a new one (USR2 of gunicorn, nginx)"),
     ("stop_cmd", "d", parse_text, "none",
-     "shell command in place of the stop signal, run as the unit, with `$MAINPID`; SIGKILL follows `stop_timeout`"),
+     "shell command instead of the stop signal, run as the unit, with `$MAINPID`; SIGKILL after `stop_timeout`"),
     ("on_failure", "sd", parse_ending, "", "what its final failure does: `shutdown` or `ignore`", "`shutdown`"),
     ("on_success", "sd", parse_ending, "ignore", "the same for its final success"),
     ("respawns", "sd", parse_respawns, "", "restarts after it ended by itself; `5/60s`: at most 5 in any 60 s",
      "daemon: unlimited (0 when `forever=false` and `restart` is not set); script: 0"),
-    ("restart", "d", parse_choice("always", "on-failure", "never"), "always", "`always`, `on-failure` or `never`"),
-    ("success", "sd", parse_words(parse_end), "0", "exit codes (and signal names) that count as success"),
+    ("restart", "d", partial(parse_choice, "always on-failure never"), "always", "or `on-failure`, or `never`"),
+    ("success", "sd", partial(parse_words, parse_end), "0", "exit codes (and signal names) that count as success"),
     ("backoff", "sd", parse_backoff, "100ms..30s",
      "before a restart: none at first, then doubling; anew after a run of 10 s or the last delay; `0`: none ever"),
     ("warmup", "d", parse_duration, "", "how long it must live to be OK", "`1s`; `0` where `ready` is given"),
@@ -938,22 +894,22 @@ OPTIONS = tuple(Option(*row) for row in (
     ("health", "d", parse_probe, "none", "whether it still answers: a probe as for `ready`, but the last three"),
     ("health_interval", "d", parse_positive, "10s", "between two of these"),
     ("health_timeout", "d", parse_positive, "3s", "for one try of a probe"),
-    ("health_retries", "d", parse_number(1, 1000), "3", "failures in a row until it is restarted, as a failure"),
+    ("health_retries", "d", partial(parse_number, 1, 1000), "3", "failures in a row until it is restarted as failed"),
     ("wait_for", "sd", parse_probes, "none", "probes, one a line, that must pass before each start; waits for ever"),
     ("max_age", "d", parse_max_age, "none", "restarted at this age, not counted; `1h~10m`: up to 10 m sooner"),
     ("timeout", "s", parse_positive, "none", "a script still running then is stopped and has failed"),
     ("schedule", "s", parse_schedule, "none",
      "also run by the clock: `*/5 * * * *`, `@hourly`, `every 10m`; never twice at a time; a failure is only logged"),
-    ("forward", "d", parse_words(parse_forward, "none"), "HUP",
+    ("forward", "d", partial(parse_words, parse_forward, empty="none"), "HUP",
      "signals passed on to it; `HUP>USR2` sends another, `none` for none; never one that would kill it"),
-    ("count", "d", parse_number(0, 1000), "none",
+    ("count", "d", partial(parse_number, 0, 1000), "none",
      "instances `NAME-1` to `NAME-N`, each with `OVERLORD_INSTANCE`; a dependency on `NAME` means all; `0`: none"),
     ("autostart", "d", parse_boolean, "true", "`false`: started only as a dependency or by hand"),
 ))  # fmt: skip
 # Options that shape the process: a reload that changes one restarts the unit.
 SHAPING = frozenset("kind cmd dir uid gid env env_file secrets umask nice limits stdout stderr ready pidfile".split())
-PROBED = ("ready", "health", "wait_for")
-LATER = ("cmd", "stop_cmd", "env")  # the shell, or the start, expands them
+# What is not expanded here, but by the shell or at the start of the unit: options, or lines of them, that begin so.
+UNEXPANDED = {"cmd": "", "stop_cmd": "", "env": "", "ready": "cmd:", "health": "cmd:", "wait_for": "cmd:"}
 KINDS = {"overlord": "o", "script": "s", "daemon": "d"}
 SECTIONS = "write [daemon:NAME], [script:NAME] or [overlord]"
 BY_KIND = {kind: {each.name: each for each in OPTIONS if letter in each.kinds} for kind, letter in KINDS.items()}
@@ -970,6 +926,7 @@ if TYPE_CHECKING:
 
     Settings = Spec
     Template = tuple[str | Reference, ...] | str
+    Line = tuple[int, int]
 else:
     Settings = namedtuple("Settings", BY_KIND["overlord"], defaults=[DEFAULTS[name] for name in BY_KIND["overlord"]])
     names = [name for name in DEFAULTS if name not in BY_KIND["overlord"]]
@@ -978,97 +935,89 @@ Config = namedtuple("Config", "settings units order")  # units: name -> Spec; or
 
 
 def section_of(spec: Spec) -> str:
-    """Return the section of the configuration that defines a unit."""
     return f"{spec.kind}:{spec.name.rpartition('-')[0] if spec.instance else spec.name}"
 
 
 def is_captured(spec: Spec) -> bool:
-    """Tell whether overlord reads what a unit writes."""
     return not {spec.stdout, spec.stderr} <= {"inherit", "null", "stdout"}
 
 
 def main_spec(argv: Iterable[str], daemons: Iterable[str]) -> Spec:
-    """Return the main command (Docker's CMD) as a unit: a script that needs every wanted daemon and ends it all."""
+    """Return the main command (Docker's CMD) as a unit that needs every daemon. Its end is a shutdown, and only a
+    shutdown stops it, which gives it a share of the time."""
     values: dict[str, Any] = {"cmd": tuple(argv), "deps": tuple((name, OK) for name in daemons), "forward": ()}
-    values.update(restart="never", on_failure="shutdown", on_success="shutdown")
-    values.update(stop_timeout=1e9)  # a shutdown gives it a share of its own time, and nothing else stops it
+    values.update(restart="never", on_failure="shutdown", on_success="shutdown", stop_timeout=1e9)
     return Spec(name=MAIN, kind="main", instance=0, **values)
 
 
 class Mistakes(Exception):
-    """All that is wrong with a configuration: lines `FILE:LINE: [section] option: what`, in their order."""
+    """All that is wrong with a configuration: lines `FILE:LINE: [section] option: what`, in order."""
 
     def __str__(self) -> str:
         return f"{len(self.args[0])} mistake{'s' if len(self.args[0]) > 1 else ''} in the configuration"
 
 
-def number_lines(text: str, first: int) -> Iterator[str]:
+def number_lines(text: str) -> Iterator[str]:
     """Yield lines for configparser, which keeps neither numbers nor indentation: `  nice = 5` in line 17 becomes
     `  17=  nice = 5`, an option 17. A comment between options becomes a header, and so ends the value before it."""
-    yield f"{first}=#"  # the header of what stands before the first section
-    for number, line in enumerate(text.split("\n"), first):
+    yield "1=#"  # the header of what stands before the first section
+    for number, line in enumerate(text.split("\n"), 1):
         if line[:1] not in ("#", ";"):
             body = line.strip()
             yield f"{line[: line.find(body)]}{number}={line.rstrip()}" if body else ""
 
 
 class Draft:
-    """The configuration while it is read: what each file says and where, and every mistake so far."""
+    """The configuration while it is read. A place in it is the index of a file and the number of a line."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self.environment = environment
-        self.files: list[tuple[int, str]] = []  # each with how many lines came before it
-        self.lines = 0  # of all files so far; a place is the number of a line, counted across all files
-        self.headers: dict[str, int] = {}  # section -> the place of its first header
-        self.sections: dict[str, dict[str, tuple[int, str]]] = {}  # section -> option -> place, value as written
-        self.mistakes: list[tuple[int, str]] = []
-
-    def begin(self, path: str, lines: int) -> int:
-        """Register the next file, which has so many lines; return the place of the first."""
-        self.files.append((self.lines, path))
-        self.lines += lines
-        return self.lines - lines + 1
+        self.files: list[str] = []
+        self.headers: dict[str, Line] = {}  # section -> its first header
+        self.sections: dict[str, dict[str, tuple[Line, str]]] = {}  # section -> option -> place, value as written
+        self.mistakes: set[tuple[Line, str]] = set()
 
     def read_text(self, path: str, content: bytes) -> None:
-        """Read one more file; its options override those of earlier files."""
-        first = self.begin(path, content.count(b"\n") + 1)
+        """Read one more file. Its options override those of earlier files."""
+        file = len(self.files)
+        self.files.append(path)
         try:
             text = content.decode().lstrip("\ufeff")  # COST: the codec `utf-8-sig` is a module of its own
             at, fault = content.find(b"\0"), "a NUL byte"
         except UnicodeDecodeError as error:
             at, fault = error.start, f"byte 0x{content[error.start]:02x} is not UTF-8"
         if at >= 0:
-            self.mistake(first + content.count(b"\n", 0, at), "", fault)
+            self.mistake((file, content.count(b"\n", 0, at) + 1), "", fault)
             return
         parser = RawConfigParser(strict=False, interpolation=None, comment_prefixes=())
         parser.converters.clear()  # COST: each section would get three methods of its own
         parser.SECTCRE = re.compile(r"(?P<header>\d+=\s*[\[#;].*)")
         section = ""
         opened: set[str] = set()
-        parser.read_file(number_lines(text, first))
+        parser.read_file(number_lines(text))
         for header in parser.sections():
-            place, _, line = header.partition("=")
+            number, _, line = header.partition("=")
             if line.lstrip()[0] == "[":
-                section = self.open_section(int(place), line.strip(), opened)
+                section = self.open_section((file, int(number)), line.strip(), opened)
             for number, value in parser.items(header):
-                self.take_option(section, int(number), value)
+                self.take_option(section, (file, int(number)), value)
             parser.remove_section(header)  # COST: it takes several times the memory of its text
 
-    def open_section(self, place: int, line: str, opened: set[str]) -> str:
-        """Return the section that a header opens; `opened`: the others of this file."""
+    def open_section(self, place: Line, line: str, opened: set[str]) -> str:
+        """Return the section that a header opens. `opened`: those of this file so far."""
         header = re.fullmatch(r"\[\s*([^\]\s][^\]]*)\]\s*(?:[#;].*)?", line)
         if not header:
-            self.mistake(place, "", f"{line!r} is no section, {SECTIONS}")
+            self.mistake(place, "", f"{line!r} is not a section, {SECTIONS}")
             return line
         section = ":".join(part.strip() for part in header[1].split(":", 1))
         if section in opened:
-            self.mistake(place, f"[{section}]", "stands there twice in this file")
+            self.mistake(place, f"[{section}]", "is given twice in this file")
         opened.add(section)
         self.headers.setdefault(section, place)
         return section
 
-    def take_option(self, section: str, place: int, text: str) -> None:
-        """Record an option of a section, less the indentation that the further lines of its value share."""
+    def take_option(self, section: str, place: Line, text: str) -> None:
+        """Record an option of a section, without the indentation that the further lines of its value share."""
         line, *rest = text.split("\n")
         name, *value = re.split("[=:]", line, maxsplit=1)
         name = sys.intern(name.strip().lower())  # COST: a thousand units have the same few
@@ -1078,46 +1027,39 @@ class Draft:
         elif not (name and value) or len(name.split()) > 1:
             fault = f"{line!r} is not of the form option = value; indent it to go on a value"
             self.mistake(place, f"[{section}]", fault)
-        elif name in options and options[name][0] > self.files[-1][0]:
-            self.mistake(place, f"[{section}] {name}", "stands there twice in this file")
+        elif name in options and options[name][0][0] == place[0]:
+            self.mistake(place, f"[{section}] {name}", "is given twice in this file")
         else:
             rest = [numbered.partition("=")[2] for numbered in rest]
             margin = min((len(line) - len(line.lstrip()) for line in rest if line), default=0)
             options[name] = place, "\n".join([*value, *(line[margin:] for line in rest)]).strip()
 
-    def mistake(self, place: int, subject: str, text: str) -> None:
-        """Report a mistake at a place."""
-        before, path = [file for file in self.files if file[0] < place][-1]
-        text = " ".join(text.split("\n"))
-        self.mistakes.append((place, f"{path}:{place - before}: {subject}{': ' if subject else ''}{text}"))
+    def mistake(self, place: Line, subject: str, text: str) -> None:
+        text = ": ".join(filter(None, (subject, text.replace("\n", " "))))
+        self.mistakes.add((place, f"{self.files[place[0]]}:{place[1]}: {text}"))
 
     def blame(self, section: str, name: str, text: str) -> None:
-        """Report a mistake in an option, at its line; the section of its kind may have given it."""
+        """Report a mistake in an option at its line, which may be in the section of its kind."""
         for owner in (section, section.partition(":")[0]):
             if name in self.sections.get(owner, ()):
                 self.mistake(self.sections[owner][name][0], f"[{owner}] {name}", text)
                 return
-        self.mistake(self.headers.get(section, 1), f"[{section}] {name}", text)
+        self.mistake(self.headers.get(section, (0, 1)), f"[{section}] {name}", text)
 
     def setting(self, name: str) -> str:
-        """Return an option of [overlord] as it was written, or its default. Raises Mistake."""
+        """Return an option of [overlord] as text, or its default. Raises Mistake."""
         given = self.sections.get("overlord", {}).get(name)
         return fill(parse_template(given[1]), self.environment) if given else BY_KIND["overlord"][name].default
 
     def parse_option(self, kind: str, name: str, text: str) -> Any:
-        """Return the value of an option in a section of some kind. Raises Mistake."""
         option = BY_KIND[kind].get(name)
         if not option:
             owners = "] and [".join(other for other in KINDS if name in BY_KIND[other])
             near = suggest(name, BY_KIND[kind])
             raise Mistake(f"is an option of [{owners}] alone" if owners else f"unknown option{near}")
-        written = text
-        if name not in LATER:
-            parts = text.split("\n") if name == "wait_for" else [text]
-            for number, part in enumerate(parts):
-                if name not in PROBED or not part.startswith("cmd:"):  # that is for the shell
-                    parts[number] = fill(parse_template(part), self.environment)
-            text = "\n".join(parts)
+        parts, written = text.split("\n") if name == "wait_for" else [text], text
+        known, verbatim = self.environment, UNEXPANDED.get(name, ())
+        text = "\n".join(part if part.startswith(verbatim) else fill(parse_template(part), known) for part in parts)
         value: Any = DEFAULTS[name] if text == option.default == "none" else option.parse(text)
         if name == "wait_for" and text != written:  # messages show it as it was written: variables may hold secrets
             shown = split_probes(written)
@@ -1125,7 +1067,7 @@ class Draft:
             value = tuple(probe._replace(text=text) for probe, text in zip(value, shown))
         return value
 
-    def values(self, section: str, kind: str) -> dict[str, Any]:
+    def parse_section(self, section: str, kind: str) -> dict[str, Any]:
         """Return the options that a section gives, parsed; after a mistake, the default."""
         found = {}
         for name, (_, text) in self.sections.get(section, {}).items():
@@ -1138,12 +1080,12 @@ class Draft:
         return found
 
     def validate(self) -> Config:
-        """Return the validated configuration. Raises Mistakes with all that was found."""
-        settings = Settings(**self.values("overlord", "overlord"))
-        place, _ = self.sections.get("overlord", {}).get("configdir", (0, ""))
-        if self.files[1:] and place > self.files[1][0]:
-            self.blame("overlord", "configdir", "belongs into the main file alone")
-        bases = {kind: self.values(kind, kind) for kind in ("script", "daemon")}
+        """Return the configuration. Raises Mistakes with all that were found."""
+        settings = Settings(**self.parse_section("overlord", "overlord"))
+        place, _ = self.sections.get("overlord", {}).get("configdir", ((0, 0), ""))
+        if place[0]:
+            self.blame("overlord", "configdir", "belongs only in the main file")
+        bases = {kind: self.parse_section(kind, kind) for kind in ("script", "daemon")}
         units: dict[str, Spec] = {}
         for section, place in self.headers.items():
             kind, _, name = section.partition(":")
@@ -1154,23 +1096,23 @@ class Draft:
             elif name in units:
                 self.mistake(place, f"[{section}]", f"the name is taken by [{section_of(units[name])}]")
             else:
-                units[name] = self.unit(kind, name, bases[kind], settings)
+                units[name] = self.make_unit(kind, name, bases[kind], settings)
         self.check_deps(units)
         order, cycles = sort_units(units)
         for cycle in cycles:
             fault = f"a cycle: {' -> '.join(cycle)}; one of these has to start first"
             self.blame(section_of(units[cycle[0]]), "deps", fault)
         if any(unit.count is not None for unit in units.values()):
-            units = self.number(units)
+            units = self.expand_counts(units)
             order = sort_units(units)[0]
         if self.mistakes:
-            raise Mistakes([text for _, text in sorted(set(self.mistakes))])
+            raise Mistakes([text for _, text in sorted(self.mistakes)])
         return Config(settings, units, order)
 
-    def unit(self, kind: str, name: str, base: dict[str, Any], settings: Settings) -> Spec:
-        """Return the spec of one unit: its own options, else those of its kind in `base`, else the defaults."""
+    def make_unit(self, kind: str, name: str, base: dict[str, Any], settings: Settings) -> Spec:
+        """Return the spec of a unit: its own options, else those of its kind in `base`, else the defaults."""
         section = f"{kind}:{name}"
-        given = {**base, **self.values(section, kind)}
+        given = {**base, **self.parse_section(section, kind)}
         if "cmd" not in given:
             self.blame(section, "cmd", "is missing: say what to run")
         if given.get("env") and not (given.get("env_file") or given.get("secrets")):
@@ -1192,13 +1134,11 @@ class Draft:
         return unit
 
     def check_deps(self, units: dict[str, Spec]) -> None:
-        """Report each dependency on a missing unit, or in a state that its kind does not have."""
         hints: dict[str, str] = {}  # COST: a hint looks at every name, and many may miss the same unit
         for unit in units.values():
             for name, state in unit.deps:
                 kind = units[name].kind if name in units else ""
                 states = (OK, "always") if kind == "script" else (OK, "bounce")
-                fault = ""
                 if not kind:
                     if name not in hints:
                         hints[name] = suggest(name, units if len(hints) < 10 else ())
@@ -1208,42 +1148,39 @@ class Draft:
                     fault = f"{name}:{state}: {known}{suggest(state, states)}"
                 elif state == "bounce" and unit.kind == "script":
                     fault = f"{name}:bounce: a script is not restarted with a daemon, write {name}:ok"
-                if fault:
-                    self.blame(section_of(unit), "deps", fault)
+                else:
+                    continue
+                self.blame(section_of(unit), "deps", fault)
 
-    def number(self, units: dict[str, Spec]) -> dict[str, Spec]:
-        """Replace each unit that has a count by its instances, also in the dependencies of others."""
-        names = {name: [name] for name in units}
-        for name, unit in units.items():
-            if unit.count is not None:
-                names[name] = [f"{name}-{number}" for number in range(1, unit.count + 1)]
+    def expand_counts(self, units: dict[str, Spec]) -> dict[str, Spec]:
+        """Replace each unit that has a count by its instances, in the dependencies of others too."""
+        numbers = {name: [0] if unit.count is None else range(1, unit.count + 1) for name, unit in units.items()}
+        names = {name: [f"{name}-{number}" if number else name for number in numbers[name]] for name in units}
         numbered = {}
         for name, unit in units.items():
             deps = tuple((other, state) for dep, state in unit.deps for other in names.get(dep, ()))
-            for number, instance in enumerate(names[name], 1):
-                if instance != name and instance in units:
+            for number, instance in zip(numbers[name], names[name]):
+                if number and instance in units:
                     clash, owner = section_of(units[instance]), section_of(unit)
                     fault = f"the name is taken by an instance of [{owner}], which has a count of {unit.count}"
                     self.mistake(self.headers[clash], f"[{clash}]", fault)
-                number = 0 if unit.count is None else number
                 numbered[instance] = unit._replace(name=instance, instance=number, count=None, deps=deps)
         return numbered
 
 
 def explain_section(section: str) -> str:
-    """Return what is wrong with the name of a section, with the nearest that would be right."""
+    """Return what is wrong with the name of a section."""
     kind, _, name = section.partition(":")
     if section == "DEFAULT":
         return "write [daemon] or [script] for the defaults of all units of that kind"
     if kind in ("daemon", "script"):
-        return f"{name!r} is no name: letters, digits, _ . - make one"
+        return f"{name!r} is not a name: letters, digits, _ . - make one"
     known = ("overlord", f"daemon:{name}", f"script:{name}") if name else KINDS
     near = suggest(kind if kind == "overlord" else section, known)
     return f"unknown section{near or f', {SECTIONS}'}"
 
 
 def list_changes(old: Spec, new: Spec) -> list[str]:
-    """Return the options in which two definitions of a unit differ."""
     return [key for key in Spec._fields if getattr(old, key) != getattr(new, key)]
 
 
@@ -1253,7 +1190,7 @@ def is_shaped(old: Spec, new: Spec) -> bool:
 
 
 def compare(old: Config, new: Config) -> dict[str, str]:
-    """Return in words what becomes of each unit whose definition differs."""
+    """Return in words what a reload does to each unit whose definition differs."""
     news = {}
     for name in {**new.units, **old.units}:
         one, two = old.units.get(name), new.units.get(name)
@@ -1266,7 +1203,7 @@ def compare(old: Config, new: Config) -> dict[str, str]:
 
 
 def pack_config(read: Callable[[], Config], base: Config) -> bytes:
-    """Read a configuration; return it, or its mistakes, as bytes. COST: what is as in `base` is a name alone."""
+    """Read a configuration. Return it, or its mistakes, as bytes. COST: units that are as in `base` are left out."""
     import pickle
 
     try:
@@ -1278,7 +1215,7 @@ def pack_config(read: Callable[[], Config], base: Config) -> bytes:
 
 
 def unpack_config(data: bytes, base: Config) -> Config | list[str]:
-    """Return what `pack_config` was given, with the same base, or the mistakes."""
+    """Return the configuration that `pack_config` read, with the same base, or the mistakes."""
     import _pickle  # type: ignore[import-not-found]  # COST: `pickle` has the same, and much in Python
 
     found: Config | list[str] = _pickle.loads(data)
@@ -1290,24 +1227,23 @@ def unpack_config(data: bytes, base: Config) -> Config | list[str]:
 # ========================================================================================================== Machine
 # One unit: (spec, status, event, now, chance) -> (status, actions), from a table keyed by state and kind of event.
 
-#   state since why hint   the state, when it was entered, why in words, what is known of the cause
-#   deadline               the one timer, whose meaning depends on the state
+#   state since why hint   the state, when it was entered and why, the known cause
+#   deadline               the one timer; the state says what it is for
 #   pid left               the main process; it is dead, and others of the unit live
-#   ready named up         it has passed its readiness probe; `pidfile` has named it; it has been OK
-#   oks starts started     how often the unit was OK; how often it was started, and when last
-#   lived code             how long its last process lived; the exit code, or minus a signal
-#   expires stale          when max_age is reached; why the process has to be replaced
-#   then                   its end counts as a "stop", or as a failure ("fail"), else as the exit code says
+#   ready named up         its readiness probe has passed; `pidfile` has named it; it has been OK
+#   oks starts started     how often it was OK; how often it was started, and when last
+#   lived code             how long the last process lived; its exit code, or minus a signal
+#   expires stale          when `max_age` is reached; why the process has to be replaced
+#   then                   its end is a "stop" or a failure ("fail"); "": the exit code decides
 #   delay                  the last back-off, in seconds
-#   respawned recent       how often it was restarted after it ended by itself; when, where `respawns` has a window
+#   respawned recent       how often it was restarted after it ended by itself; when, if `respawns` has a window
 Status = namedtuple(
     "Status",
     "state since deadline pid left oks up ready named starts started lived expires stale then code delay respawned"
     " recent why hint",
     defaults=(IDLE, 0.0, None, 0, False, 0, False, False, False, 0, 0.0, 0.0, None, "", "", 0, None, 0, (), "", ""),
 )
-# PYTHON: a tuple made from an iterator, as in `_replace`, leaves one more in the interpreter's list of free ones, up
-# to 2,000 of each length below 21: 400 KB here. One made from a list does not.
+# PYTHON: `_replace` makes tuples from an iterator, which leaves up to 400 KB of free ones behind. A list leaves none.
 Status._make = classmethod(lambda cls, made: tuple.__new__(cls, list(made)))  # type: ignore[assignment,method-assign]
 
 
@@ -1326,9 +1262,8 @@ class Move:
         self.status = self.status._replace(**fields)
 
     def enter(self, state: str, **fields: Any) -> None:
-        """Change the state, without a deadline unless one is given."""
-        changes = {"state": state, "since": self.now, "deadline": None, **fields}
-        self.status = self.status._replace(**changes)
+        """Change the state. The deadline goes with the old one."""
+        self.amend(**{"state": state, "since": self.now, "deadline": None, **fields})
 
     def announce(self, level: str, text: str, final: bool = False) -> None:
         self.actions.append(Say(level, self.spec.name, text, final))
@@ -1340,33 +1275,31 @@ class Move:
         raise Impossible(f"{self.spec.name}: {self.event.kind} in state {self.status.state}")
 
     def start_waiting(self) -> None:
-        """Wait until the Fleet says that the dependencies are there. A daemon that is OK stays OK."""
-        if self.status.state != OK or self.spec.kind != "daemon":
-            deadline = self.now + REMINDER if self.spec.kind == "main" else None
-            self.enter(WAITING, deadline=deadline, why=self.event.why)
+        """Wait until the Fleet feeds `start`. A daemon that is OK stays OK."""
+        kind = self.spec.kind
+        if self.status.state != OK or kind != "daemon":
+            self.enter(WAITING, deadline=self.now + REMINDER if kind == "main" else None, why=self.event.why)
 
     def remind(self) -> None:
         self.amend(deadline=self.now + REMINDER)
 
     def request_spawn(self) -> None:
-        """Ask for a process. The answer, `spawned` or `unspawned`, is the unit's next event."""
         self.enter(STARTING if self.spec.kind == "daemon" else RUNNING, up=False, why="")
         self.actions.append(Spawn(self.spec.name))
 
     def note_spawned(self) -> None:
         spec, now = self.spec, self.now
         self.announce("info", f"started (pid {self.event.pid})")
-        process = {"pid": self.event.pid, "starts": self.status.starts + 1, "started": now}
+        self.amend(pid=self.event.pid, starts=self.status.starts + 1, started=now)
         if spec.kind != "daemon":
-            self.amend(**process, deadline=now + spec.timeout if spec.timeout else None)
+            self.amend(deadline=now + spec.timeout if spec.timeout else None)
             return
         self.actions += [Test(spec.name, purpose) for purpose in ("ready", "pidfile") if getattr(spec, purpose)]
-        expires = find_expiry(spec, now, self.chance)
-        self.amend(**process, expires=expires, ready=not spec.ready, named=not spec.pidfile)
+        self.amend(expires=find_expiry(spec, now, self.chance), ready=not spec.ready, named=not spec.pidfile)
         self.check_start()
 
     def check_start(self) -> None:
-        """Make a daemon OK once it is ready, named and warmed up. Until then wait, and stop it if it is late."""
+        """Make a daemon OK once it is ready, named and warmed up. Stop it if it is late."""
         spec, status = self.spec, self.status
         complete = status.ready and status.named
         deadline = status.started + (spec.warmup if complete else spec.ready_timeout)
@@ -1382,13 +1315,12 @@ class Move:
 
     def time_out(self) -> None:
         spec = self.spec
-        why = f"not ready within {spell_duration(spec.ready_timeout)}"
         if spec.kind != "daemon":
             why = f"timeout {spell_duration(spec.timeout)} reached"
-        elif self.status.ready:
-            why = f"{spec.pidfile} names no process of it within {spell_duration(spec.ready_timeout)}"
-        if self.event.why and spec.kind == "daemon":
-            why += f": {self.event.why}"
+        else:
+            missing = f"{spec.pidfile} names no process of it" if self.status.ready else "not ready"
+            reason = f": {self.event.why}" if self.event.why else ""
+            why = f"{missing} within {spell_duration(spec.ready_timeout)}{reason}"
         self.event = Event("stop", why, fails=True)
         self.stop_process()
 
@@ -1398,7 +1330,7 @@ class Move:
             self.check_start()
 
     def note_main_process(self) -> None:
-        """Note the main process that `pidfile` or MAINPID= names. A new one has the whole warm-up before it."""
+        """Note the main process that `pidfile` or MAINPID= names. A new one begins its warmup."""
         status, pid = self.status, self.event.pid
         if not status.pid or (pid == status.pid and status.named):
             return
@@ -1410,21 +1342,19 @@ class Move:
             self.check_start()
 
     def reach_max_age(self) -> None:
-        """Mark a daemon as too old. If its main process is gone, no other one was named in time: stop the rest."""
-        if self.status.left:
+        if self.status.left:  # no other main process was named in time
             self.stop_leftovers()
         else:
             why = f"max_age reached after {spell_duration(self.now - self.status.started)}"
             self.amend(deadline=None, stale=self.status.stale or why)
 
     def mark_stale(self) -> None:
-        """Note why the process has to be replaced; the Fleet says when. A failure is the better reason."""
+        """Note why the process has to be replaced; the Fleet says when. A failure overrides other reasons."""
         status, event = self.status, self.event
         if status.pid and (event.fails or not status.stale):
             self.amend(stale=event.why, then="fail" if event.fails else status.then)
 
     def stop_process(self) -> None:
-        """Send the stop signal to whom `kill_mode` says. What is left at the deadline is killed."""
         spec, status, event = self.spec, self.status, self.event
         if not status.pid:  # RACE: its Spawn is still to be performed, and is dropped then
             self.cancel_start()
@@ -1441,14 +1371,14 @@ class Move:
             self.request_kill(signum, status.left or spec.kill_mode == "all")
 
     def note_request(self) -> None:
-        """Note what is asked of a unit that is stopping: its end counts as a stop, the earlier deadline holds."""
+        """Count the end of a unit that is stopping as a stop. The earlier deadline holds."""
         deadline, limit = self.status.deadline, self.event.limit
         if limit is not None and deadline is not None:
             deadline = min(deadline, self.now + limit)
         self.amend(then="stop", why=self.event.why or self.status.why, deadline=deadline)
 
     def kill_unit(self) -> None:
-        """Send SIGKILL: the time to stop is over. LINUX: only a process stuck in the kernel survives it."""
+        """Send SIGKILL, with no deadline after it. LINUX: only a process stuck in the kernel survives it."""
         whole = self.status.left or self.spec.kill_mode != "process"
         self.amend(deadline=None)
         why = f"not gone after {spell_duration(self.now - self.status.since)}, killing it"
@@ -1463,12 +1393,11 @@ class Move:
             self.announce("info", f"stopped ({BY_HAND})")
 
     def note_exit(self) -> None:
-        """Note the end of the main process. Stop what it left behind, unless `pidfile` may name a process there."""
+        """Note the end of the main process. Stop what it left, unless `pidfile` may name a process there."""
         spec, state, event = self.spec, self.status.state, self.event
-        end = {"code": event.code, "lived": self.now - self.status.started, "left": event.left}
+        self.amend(code=event.code, lived=self.now - self.status.started, left=event.left)
         if state != STOPPING:
-            end.update(then="", why=event.why, hint=event.hint)
-        self.amend(**end)
+            self.amend(then="", why=event.why, hint=event.hint)
         if not event.left:
             self.note_gone()
         elif spec.pidfile and (state == OK or (state == STARTING and not event.code)):
@@ -1485,30 +1414,30 @@ class Move:
         self.request_kill(signum, True, f"{spell_exit(self.status)}, stopping what it left behind")
 
     def note_gone(self) -> None:
-        """Note that nothing of the unit lives: it was stopped, is to start again, or has ended by itself."""
+        """Decide what follows now that nothing of the unit lives."""
         spec, status, wanted = self.spec, self.status, self.event.wanted
         steady = status.lived >= max(STEADY, status.delay or 0.0)
-        gone = {"pid": 0, "left": False, "stale": "", "then": "", "delay": None if steady else status.delay}
+        self.amend(pid=0, left=False, stale="", then="", delay=None if steady else status.delay)
         if status.then == "stop" or not wanted:
             took = spell_duration(self.now - status.since if status.state == STOPPING else 0.0)
-            self.enter(WAITING if wanted else STOPPED, **gone)
+            self.enter(WAITING if wanted else STOPPED)
             self.announce("info", f"stopped in {took} ({spell_exit(status)})" + (", restarting" if wanted else ""))
             return
         early = spec.kind == "daemon" and not status.up
         success = status.code in spec.success and not early and status.then != "fail"
         end = describe_end(spec, status, early)
         if spec.kind == "script" and success:
-            self.enter(OK, oks=status.oks + 1, why=end, **gone)
+            self.enter(OK, oks=status.oks + 1, why=end)
             self.announce("info", f"ok ({end})")
             return
-        self.amend(code=status.code if success else status.code or 1, **gone)
+        self.amend(code=status.code if success else status.code or 1)
         self.restart_or_end(end + (f": {status.hint}" if status.hint and not success else ""), success)
 
     def fail_start(self) -> None:
-        end = f"cannot start: {self.event.why}"
         if not self.event.wanted:
             self.cancel_start()
             return
+        end = f"cannot start: {self.event.why}"
         self.amend(code=1)
         if self.event.passing:  # no fault of the unit, so not counted in `respawns`
             self.back_off(end, FORK_DELAY)
@@ -1516,7 +1445,6 @@ class Move:
             self.restart_or_end(end, False)
 
     def restart_or_end(self, end: str, success: bool) -> None:
-        """Restart a unit that ended by itself, or end it for good, as `restart` and `respawns` say."""
         spec, status, detail = self.spec, self.status, ""
         if spec.restart == "always" or (spec.restart == "on-failure" and not success):
             count, window = spec.respawns or (0, 0.0)
@@ -1535,14 +1463,14 @@ class Move:
             self.announce(level, f"{state}: {end}{detail}", final=not success and spec.kind != "main")
 
     def back_off(self, end: str, least: float = 0.0) -> None:
-        """Restart after a delay: none at first (the deadline is due at once), then doubling, with 10 % of jitter."""
+        """Restart after a delay: 0 at first, then doubling, with 10 % of jitter."""
         (low, high), last = self.spec.backoff, self.status.delay
         delay = 0.0 if last is None else min(high, max(low, last * 2))
         wait = max(least, delay * (1 + self.chance / 10))
         self.announce("warning", f"{end}, restarting" + (f" in {spell_duration(wait)}" if wait else ""))
         self.enter(BACKOFF, deadline=self.now + wait, delay=delay, why=end)
 
-    # A cell is a method, None where the event means nothing in that state, or `never` where it cannot come.
+    # A cell is a method, None if the event means nothing in that state, or `never` if it cannot come.
     TABLE: ClassVar[dict[str, tuple[Callable[[Move], None] | None, ...]]] = {
         # want, start, spawned, unspawned, barred, exited, emptied, deadline, stop, stale, ready, handed
         **dict.fromkeys(RESTING, (start_waiting, never, never, never, never, never, never, never,
@@ -1563,7 +1491,7 @@ class Move:
 
 
 def step(spec: Spec, status: Status, event: Event, now: float, chance: float) -> tuple[Status, list[Any]]:
-    """Return the next status of a unit and the actions to take. `chance` is from 0 to 1. Raises Impossible."""
+    """Return the next status and the actions to take. `chance` is from 0 to 1. Raises Impossible."""
     move = Move(spec, status, event, now, chance)
     cell = Move.TABLE[status.state][EVENTS.index(event.kind)]
     if cell:
@@ -1592,12 +1520,11 @@ def describe_end(spec: Spec, status: Status, early: bool) -> str:
 
 
 def find_expiry(spec: Spec, started: float, chance: float) -> float | None:
-    """Return when a process reaches its `max_age`."""
     return started + spec.max_age[0] - spec.max_age[1] * chance if spec.max_age else None
 
 
 def renew(old: Spec, new: Spec, status: Status, shaped: bool, chance: float) -> Status:
-    """Return the status under a new definition; `shaped`: that of another process, so that all counts begin anew."""
+    """Return the status under a new definition. `shaped`: it makes another process, so all counts begin anew."""
     if shaped:
         status = status._replace(delay=None, respawned=0, recent=())
     if not status.pid or status.state not in (STARTING, OK, RUNNING):
@@ -1612,23 +1539,20 @@ def renew(old: Spec, new: Spec, status: Status, shaped: bool, chance: float) -> 
 
 
 def shift_status(status: Status, gap: float) -> Status:
-    """Return the status with its deadlines so many seconds later."""
     deadline, expires = (at and at + gap for at in (status.deadline, status.expires))
     started = status.started + (gap if status.state == STARTING and status.pid else 0.0)
     return status._replace(deadline=deadline, expires=expires, started=started)
 
 
 # ============================================================================================================= Unit
-# One unit among its neighbours: all that is known of it, and what is next for it, which `find_next` alone decides.
+# One unit among its neighbours: all that is known of it, and what is next for it. `find_next` alone decides that.
 
-# What is next. `deed`: an event to apply, "reach" to probe `wait_for`, "wait", or nothing; `whom`: the unit that it
-# waits for, `at`: as which of its deps; `why`: what it waits for, who wants it, or why it is stopped.
+# deed: an event to apply, "reach" to probe `wait_for`, "wait", or nothing; whom: the unit that it waits for; at: the
+# index of that in its deps; why: what it waits for, who wants it, or why it is stopped.
 Next = namedtuple("Next", "deed whom at why", defaults=("", None, -1, ""))
 
 
 class Unit:
-    """All that is known of one unit. To remove a unit is to remove its record."""
-
     __slots__ = tuple(
         "name spec status deps dependents team wanted by queued tried succeeded waits at reason stuck waiters ran"
         " reach leaving changing blockers cleared levels story note next_run kin sessions born user told timer ear"
@@ -1638,38 +1562,33 @@ class Unit:
     def __init__(self, spec: Spec) -> None:
         nothing: Any = None
         self.name, self.spec, self.status = spec.name, spec, Status()
-        # What it needs, and in which state, in the order written; what needs it; the instances of its daemon.
-        self.deps: tuple[tuple[Unit, str], ...] = ()
+        self.deps: tuple[tuple[Unit, str], ...] = ()  # what it needs and as what, in the order written
         self.dependents: list[Unit] = []
-        self.team: list[Unit] = []
-        # It is to be up; who wanted that, or for whom a script runs; who wants its next run.
-        self.wanted, self.by, self.queued = False, "", ""
-        # Script: it has had its run for all that need it `ok`; it was ok once for them.
-        self.tried = self.succeeded = False
-        # The unit that it waits for, as which of its deps, for what in words; its `wait_for` is "asked", "there";
-        # who ended for good at the end of that chain; who waits for it; `always` scripts that have run, why in vain.
-        self.waits: Unit | None = None
-        self.at, self.reason, self.reach = -1, "", ""
-        self.stuck: Unit | None = None
-        self.waiters: dict[Unit, None] = {}
-        self.ran: dict[str, str] = {}
-        # A reload or a shutdown takes it down; a reload changes its definition; dependents that are not cleared yet;
-        # it is cleared: it and they are stopped, or stay, and what it needs may stop; levels of live units below it.
-        self.leaving, self.changing, self.blockers, self.cleared, self.levels = False, False, 0, True, 0
-        # What the timeline tells; what it says of itself; when its schedule is due, in words.
-        self.story: tuple[tuple[float, str], ...] = ()
-        self.note = self.next_run = ""
-        # Its processes, pid -> start time, as last seen; their sessions; who got which signal in this stop (0: was
-        # named, as in doubt); when it was started; the user of its main process, once that is dead.
-        self.kin: dict[int, int] = {}
-        self.sessions: set[int] = set()
-        self.told: dict[int, tuple[int, int]] = {}
-        self.born, self.user = 0, nothing
-        # Its timer; what hears `ready = fd:N` and sd_notify(3); the pid of its `stop_cmd`, which may outlive it; who
-        # probes it, by purpose; its schedule.
-        self.timer, self.ear, self.notices, self.stop_command, self.plan = nothing, -1, nothing, 0, nothing
-        self.probers: dict[str, Any] = {}
+        self.team: list[Unit] = []  # all instances of its daemon
         self.queue = False  # it is to be looked at
+        self.wanted, self.by = False, ""  # it is to be up; who wanted that, or which unit a script runs for
+        # Of a script: who wants its next run; it has run for those that need it `ok`; it has succeeded for them.
+        self.queued, self.tried, self.succeeded = "", False, False
+        self.waits: Unit | None = None  # the unit that it waits for
+        self.at, self.reason = -1, ""  # the index of that in deps; what it waits for, in words
+        self.stuck: Unit | None = None  # the unit at the end of that chain, if it has ended for good
+        self.waiters: dict[Unit, None] = {}
+        self.reach = ""  # whether its `wait_for` is "asked" or "there"
+        self.ran: dict[str, str] = {}  # `always` scripts that have run for this start, and why they failed
+        self.leaving = self.changing = False  # a shutdown or a reload takes it down; a reload changes its definition
+        # Cleared: it and all its dependents are stopped, or stay. blockers: how many dependents are not cleared yet.
+        self.cleared, self.blockers = True, 0
+        self.levels = 0  # of live units, from it downwards, in a shutdown
+        self.story: tuple[tuple[float, str], ...] = ()  # for the timeline: when, and what
+        self.note = self.next_run = ""  # what it says of itself; when its schedule is due
+        self.kin: dict[int, int] = {}  # its processes as last seen, pid -> start time
+        self.sessions: set[int] = set()  # theirs
+        self.told: dict[int, tuple[int, int]] = {}  # pid -> start time, last signal in this stop (0: only named)
+        self.born, self.user = 0, nothing  # start time of its first process; user of its main process, once dead
+        self.timer, self.plan = nothing, nothing  # its deadline; its schedule
+        self.ear, self.notices = -1, nothing  # read `ready = fd:N` and sd_notify(3)
+        self.stop_command = 0  # the pid of its `stop_cmd`, which may outlive it
+        self.probers: dict[str, Any] = {}  # by purpose
 
     def lives(self) -> bool:
         """Tell whether it has a process, or is about to get one."""
@@ -1684,7 +1603,7 @@ class Unit:
         return self.status.state in RESTING or (self.status.state == OK and not self.status.pid)
 
     def in_vain(self) -> bool:
-        """Tell whether it waits for a unit that ended for good, and has not been asked for since."""
+        """Tell whether it waits for a unit that ended for good, and that nobody has asked for since."""
         return bool(self.stuck and self.stuck.rests())
 
     def trouble(self) -> str:
@@ -1693,7 +1612,6 @@ class Unit:
             (prober.wrong for prober in self.probers.values() if prober.wrong and prober.is_current()), "")
 
     def why_wait(self) -> str:
-        """Return in words what it waits for, and who at the end of that chain ended for good."""
         end = self.stuck
         vain = f", and {end.name} is {end.status.state}" if end else ""
         vain += ", but by schedule alone" if end and end.status.state == OK else ""
@@ -1702,7 +1620,7 @@ class Unit:
         return f"for {self.reason}{vain}"
 
     def find_next(self) -> Next:
-        """Return what is next for it. Pure: reads its record and those of its neighbours, and changes nothing."""
+        """Return what is next for it, from its record and those of its neighbours. Pure."""
         state = self.status.state
         if self.leaving:
             begun = self.lives() or (state in (WAITING, BACKOFF) and not self.wanted)
@@ -1717,7 +1635,7 @@ class Unit:
         return self.find_turn() if self.status.stale else Next()
 
     def find_asker(self) -> Next:
-        """Return who wants it up while it rests. Dependents do not bring back a daemon that ended for good."""
+        """Return who wants it up. Dependents do not bring back a daemon that ended for good."""
         if self.spec.kind != "script":
             needed = self.wanted or (self.status.state == IDLE and self.waiters)
             return Next("want", why=self.by if self.wanted else BY_NEED) if needed else Next()
@@ -1731,12 +1649,11 @@ class Unit:
         return Next("want", why=first.name if first.needs() == "always" else BY_NEED)
 
     def needs(self) -> str:
-        """Return in which state it needs the unit that it waits for; nothing where it waits for another reason."""
+        """Return in which state it needs the unit that it waits for; "" if that is none of its deps."""
         return self.deps[self.at][1] if self.at >= 0 else ""
 
     def find_way_up(self) -> Next:
-        """Return what it waits for: its deps in order, its bounce ancestors, what is outside.
-        COST: goes on with the dep where it stood, and looks at those before once more at the end."""
+        """Return what it waits for. COST: begins with the dep that it waits for, and ends with those before it."""
         if self.changing:  # by a reload, which has something to stop first
             return Next("wait", why=self.reason)
         start = max(0, self.at)
@@ -1752,7 +1669,7 @@ class Unit:
         return Next("wait" if self.reach else "reach", why=", ".join(probe.text for probe in self.spec.wait_for))
 
     def is_met(self, dep: Unit, how: str) -> bool:
-        """Tell whether one dependency is there. The main command waits for no daemon that is down for good."""
+        """Tell whether a dependency is met. The main command does not wait for daemons that ended for good."""
         if dep.leaving:
             return False
         if dep.spec.kind == "script":
@@ -1760,23 +1677,19 @@ class Unit:
         return bool(dep.status.state == OK or (self.spec.kind == "main" and dep.rests()))
 
     def find_turn(self) -> Next:
-        """Return when its stale process is stopped: at once if it failed, else after instances and ancestors."""
+        """Return whether its stale process is stopped now, or waits for instances and ancestors."""
         stale = self.status.stale
         if self.status.then == "fail":
             return Next("stop", why=stale)
         for other in self.team if self.status.state == OK else ():
-            if other.is_awaited(stale):
+            state = other.status.state
+            failing = other.status.delay is not None and state != STOPPING and stale not in (RESTART, RELOAD)
+            if state in COMING and not failing and not other.in_vain():
                 return Next("wait", other, why=f"{other.name} to be up")
         return self.find_unsettled() or Next("stop", why=stale)
 
-    def is_awaited(self, why: str) -> bool:
-        """Tell whether another instance has to wait until it is up, before that is replaced. If it fails again and
-        again, only a restart by hand or a reload waits."""
-        failing = self.status.delay is not None and self.status.state != STOPPING and why not in (RESTART, RELOAD)
-        return self.status.state in COMING and not failing and not self.in_vain()
-
     def find_unsettled(self) -> Next | None:
-        """Return that it waits for a bounce ancestor which is down or stale and will come; None if there is none."""
+        """Return that it waits for a bounce ancestor that is stale or on its way up, or None."""
         ancestors, seen = [self], set()
         while ancestors:
             for dep, how in ancestors.pop().deps:
@@ -1791,7 +1704,7 @@ class Unit:
 
 
 def spread(units: Iterable[Unit], following: Callable[[Unit], Iterable[Unit]]) -> list[Unit]:
-    """Return units, and all that `following` leads to from them."""
+    """Return units and all that `following` leads to."""
     found = list(units)
     seen = set(found)
     for unit in found:  # grows on the way
@@ -1802,7 +1715,7 @@ def spread(units: Iterable[Unit], following: Callable[[Unit], Iterable[Unit]]) -
 
 
 def bouncing(units: Iterable[Unit]) -> list[Unit]:
-    """Return units and all that bounce with them, directly or not."""
+    """Return units and all that bounce with them."""
     return spread(units, lambda unit: [other for other in unit.dependents if (unit, "bounce") in other.deps])
 
 
@@ -1810,38 +1723,37 @@ def bouncing(units: Iterable[Unit]) -> list[Unit]:
 # All units: `advance` does what `Unit.find_next` says. When a record changes, its unit and those that wait for it are
 # looked at again. Shutdown, reload, exit code.
 
-Ending = namedtuple("Ending", "why code quiet signum units_end end")  # a shutdown: exit code or None; two instants
+# A shutdown. code: None if no unit caused it; units_end, end: when SIGKILL is due for units, and for the rest.
+Ending = namedtuple("Ending", "why code quiet signum units_end end")
 
 
 def sweep_share(total: float) -> float:
-    """Return how many seconds of a shutdown are kept for what the units leave behind."""
+    """Return how many seconds of a shutdown are for what the units leave behind."""
     return min(SWEEP_TIMEOUT, total / 4)
 
 
 class Fleet:
-    """All units together. `feed` and the like take in what happens; `take_actions` returns what to do about it.
-    COST: an event is paid for by the units it touches, never by the number of units."""
+    """All units. COST: an event is paid for by the units that it touches, not by the number of units."""
 
     def __init__(self, config: Config, chance: Callable[[], float]) -> None:
         self.chance = chance
         self.actions: list[Any] = []
-        self.deadline: float | None = None  # of the fleet itself, in a shutdown
-        self.events: deque[tuple[Unit, Event]] = deque()  # to be fed, and units to be looked at: no recursion
-        self.looks: deque[Unit] = deque()
-        self.pending: Config | None = None  # of a reload that waits until all that leaves for it has stopped
+        self.deadline: float | None = None  # of a shutdown
+        self.events: deque[tuple[Unit, Event]] = deque()  # to be applied
+        self.looks: deque[Unit] = deque()  # units to be looked at
+        self.pending: Config | None = None  # of a reload, until all that leaves for it has stopped
         self.uncleared = 0  # units that are not cleared yet, in a reload or a shutdown
         self.followed = False  # a client wants to know of each change
-        self.grown = False  # a unit got OK: its processes can be looked at
-        self.busy = self.coming = 0  # units that are a reason to go on; daemons that are on their way up, or down
+        self.grown = False  # a unit became OK: its processes can be looked at
+        self.busy = self.coming = 0  # units that are a reason to go on; daemons in a state of COMING
         self.began: float | None = None  # when the start began, until everything is up
-        self.slowest = (0.0, "")  # the unit that took longest to get OK in that start
-        self.first_failure: int | None = None
+        self.first_failure: int | None = None  # exit code
         self.ending: Ending | None = None
         self.asked: float | None = None  # when a main command without units was first asked to end
         self.interrupts = 0  # how often SIGINT asked for shutdown
-        self.sweeping = self.swept_hard = False
+        self.sweeping = self.swept_hard = False  # what is left has got a signal; it was SIGKILL
         self.code: int | None = None  # the exit code that a person asked for
-        self.killed: list[str] = []  # who had to be killed in the shutdown
+        self.killed: list[str] = []  # in the shutdown
         self.units: dict[str, Unit] = {}  # dependencies first, else as in the configuration
         self.take_config(config)
 
@@ -1860,7 +1772,6 @@ class Fleet:
                 dep.dependents.append(unit)
 
     def want_all(self, now: float) -> None:
-        """Start every daemon with autostart, and the main command."""
         self.began = now
         for unit in self.units.values():
             self.want_by_config(unit, unit.spec.autostart)
@@ -1872,13 +1783,13 @@ class Fleet:
             self.look_later(unit)
 
     def feed(self, name: str, event: Event, now: float) -> None:
-        """Take in what happened to a unit, which a reload may have removed, and do all that follows."""
+        """Take in what happened to a unit. A reload may have removed it."""
         if name in self.units:
             self.events.append((self.units[name], event))
         self.work(now)
 
     def take_deadline(self, name: str, now: float) -> None:
-        """Take in that the time of a Wake has come, if that is still a deadline of the unit or of the shutdown."""
+        """Take in that the time of a Wake has come. The deadline may have moved since."""
         unit = self.units.get(name)
         if unit and unit.status.deadline is not None and unit.status.deadline <= now:
             why = unit.trouble() if unit.status.state == STARTING else ""
@@ -1887,7 +1798,7 @@ class Fleet:
             if self.swept_hard:
                 self.end_shutdown()
             else:
-                self.begin_sweep(SIGNALS["KILL" if self.sweeping else "TERM"], now)
+                self.begin_sweep(now, hard=self.sweeping)
         self.work(now)
 
     def reach(self, name: str, now: float) -> None:
@@ -1896,12 +1807,12 @@ class Fleet:
         self.work(now)
 
     def transparent(self) -> bool:
-        """Tell whether a main command lives, and no other unit is there: overlord only relays signals then."""
+        """Tell whether overlord only relays signals: a main command lives, and there is no other unit."""
         main = self.units.get(MAIN)
         return bool(main and len(self.units) == 1 and main.status.pid and not main.status.left and not self.ending)
 
     def ask_shutdown(self, why: str, now: float, signum: int | None = None, code: int | None = None) -> None:
-        """Shut down; at a second SIGINT, at once. If overlord is transparent, the Loop relays the signal instead."""
+        """Shut down; at a second SIGINT, at once. A transparent overlord leaves a signal to the Loop, to relay."""
         self.code = code if self.code is None else self.code
         transparent, interrupt = self.transparent(), signum == SIGNALS["INT"]
         self.interrupts += interrupt and not transparent
@@ -1913,10 +1824,10 @@ class Fleet:
             self.shut_down(why, None, now, signum)
         elif interrupt and self.interrupts > 1:
             self.say("warning", "", f"{why} again: killing what is left at once")
-            for unit in [unit for unit in self.units.values() if unit.status.pid]:
-                self.killed += [] if unit.status.left else [unit.name]
-                self.actions.append(Kill(unit.name, unit.status.pid, SIGNALS["KILL"], whole=True))
-            self.begin_sweep(SIGNALS["KILL"], now)
+            living = [unit for unit in self.units.values() if unit.status.pid]
+            self.killed += [unit.name for unit in living if not unit.status.left]
+            self.actions += [Kill(unit.name, unit.status.pid, SIGNALS["KILL"], whole=True) for unit in living]
+            self.begin_sweep(now, hard=True)
         else:
             left = spell_duration(max(0.0, self.ending.end - now))
             hint = "; a second SIGINT kills at once" if interrupt else ""
@@ -1924,12 +1835,9 @@ class Fleet:
         self.work(now)
 
     def shift_deadlines(self, gap: float) -> None:
-        """Move all deadlines: for so many seconds nothing ran (docker pause)."""
+        """Move the units' deadlines by the seconds in which nothing ran (docker pause). Not for a shutdown."""
         for unit in self.units.values():
             unit.status = shift_status(unit.status, gap)
-        self.deadline = self.deadline and self.deadline + gap
-        if self.ending:
-            self.ending = self.ending._replace(units_end=self.ending.units_end + gap, end=self.ending.end + gap)
 
     def take_actions(self) -> list[Any]:
         actions, self.actions = self.actions, []
@@ -1937,35 +1845,38 @@ class Fleet:
 
     # ----------------------------------------------------------------------------------------------- the engine
     def work(self, now: float) -> None:
-        """Feed events and look at units until nothing follows any more."""
+        """Apply events and look at units until nothing follows."""
         while self.events or self.looks or (self.pending and not self.uncleared):
             if self.events:
-                unit, event = self.events.popleft()
-                if self.units.get(unit.name) is unit:  # no reload has removed it
-                    self.apply(unit, event, now)
+                self.apply(*self.events.popleft(), now)
             elif self.looks:
                 unit = self.looks.popleft()
                 unit.queue = False
-                if self.units.get(unit.name) is unit:
-                    self.advance(unit, now)
-            else:
-                self.replace(now)
+                self.advance(unit, now)
+            else:  # no event and no look is left of the units that this removes
+                self.finish_reload()
         if self.ending and not self.uncleared and not self.sweeping:
-            self.begin_sweep(SIGNALS["TERM"], now)
+            self.begin_sweep(now)
         elif not (self.ending or self.busy or self.scheduled):
-            self.run_dry(now)
+            self.shut_down_idle(now)
 
     def look_later(self, unit: Unit, first: bool = False) -> None:
-        """Have a unit looked at: it has changed, or a unit that it waits for has."""
+        """`first`: it begins to be waited for. COST: while a script rests, each waiter looks at all others."""
         if not unit.queue:
             unit.queue = True
             (self.looks.appendleft if first else self.looks.append)(unit)
 
     def advance(self, unit: Unit, now: float) -> None:
-        deed, _, _, why = answer = unit.find_next()
+        answer = unit.find_next()
+        deed, why = answer.deed, answer.why
         self.wait_on(unit, answer, now)
         if self.uncleared and not (unit.cleared or unit.blockers or (unit.leaving and unit.lives())):
-            self.clear_unit(unit)
+            unit.cleared = True
+            self.uncleared -= 1
+            for dep, _ in unit.deps:
+                dep.blockers -= 1
+                if not dep.blockers:
+                    self.look_later(dep)
         if deed == "stop":
             if not self.swept_hard:  # all had SIGKILL then
                 self.apply(unit, self.stop_event(unit, why, now), now)
@@ -1985,7 +1896,8 @@ class Fleet:
         whom, stuck, reason = answer.whom, None, answer.why if answer.deed in ("wait", "reach") else ""
         if unit.waits and unit.waits is not whom:
             unit.waits.waiters.pop(unit, None)
-        fresh, unit.waits, unit.at, unit.reason = reason and reason != unit.reason, whom, answer.at, reason
+        fresh = reason and reason != unit.reason
+        unit.waits, unit.at, unit.reason = whom, answer.at, reason
         if whom:
             if unit not in whom.waiters:
                 whom.waiters[unit] = None
@@ -1996,25 +1908,25 @@ class Fleet:
             for waiter in unit.waiters:
                 self.look_later(waiter)
         if fresh and unit.status.state == WAITING:
-            self.tell(unit, f"{WAITING} for {reason}", now)
+            self.add_to_timeline(unit, f"{WAITING} for {reason}", now)
             self.say("debug" if unit.name == MAIN else "info", unit.name, f"waiting for {reason}")
         elif fresh and whom in unit.team:
             self.say("info", unit.name, f"to be restarted ({unit.status.stale}), waiting for {reason}")
 
     def wake(self, unit: Unit) -> None:
-        """Look again at a unit whose record has changed, and at those that wait for it if their answer may change."""
+        """Look again at a unit that has changed, and at those that wait for it if their answer may change."""
         for waiter in unit.waiters if unit.rests() or unit.spec.kind == "daemon" else ():
             how = waiter.needs()
             vain = how != "always" and (unit.rests() or waiter.stuck)
             if not how or vain or waiter.is_met(unit, how):
                 self.look_later(waiter)
-        for other in bouncing([unit]) if unit.status.state in ENDED else ():  # it was on the way to an ancestor
+        for other in bouncing([unit]) if unit.status.state in ENDED else ():
             if other.waits and other.at < 0:
                 self.look_later(other)
         self.look_later(unit)
 
     def apply(self, unit: Unit, event: Event, now: float) -> None:
-        """Let the Machine make the next status of a unit, and store it. No state changes anywhere else."""
+        """Let the Machine make the next status of a unit. No state changes anywhere else."""
         old = unit.status
         removed = self.pending and unit.name not in self.pending.units and unit.spec.kind == "daemon"
         new, actions = step(unit.spec, old, event._replace(wanted=unit.wanted and not removed), now, self.chance())
@@ -2042,51 +1954,50 @@ class Fleet:
     def say(self, level: str, name: str, text: str) -> None:
         self.actions.append(Say(level, name, text))
 
-    def tell(self, unit: Unit, what: str, now: float) -> None:
-        """Note for the timeline what happens to a unit on its way up."""
+    def add_to_timeline(self, unit: Unit, what: str, now: float) -> None:
         if len(unit.story) < STORY and (not unit.story or unit.story[-1][1] not in (OK, DONE, FAILED)):
             unit.story = (*unit.story, (now, what))
 
     def note_change(self, unit: Unit, old: Status, now: float) -> None:
         new, rests = unit.status, unit.rests()
-        self.tell(unit, new.state, now)
+        self.add_to_timeline(unit, new.state, now)
         if new.state in (STARTING, WAITING):
             unit.note = ""
         if old.state == WAITING:
             unit.reach, unit.at = "", -1
             unit.ran.clear()
         if rests and not (self.pending and unit.leaving and new.state == STOPPED):
-            unit.wanted = False  # in a reload, another reload may bring it back
+            unit.wanted = False
         if rests and unit.spec.kind == "script":
             unit.succeeded = unit.succeeded or (new.state == OK and unit.by != BY_CLOCK)
             other = self.units.get(unit.by)
-            if other and other.status.state == WAITING:  # it is an `always` script of that
+            if other and other.status.state == WAITING:  # it is an `always` script of `other`
                 other.ran[unit.name] = "" if new.state == OK else new.why or new.state
         if new.state == OK and new.pid:
             self.grown = True
             for other in unit.dependents if new.oks > 1 and not self.ending else ():
                 if (unit, "bounce") in other.deps and other.status.state in (STARTING, OK):
                     self.events.append((other, Event("stale", f"{unit.name} was restarted")))
-        if self.began is not None and unit.spec.kind != "main":
-            self.note_up(unit, self.began, now)
+        if self.began is not None and unit.spec.kind == "daemon":
+            self.say_all_up(new.state, self.began, now)
         if not self.ending:
-            self.judge_end(unit, now)
+            self.shut_down_by_policy(unit, now)
 
-    def note_up(self, unit: Unit, began: float, now: float) -> None:
-        """Say, once, that everything is up, and what took longest; never, if a daemon ends for good before."""
-        daemon, state = unit.spec.kind == "daemon", unit.status.state
+    def say_all_up(self, state: str, began: float, now: float) -> None:
+        """Say once that everything is up, unless a daemon ends for good before that."""
+        if state not in ENDED and (state != OK or self.coming):
+            return
+        self.began = None
         if state == OK:
-            self.slowest = max(self.slowest, (now - unit.status.started, unit.name))
-        if daemon and state == OK and not self.coming:
+            up = [unit for unit in self.units.values() if unit.status.state == OK]
+            took, name = max((unit.status.since - unit.status.started, unit.name) for unit in up)
             text = f"everything is up after {spell_duration(now - began)}"
-            self.say("info", "", f"{text}, longest took {self.slowest[1]}, {spell_duration(self.slowest[0])}")
-        if daemon and (state in ENDED or (state == OK and not self.coming)):
-            self.began = None
+            self.say("info", "", f"{text}, longest took {name}, {spell_duration(took)}")
 
-    def judge_end(self, unit: Unit, now: float) -> None:
-        """Shut down if the end of a unit asks for that; never of one that a person or the clock started."""
+    def shut_down_by_policy(self, unit: Unit, now: float) -> None:
+        """Shut down if `on_failure` or `on_success` says so, but not for a unit started by hand or by schedule."""
         spec, status = unit.spec, unit.status
-        gone = spec.kind == "main" and status.left  # what it left behind is stopped first, then the daemons
+        gone = spec.kind == "main" and status.left
         ended = status.state in (DONE, FAILED) or (status.state == OK and spec.kind == "script") or gone
         for_one = unit.by in self.units  # an `always` script
         if not ended or not (for_one or unit.by in (BY_CONFIG, BY_NEED)):
@@ -2102,8 +2013,8 @@ class Fleet:
             why = f"{MAIN} {end}" if spec.kind == "main" else f"{unit.name} {'failed' if failed else 'ended'}: {end}"
             self.shut_down(why, exit_code(status.code) if failed else 0, now)
 
-    def run_dry(self, now: float) -> None:
-        """Shut down if nothing runs and nothing can ever run again, and say so."""
+    def shut_down_idle(self, now: float) -> None:
+        """Shut down because nothing runs, and nothing can ever run again."""
         units = self.units.values()
         if any(unit.reach == "asked" for unit in units):
             return
@@ -2115,7 +2026,7 @@ class Fleet:
         self.work(now)
 
     def explain(self, unit: Unit, now: float) -> str:
-        """Return in words why a unit is in its state, and what comes next."""
+        """Return in words why a unit is in its state, and what is next."""
         status, why, pidfile = unit.status, str(unit.status.why), unit.spec.pidfile
         left = spell_duration(max(0.0, status.deadline - now)) if status.deadline is not None else ""
         if status.state == WAITING:
@@ -2142,7 +2053,7 @@ class Fleet:
 
     # --------------------------------------------------------------------------------------------------- by hand
     def start(self, asked: list[Unit], now: float, going: Iterable[Unit] = ()) -> list[Unit]:
-        """Start units and all that they depend on; return them all. Scripts `going` need no run of their own."""
+        """Start units and all that they depend on; return them all. The scripts in `going` run already."""
         found = spread(asked, lambda unit: [dep for dep, _ in unit.deps])
         for unit in [*reversed(found[len(asked) :]), *asked]:  # dependencies first
             if unit.spec.kind == "script":
@@ -2164,7 +2075,6 @@ class Fleet:
         self.work(now)
 
     def restart(self, asked: list[Unit], now: float) -> None:
-        """Replace the processes of units; start those that are not running."""
         going = [unit for unit in asked if unit.lives()]
         for unit in going:
             unit.wanted = True
@@ -2172,7 +2082,6 @@ class Fleet:
         self.start(asked, now, going)
 
     def run_by_clock(self, name: str, now: float) -> None:
-        """Start a scheduled run of a script, unless one is under way."""
         unit = self.units[name]
         if not unit.rests() or unit.queued:
             self.say("warning", name, "the run before is still going, so this one is left out")
@@ -2183,8 +2092,7 @@ class Fleet:
 
     # ---------------------------------------------------------------------------------------------------- reload
     def change_config(self, config: Config, now: float) -> dict[str, str]:
-        """Begin a reload; return what becomes of each unit that differs. First what is removed or changed stops, but
-        for instances that stay. Then the new graph is in force, never a mixture of the two."""
+        """Begin a reload: stop what it removes or shapes anew. Return what becomes of each unit that differs."""
         news = compare(self.pending or self.config, config)
         for name, unit in self.units.items():
             new = config.units.get(name)
@@ -2196,20 +2104,19 @@ class Fleet:
         self.work(now)
         return news
 
-    def replace(self, now: float) -> None:
-        """Finish a reload: all that had to stop for it has stopped."""
+    def finish_reload(self) -> None:
         assert self.pending
         config, self.pending = self.pending, None
         asked = {name for name, unit in self.units.items() if unit.wanted}
         for name, unit in list(self.units.items()):
             new = config.units.get(name)
-            if new and new.kind == unit.spec.kind:
-                self.redefine(unit, new)
-            else:
-                self.busy -= unit.keeps_up()
-                self.coming -= unit.spec.kind == "daemon" and unit.status.state in COMING
+            if not new or new.kind != unit.spec.kind:
+                self.store(unit, Status())  # it no longer counts
                 self.actions.append(Forget(unit))
                 del self.units[name]
+            elif unit.changing:
+                self.redefine(unit, new)
+            unit.leaving = unit.changing = False
         self.take_config(config)
         self.actions.append(Replan())
         for name, unit in self.units.items():
@@ -2218,11 +2125,7 @@ class Fleet:
             self.look_later(unit)
 
     def redefine(self, unit: Unit, new: Spec) -> None:
-        unit.leaving = False
-        if not unit.changing:
-            return
         old, shaped, state = unit.spec, is_shaped(unit.spec, new), unit.status.state
-        unit.changing = False
         self.store(unit, renew(old, new, unit.status, shaped, self.chance()))
         unit.reach = unit.reach if old.wait_for == new.wait_for else ""
         unit.ran = unit.ran if old.deps == new.deps else {}
@@ -2231,19 +2134,21 @@ class Fleet:
         if shaped:
             unit.tried = False
             unit.by = BY_CONFIG if unit.by == BY_HAND and new.kind == "daemon" else unit.by
-            if unit.status.pid or state == BACKOFF:
-                self.events.append((unit, Event("want") if state == BACKOFF else Event("stale", RELOAD)))
+            if state == BACKOFF:
+                self.events.append((unit, Event("want")))
+            elif unit.status.pid:
+                self.events.append((unit, Event("stale", RELOAD)))
             elif state in (DONE, FAILED):
                 self.want_by_config(unit, True)
 
     # -------------------------------------------------------------------------------------------------- shutdown
     def shut_down(self, why: str, code: int | None, now: float, signum: int | None = None) -> None:
-        """Stop everything, in reverse order. What a main command without units leaves behind has what remains of the
-        time since the end was asked for, and LEFT_LEAST at least."""
+        """Stop everything in reverse order. What a lone main command leaves behind has at least LEFT_LEAST."""
         alone = list(self.units) == [MAIN] and bool(self.units[MAIN].status.starts)
-        share = sweep_share(self.settings.shutdown_timeout)
-        units_end = (now if self.asked is None else self.asked) + self.settings.shutdown_timeout - share
-        units_end = max(units_end, now + LEFT_LEAST) if alone else units_end
+        total = self.settings.shutdown_timeout
+        share = sweep_share(total)
+        asked = self.asked if alone and self.asked is not None else now
+        units_end = max(asked + total - share, now + LEFT_LEAST if alone else now)
         self.pending = None
         self.ending = Ending(why, code, alone, signum, units_end, units_end + share)
         self.say("debug" if alone else "info", "", f"shutting down: {why}")
@@ -2257,48 +2162,34 @@ class Fleet:
         self.stop_in_order()
 
     def stop_in_order(self) -> None:
-        """Take down all that leaves, each unit once all that depend on it are cleared."""
+        """Stop all that leaves, each unit once all its dependents are cleared."""
         self.uncleared = len(self.units)
         for unit in self.units.values():
             unit.cleared, unit.blockers = False, len(unit.dependents)
             self.look_later(unit)
 
-    def clear_unit(self, unit: Unit) -> None:
-        """Note that a unit is stopped, or stays, as are all that depend on it: its dependencies may stop."""
-        unit.cleared = True
-        self.uncleared -= 1
-        for dep, _ in unit.deps:
-            dep.blockers -= 1
-            if not dep.blockers:
-                self.look_later(dep)
-
     def stop_event(self, unit: Unit, why: str, now: float) -> Event:
-        """Return the event that stops a unit. In a shutdown, each level gets an equal share of the time that remains;
-        the main command gets MAIN_SHARE of it, or all of it if no daemon lives."""
+        """Return the event that stops a unit. In a shutdown, each level gets an equal share of the time."""
         if not self.ending:
             return Event("stop", why or RELOAD, fails=unit.status.then == "fail")
-        limit, signum = max(0.0, self.ending.units_end - now), None
-        if unit.name == MAIN:
-            limit *= MAIN_SHARE if unit.levels > 1 else 1.0
-            signum = self.ending.signum
-            signum = SIGNALS["TERM"] if signum == SIGNALS["RTMIN"] + 3 else signum  # systemd's, for containers alone
-        else:
-            limit /= max(1, unit.levels)
-        return Event("stop", SHUTDOWN, limit=limit, signum=signum)
+        left, signum = max(0.0, self.ending.units_end - now), self.ending.signum
+        if unit.name != MAIN:
+            return Event("stop", SHUTDOWN, limit=left / max(1, unit.levels))
+        if signum == SIGNALS["RTMIN"] + 3:  # a request to shut down for systemd alone
+            signum = SIGNALS["TERM"]
+        return Event("stop", SHUTDOWN, limit=left * MAIN_SHARE if unit.levels > 1 else left, signum=signum)
 
-    def begin_sweep(self, signum: int, now: float) -> None:
-        """Signal all that is left. The Loop calls `end_shutdown` when nothing is."""
+    def begin_sweep(self, now: float, hard: bool = False) -> None:
+        """Signal all that is left. The Loop calls `end_shutdown` when nothing is left."""
         assert self.ending
-        self.sweeping, self.swept_hard = True, signum == SIGNALS["KILL"]
+        self.sweeping, self.swept_hard = True, hard
         soft = min(now + SWEEP_TIMEOUT, max(now, self.ending.end))
-        self.deadline = now + SWEEP_TIMEOUT / 2 if self.swept_hard else soft
-        self.actions += [Wake("", self.deadline), Sweep(signum)]
+        self.deadline = now + SWEEP_TIMEOUT / 2 if hard else soft
+        self.actions += [Wake("", self.deadline), Sweep(SIGNALS["KILL" if hard else "TERM"])]
 
     def end_shutdown(self) -> None:
-        """Exit, once: with the code asked for, the main command's, or that of the unit that caused the shutdown."""
+        """Exit with the code asked for, else the main command's, else that of the unit that caused the shutdown."""
         assert self.ending
-        if self.deadline is None:
-            return
         self.deadline = None
         main, code = self.units.get(MAIN), self.ending.code or 0
         if main and main.status.started and not main.status.pid:
@@ -2327,19 +2218,18 @@ class Watch:
     def __init__(self) -> None:
         self.epoll = select.epoll()
         self.calls: dict[int, Callable[[], Any]] = {}
-        self.ready: deque[tuple[int, Any]] = deque()  # descriptors, and what is called if it is still the same
+        self.ready: deque[tuple[int, Any]] = deque()  # descriptors, and the call each had when it became ready
         self.timers: list[list[Any]] = []  # a heap of [instant, serial number, call or None if cancelled]
         self.count = self.cancelled = 0  # timers so far; cancelled ones in the heap, roughly
-        self.looked = time.monotonic()  # at the clock
-        self.paused: Callable[[float], bool] = lambda gap: False  # told of pauses; returns whether timers were moved
+        self.looked = time.monotonic()  # when the clock was read last
+        self.paused: Callable[[float], bool] = lambda gap: False  # called after a pause; tells if it moved the timers
 
     def on(self, fd: int, events: int, call: Callable[[], Any]) -> None:
-        """Call whenever one of the events is there."""
         (self.epoll.modify if fd in self.calls else self.epoll.register)(fd, events)
         self.calls[fd] = call
 
     def off(self, fd: int) -> None:
-        """Stop watching a descriptor, which must still be open."""
+        """Stop watching a descriptor, before it is closed."""
         if self.calls.pop(fd, None):
             self.epoll.unregister(fd)
 
@@ -2366,52 +2256,44 @@ class Watch:
     def wait(self, deadline: float | None, once: bool = False) -> None:
         """Make calls as they come due, until one returns true or the deadline (None: never) has come; `once`: until
         some were made. After a call that raises, the next `wait` makes the others."""
-        done = False
+        done, never = False, float("inf")
+        end = never if deadline is None else deadline
         while not done:
             done = once
+            self.check_clock()
             if not self.ready:
-                now, until = time.monotonic(), self.first_due(deadline)
-                if self.stood_still(now, until):
-                    return
-                found = self.epoll.poll(until and min(1e6, max(0.0, until - now)))
+                due = self.first_due(end)
+                found = self.epoll.poll(None if due == never else min(1e6, max(0.0, due - time.monotonic())))
                 self.ready.extend((fd, self.calls.get(fd)) for fd, _ in found)
             while self.ready:
                 fd, call = self.ready.popleft()
-                # RACE: a call before may have closed it, and another may have its number by now
+                # RACE: an earlier call may have closed the descriptor, and another may have its number by now
                 done = bool(call and self.calls.get(fd) == call and call()) or done
-            now = time.monotonic()
-            if self.stood_still(now, self.first_due(deadline)):
+            now, due = time.monotonic(), self.first_due(end)
+            gap, self.looked = now - self.looked, now
+            if min(gap, now - due) > PAUSED and self.paused(gap):  # docker pause; when it began is unknown
                 return
             while self.timers and self.timers[0][0] <= now:
                 call = heappop(self.timers)[2]
                 done = bool(call and call()) or done
-            done = done or (deadline is not None and deadline <= now)
+            done = done or end <= now
 
-    def first_due(self, deadline: float | None) -> float | None:
-        """Return the deadline, or the instant of the first timer if that is earlier."""
+    def first_due(self, deadline: float) -> float:
         while self.timers and not self.timers[0][2]:
             heappop(self.timers)
-        first: float | None = self.timers[0][0] if self.timers else deadline
-        return first if deadline is None or first is None else min(first, deadline)
+        return min(deadline, self.timers[0][0]) if self.timers else deadline
 
     def check_clock(self) -> None:
-        """Look at the clock between two steps of something long. A pause in a step is left for `wait` to find."""
+        """Note that overlord was busy. A longer gap is left for `wait`, since it may be a pause."""
         now = time.monotonic()
         if now - self.looked <= PAUSED:
             self.looked = now
 
-    def stood_still(self, now: float, due: float | None) -> bool:
-        """Tell whether overlord was paused (docker pause) beyond what was due first, and `paused` moved the timers.
-        `paused` gets the time since the last look at the clock: when the pause began is unknown."""
-        gap, self.looked = now - self.looked, now
-        return gap > PAUSED and due is not None and now - due > PAUSED and self.paused(gap)
-
 
 # Where a path leads. `folder`: a descriptor of the last folder; `path`: without links; `stat`: None if nothing is
-# there; `safe`: only root and overlord's own user can change what a name on the way stands for, or create it.
+# there; `safe`: only root and overlord's own user can change or create a name on the way.
 Place = namedtuple("Place", "folder path stat safe")
-LOOKS_MOST = 1000  # names and links on the way to a file
-CHANGEABLE = "is a link that others than root can change; give the path that it leads to instead"
+NAMES_MOST = 1000  # names and links on the way to a file
 S_IFMT, S_IFSOCK, S_IFLNK, S_IFREG, S_IFDIR, S_IFIFO = 0o170000, 0o140000, 0o120000, 0o100000, 0o040000, 0o010000
 
 
@@ -2420,7 +2302,7 @@ class Misled(OSError):
 
 
 def open_entry(folder: int, name: str, make: bool) -> int:
-    """Return a descriptor of an entry, a link itself, or -1 if it is missing; `make`: create it as a folder."""
+    """Return an O_PATH descriptor of an entry (of a link itself), or -1; `make`: create a missing one as a folder."""
     flags = os.O_PATH | os.O_NOFOLLOW
     try:
         return os.open(name, flags, dir_fd=folder)
@@ -2429,7 +2311,7 @@ def open_entry(folder: int, name: str, make: bool) -> int:
             return -1
     try:
         os.mkdir(name, dir_fd=folder)
-    except FileExistsError:  # somebody else was faster
+    except FileExistsError:  # RACE: somebody else was faster
         pass
     return os.open(name, flags, dir_fd=folder)
 
@@ -2439,13 +2321,13 @@ def find(path: str, make: bool = False) -> Place:
     names, at, safe = path.split("/"), "", True
     folder = os.open("/", os.O_PATH)
     try:
-        for _ in range(LOOKS_MOST):
+        for _ in range(NAMES_MOST):
             names = [name for name in names if name not in ("", ".")]
             if not names:
                 raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
             name = names.pop(0)
             if name == ".." and not safe:
-                raise Misled(errno.ELOOP, f"{at} can be moved by others than root, so that {at}/.. may be anything")
+                raise Misled(errno.ELOOP, f"{at} can be moved by others than root: {at}/.. may be anything")
             entry = open_entry(folder, name, make and bool(names))  # RACE: what is checked here is what is entered
             if entry < 0:
                 return Place(folder, "/".join([at, name, *names]), None, safe and is_fixed(folder, None))
@@ -2454,7 +2336,8 @@ def find(path: str, make: bool = False) -> Place:
                 safe = safe and (name == ".." or is_fixed(folder, stat))
                 if stat.st_mode & S_IFMT == S_IFLNK:
                     if not safe:
-                        raise Misled(errno.ELOOP, f"{at}/{name} {CHANGEABLE}")
+                        why = "is a link that others than root can change; give its target instead"
+                        raise Misled(errno.ELOOP, f"{at}/{name} {why}")
                     target = os.readlink("", dir_fd=entry)
                     names[:0] = target.split("/")
                     if target.startswith("/"):
@@ -2474,15 +2357,16 @@ def find(path: str, make: bool = False) -> Place:
 
 
 def is_fixed(folder: int, entry: os.stat_result | None) -> bool:
-    """Tell whether only root and overlord's own user can change an entry of a folder, or create it (None).
-    In a sticky folder, others cannot remove or rename root's entries, but can add links and hard links."""
-    own, above, sticky = (0, os.geteuid()), os.fstat(folder), False
-    if entry and above.st_mode & 0o1000 and entry.st_uid in own:
-        kind = entry.st_mode & S_IFMT
-        sticky = kind == S_IFDIR or (kind != S_IFLNK and entry.st_nlink == 1)
-    if above.st_uid in own and (sticky or not above.st_mode & 0o022):
+    """Tell whether only root and overlord's own user can change an entry of a folder, or create it (None)."""
+    own, above = (0, os.geteuid()), os.fstat(folder)
+    trusted = above.st_uid in own
+    if (trusted and not above.st_mode & 0o022) or os.fstatvfs(folder).f_flag & os.ST_RDONLY:
         return True
-    return bool(os.fstatvfs(folder).f_flag & os.ST_RDONLY)
+    if not (trusted and above.st_mode & 0o1000 and entry and entry.st_uid in own):
+        return False
+    # In a sticky folder, others cannot remove or rename root's entries, but can add links and hard links.
+    kind = entry.st_mode & S_IFMT
+    return kind == S_IFDIR or (kind != S_IFLNK and entry.st_nlink == 1)
 
 
 def open_path(path: str, flags: int, kind: int) -> int:
@@ -2499,7 +2383,7 @@ def open_path(path: str, flags: int, kind: int) -> int:
     if place.stat and not os.path.samestat(stat, place.stat):
         fault = "was replaced while it was opened"
     elif stat.st_nlink > 1 and not place.safe:
-        fault = "has a second name (a hard link), maybe of a file that is root's"
+        fault = "has a second name (a hard link), which may be root's"
     if fault:
         os.close(fd)
         raise Misled(errno.ELOOP, f"{place.path} {fault}")
@@ -2507,38 +2391,36 @@ def open_path(path: str, flags: int, kind: int) -> int:
 
 
 class Stream:
-    """A pipe, terminal, FIFO or device that several sources write to. What its reader does not take is kept; if that
-    is too much, the captures are not read: a slow reader slows the writers down."""
+    """A pipe, terminal, FIFO or device that several sources write to. What its reader does not take is kept.
+    When that is too much, captures have to wait, and so do the writers."""
 
-    broken = False  # a failed write has sent SIGPIPE or SIGXFSZ to overlord, see write(2)
+    broken = False  # a failed write has sent SIGPIPE or SIGXFSZ to overlord: write(2)
 
     def __init__(self, watch: Watch, fd: int) -> None:
         self.watch, self.fd = watch, fd
         self.may_block = False
         if fd < 3 and not os.path.isfile(f"/proc/self/fd/{fd}"):
-            try:  # O_NONBLOCK belongs to the open file, which other processes share
+            try:  # LINUX: O_NONBLOCK belongs to the open file, which others share; this makes another one
                 self.fd = os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_APPEND)
             except OSError:  # a socket, or another user's pipe
                 self.may_block = True
         self.kept, self.lost = bytearray(), 0  # bytes; lines
-        self.progress = 0.0  # when the reader last took something, or was first asked to
+        self.progress = 0.0  # when the reader last took something, or was offered the first of it
         self.ending = False  # overlord is shutting down
         self.waiting: set[Capture] = set()
         self.unfinished: Capture | Log | None = None  # the source of an incomplete line
-        self.drained: Callable[[], None] = lambda: None  # called when nothing is kept any more
+        self.drained: Callable[[], None] = lambda: None  # called when nothing is kept
 
     @property
     def full(self) -> bool:
-        """Tell whether the captures have to wait."""
         return len(self.kept) > (STUCK_KEPT if self.ending else STREAM_KEPT) and not self.is_given_up()
 
     def is_given_up(self) -> bool:
-        """Tell whether lines for a stuck reader are dropped, so that the daemons can end."""
+        """Tell whether lines for a stuck reader are dropped, so that daemons can end."""
         return self.ending and len(self.kept) > STUCK_KEPT and time.monotonic() - self.progress > STUCK
 
     def put(self, source: Capture | Log, text: bytes) -> None:
-        """Write whole lines of one source, or part of an overlong line, each with the prefix of the source.
-        If another source interrupts an overlong line, its rest becomes another line."""
+        """Write whole lines, or part of an overlong one, which another source may split in two."""
         if self.is_given_up():
             self.lost += text.count(b"\n")
             return
@@ -2550,15 +2432,15 @@ class Stream:
         self.kept += text.replace(b"\n", b"\n" + prefix) if prefix else text
         self.unfinished = None if text.endswith(b"\n") else source
         if prefix and not self.unfinished:
-            del self.kept[-len(prefix) :]  # the prefix after the last newline
+            del self.kept[-len(prefix) :]  # after the last newline. COST: slicing `text` first would copy it
         self.flush()
 
     def flush(self) -> None:
-        """Write what the reader takes. Then let the captures go on if there is room."""
         before = len(self.kept)
         try:
             while self.kept and (not self.may_block or select.select((), (self.fd,), (), 0)[1]):
-                del self.kept[: os.write(self.fd, self.kept[: select.PIPE_BUF] if self.may_block else self.kept)]
+                part = self.kept[: select.PIPE_BUF] if self.may_block else self.kept
+                del self.kept[: os.write(self.fd, part)]
         except BlockingIOError:
             pass
         except OSError as error:  # nobody will ever read it
@@ -2572,7 +2454,7 @@ class Stream:
             self.watch.off(self.fd)
             self.drained()
         if self.ending and self.full:
-            self.watch.later(self.progress + STUCK, self.flush)
+            self.watch.later(self.progress + STUCK, self.flush)  # to give up a reader that is still stuck
         while self.waiting and not self.full:
             self.waiting.pop().resume()
 
@@ -2583,16 +2465,16 @@ class Stream:
 
 class LogFile:
     """A log file: appended to, rotated, and opened again when somebody has moved or removed it.
-    While it cannot be written, the units go on: FILE_KEPT bytes are kept for it, and further lines counted."""
+    While it cannot be written, FILE_KEPT bytes are kept and further lines counted. No unit waits for it."""
 
-    full = False  # no unit waits for it
+    full = False
 
     def __init__(self, watch: Watch, path: str, most: int, keep: int, say: Callable[[str, str, str], None]) -> None:
         self.watch, self.path, self.most, self.keep, self.say = watch, path, most, keep, say
-        self.fd, self.opened = -1, os.stat_result([0] * 10)  # of the open file
+        self.fd, self.opened = -1, os.stat_result([0] * 10)
         self.kept, self.lost = bytearray(), 0  # bytes; lines
         self.fault = self.rotation_fault = ""  # why it cannot be written, or rotated
-        self.timer: list[Any] | None = None  # of the next try
+        self.timer: list[Any] | None = None  # for the next try
         self.units: dict[str, None] = {}  # in the order in which they came
         self.waiting: set[Capture] = set()
         self.unfinished: Capture | None = None
@@ -2607,10 +2489,9 @@ class LogFile:
             self.write_kept()
 
     def write_kept(self) -> None:
-        """Write what is kept, or try again later."""
         fault = ""
         try:
-            self.make_room(len(self.kept))
+            self.make_room()
             while self.kept:
                 del self.kept[: os.write(self.fd, self.kept)]
         except OSError as error:
@@ -2619,16 +2500,16 @@ class LogFile:
             self.watch.cancel(self.timer)
             self.timer = self.watch.later(time.monotonic() + FILE_RETRY, self.write_kept)
         if fault and fault != self.fault:
-            text = f"cannot write {self.path}: {fault}; the unit goes on, and its lines are kept, up to"
-            self.inform("error", f"{text} {spell_size(FILE_KEPT)}, until they can be written")
+            kept = f"up to {spell_size(FILE_KEPT)} of lines are kept until it can be written"
+            self.inform("error", f"cannot write {self.path}: {fault}; {kept}")
         elif self.fault and not fault:
             lost = f"{self.lost} lines were lost meanwhile" if self.lost else "nothing was lost"
             self.inform("warning", f"{self.path} can be written again, {lost}")
             self.lost = 0
         self.fault = fault
 
-    def make_room(self, size: int) -> None:
-        """Open the file if needed, and rotate it if so many bytes more are too many. Raises OSError.
+    def make_room(self) -> None:
+        """Open the file if needed, and rotate it if what is kept does not fit. Raises OSError.
         COST: one stat(2) a block, to see whether somebody has moved or truncated the file."""
         try:
             stat = os.stat(self.path)
@@ -2636,7 +2517,7 @@ class LogFile:
             stat = None
         if not stat or not os.path.samestat(stat, self.opened):
             stat = self.open_file()
-        if self.most and stat.st_size and stat.st_size + size > self.most and self.rotate():
+        if self.most and stat.st_size and stat.st_size + len(self.kept) > self.most and self.rotate():
             self.open_file()
 
     def open_file(self) -> os.stat_result:
@@ -2646,14 +2527,14 @@ class LogFile:
         return self.opened
 
     def rotate(self) -> bool:
-        """Rename PATH to PATH.1, PATH.1 to PATH.2 and so on; return whether that succeeded. Raises OSError."""
+        """Rename PATH to PATH.1, PATH.1 to PATH.2 and so on; return whether that succeeded."""
         folder, path, *_ = find(self.path)
         name, fault = os.path.basename(path), ""
-        names = [name, *(f"{name}.{number}" for number in range(1, self.keep + 1))]
         try:
-            for older, newer in zip(names[:0:-1], names[-2::-1]):
+            for number in range(self.keep, 0, -1):
+                newer = f"{name}.{number - 1}" if number > 1 else name
                 try:
-                    os.rename(newer, older, src_dir_fd=folder, dst_dir_fd=folder)
+                    os.rename(newer, f"{name}.{number}", src_dir_fd=folder, dst_dir_fd=folder)
                 except FileNotFoundError:
                     pass
             if not self.keep:
@@ -2670,7 +2551,7 @@ class LogFile:
         self.say(level, ", ".join(self.units), text)
 
     def release(self) -> None:
-        """Close the file. What it cannot take now is given up."""
+        """Write what can be written now, and close the file."""
         if self.kept:
             self.write_kept()
         self.watch.cancel(self.timer)
@@ -2694,7 +2575,7 @@ class Tail:
         self.seek: Callable[[bytes], None] | None = None
 
     def add(self, text: bytes) -> None:
-        """Add whole lines, or part of an overlong one. COST: nothing is searched, split or copied."""
+        """COST: nothing is searched or copied."""
         self.blocks.append(text)
         self.size += len(text)
         while len(self.blocks) > TAIL_LINES or (self.size > TAIL_BYTES and len(self.blocks) > 1):
@@ -2713,37 +2594,35 @@ class Capture:
         self.watch, self.tail = output.watch, output.tails[unit]
         self.fd, self.end = os.pipe()
         os.set_blocking(self.fd, False)  # the other end is another open file
-        self.line = b""  # not finished yet
+        self.line = b""  # an unfinished one
         self.looked = 0.0  # when the pipe was read last
         self.resume()
 
     def resume(self) -> None:
         if self.fd >= 0:
-            self.watch.on(self.fd, select.EPOLLIN, lambda: self.read_pipe() and None)  # must not end the wait
+            self.watch.on(self.fd, select.EPOLLIN, self.read_pipe)
 
-    def must_wait(self, last: bool) -> bool:
-        """Tell whether the sink is full. `last`: it takes more, since the process has ended."""
-        return self.sink.full and not (last and len(self.sink.kept) < STUCK_KEPT)
-
-    def read_pipe(self, last: bool = False) -> bool:
-        """Read one block, unless the sink is full; return whether there was one. `last`: the process has ended.
-        COST: after a small block that follows another at once, the pipe is left to fill for REST seconds. For a unit
-        that writes 100 bytes at a time without a pause, that halves the processor time."""
-        if self.must_wait(last):
+    def read_pipe(self) -> None:
+        """Read one block, unless the sink is full. COST: after a small block that follows another at once, let the
+        pipe fill for REST seconds. For a unit that writes 100 bytes at a time, that halves the processor time."""
+        if self.sink.full:
             self.watch.off(self.fd)
             self.sink.waiting.add(self)
-            return False
-        try:
-            block = os.read(self.fd, LINE_MAX - len(self.line))
-        except BlockingIOError:
-            return False
-        now = time.monotonic()
-        if now - self.looked < 4 * REST and len(block) < LINE_MAX // 4:
+            return
+        now, size = time.monotonic(), self.read_block()
+        if now - self.looked < 4 * REST and size < LINE_MAX // 4:
             self.watch.off(self.fd)
             self.watch.later(now + REST, self.resume)
         self.looked = now
+
+    def read_block(self) -> int:
+        """Pass on what can be read at once; return its size."""
+        try:
+            block = os.read(self.fd, LINE_MAX - len(self.line))
+        except BlockingIOError:
+            return 0
         self.pass_lines(block)
-        return True
+        return len(block)
 
     def pass_lines(self, block: bytes) -> None:
         """Pass on whole lines, or LINE_MAX bytes of an overlong one, and keep the rest."""
@@ -2760,22 +2639,23 @@ class Capture:
         self.output.follow(self.unit, text)
         self.sink.put(self, text)
 
-    def drain(self, last: bool = False) -> None:
-        """Read what is there. COST: not more than a pipe holds, since somebody may go on writing."""
+    def is_blocked(self) -> bool:
+        """Tell whether the sink takes no more even of a process that has ended."""
+        return self.sink.full and len(self.sink.kept) >= STUCK_KEPT
+
+    def drain(self) -> None:
+        """Read what an ended process has left. COST: no more than a pipe holds, since others may go on writing."""
         for _ in range(2 * PIPE_SIZE // LINE_MAX):
-            if not self.read_pipe(last):
+            if self.is_blocked() or not self.read_block():
                 break
 
     def finish_run(self) -> None:
-        """Read what a process has left in the pipe, and end its last line."""
-        self.drain(last=True)
-        if not self.must_wait(last=True) and (self.line or self.sink.unfinished is self):
+        self.drain()
+        if not self.is_blocked() and (self.line or self.sink.unfinished is self):
             self.pass_lines(b"\n")
 
     def end_capture(self) -> None:
-        """Pass on what is left, and close the pipe."""
         self.finish_run()
-        self.sink.waiting.discard(self)
         self.watch.off(self.fd)
         os.close(self.fd)
         os.close(self.end)
@@ -2783,7 +2663,7 @@ class Capture:
 
 
 def spell_json(value: Any) -> str:
-    """Return JSON for texts, lists, dictionaries, numbers and None. The json module is not in python3-minimal."""
+    """Return JSON for str, list, dict, numbers and None: python3-minimal has no json module."""
     if isinstance(value, dict):
         return "{" + ", ".join(f"{spell_json(key)}: {spell_json(each)}" for key, each in value.items()) + "}"
     if isinstance(value, list):
@@ -2801,19 +2681,18 @@ def clean(text: str) -> str:
 
 
 class Log:
-    """overlord's own messages. While nobody reads, LOG_KEPT bytes are kept, and further messages counted."""
+    """overlord's own messages. While nobody reads, LOG_KEPT bytes are kept and further messages counted."""
 
     prefix = b""
 
     def __init__(self, stream: Stream, level: str = "info", form: str = "text") -> None:
         self.stream = stream
-        self.level, self.form = LEVELS.index(level), form
-        self.backlog = self.lost = 0  # bytes of them in what the stream keeps; messages
+        self.level, self.form = level, form
+        self.backlog = self.lost = 0  # bytes in what the stream keeps; messages
         stream.drained = self.catch_up
 
-    def spell(self, level: str, unit: str, text: str, details: Mapping[str, str | list[str]] | None = None) -> bytes:
-        """Return one line in the configured format. In text, each detail adds lines."""
-        details = details or {}
+    def spell(self, level: str, unit: str, text: str, details: Mapping[str, str | list[str]]) -> bytes:
+        """Return a message in the configured format. In text, details add lines."""
         if self.form == "json":
             now = time.time()
             stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)) + f".{int(now * 1000) % 1000:03d}Z"
@@ -2831,10 +2710,10 @@ class Log:
         return ("\n".join(lines) + "\n").encode("utf-8", "surrogateescape")
 
     def message(self, level: str, unit: str, text: str, details: Any = None, always: bool = False) -> None:
-        """Write one message, if the level is high enough. Never raises, never waits."""
-        if not always and LEVELS.index(level) < self.level:
+        """Write a message, if its level is high enough. Never raises, never waits."""
+        if not always and LEVELS.index(level) < LEVELS.index(self.level):
             return
-        line = self.spell(level, unit, text, details)
+        line = self.spell(level, unit, text, details or {})
         if self.stream.kept and self.backlog + len(line) > LOG_KEPT:
             self.lost += 1
             return
@@ -2842,7 +2721,6 @@ class Log:
         self.backlog = self.backlog + len(line) if self.stream.kept else 0
 
     def catch_up(self) -> None:
-        """Say how many messages were lost, once the stream takes more."""
         if self.lost and not self.stream.kept:
             lost, self.lost = self.lost, 0
             self.message("warning", "", f"{lost} messages were lost, since nobody read them", always=True)
@@ -2854,8 +2732,7 @@ class Output:
     def __init__(self, watch: Watch, level: str, form: str, colour: bool) -> None:
         self.watch, self.colour = watch, colour
         err = Stream(watch, 2)
-        same = os.path.samestat(os.fstat(1), os.fstat(2))
-        self.streams = {1: err if same else Stream(watch, 1), 2: err}  # the container's stdout and stderr
+        self.streams = {1: err if os.path.samefile(1, 2) else Stream(watch, 1), 2: err}  # the container's
         self.sinks: dict[str, Stream | LogFile] = {}
         self.captures: dict[tuple[str, int], Capture] = {}
         self.tails: dict[str, Tail] = {}
@@ -2863,15 +2740,16 @@ class Output:
         self.log = Log(err, level, form)
 
     def wire_output(self, spec: Spec) -> tuple[int, int]:
-        """Return what becomes a unit's descriptors 1 and 2, -1 for /dev/null. Raises StartError."""
-        out = self.writing_end(spec, 1, spec.stdout)
+        """Return a unit's stdout and stderr, -1 for /dev/null. Raises StartError."""
+        out = self.writing_end(spec, 1)
         if spec.stderr == "stdout" or (spec.stderr == spec.stdout and spec.stderr[0] == "/"):
             self.unwire(spec.name, [2])
             return out, out
-        return out, self.writing_end(spec, 2, spec.stderr)
+        return out, self.writing_end(spec, 2)
 
-    def writing_end(self, spec: Spec, fd: int, target: str) -> int:
-        """Return what becomes one descriptor of a unit."""
+    def writing_end(self, spec: Spec, fd: int) -> int:
+        name = ("stdout", "stderr")[fd - 1]
+        target = getattr(spec, name)
         capture = self.captures.get((spec.name, fd))
         if capture and capture.target != target:
             self.unwire(spec.name, [fd])
@@ -2882,7 +2760,6 @@ class Output:
             capture = capture or self.open_capture(spec, fd, target)
             os.set_blocking(capture.end, True)  # a process may have set O_NONBLOCK, as node does
         except OSError as error:
-            name = ("stdout", "stderr")[fd - 1]
             raise StartError(f"{name} {target}: {error.strerror}", error.errno in SCARCE) from None
         return capture.end
 
@@ -2897,41 +2774,38 @@ class Output:
         return capture
 
     def sink(self, path: str, spec: Spec) -> Stream | LogFile:
-        """Return the only writer of a file, whatever its path. Raises OSError."""
+        """Return the one writer of a file, whatever its path. Raises OSError."""
         try:
-            stat = os.stat(path)
-            for fd in (1, 2):
-                if os.path.samestat(stat, os.fstat(fd)):
-                    return self.streams[fd]
-        except OSError:  # nothing there, or unreadable: the writer will report it
+            for fd, stream in self.streams.items():
+                if os.path.samefile(path, fd):
+                    return stream
+        except OSError:  # the writer will report it
             pass
         try:
             place = find(path)
             os.close(place.folder)
         except Misled:
             raise
-        except OSError:  # a file in the place of a folder, say: the writer will report it
+        except OSError:  # a file in the place of a folder, say
             place = Place(-1, os.path.normpath(path), None, False)
-        if place.path not in self.sinks:
-            self.sinks[place.path] = self.open_sink(place, spec)
-        sink = self.sinks[place.path]
+        sink = self.sinks.get(place.path)
+        if not sink:
+            kind = place.stat.st_mode & S_IFMT if place.stat else S_IFREG
+            if kind == S_IFREG:
+                sink = LogFile(self.watch, place.path, spec.log_max, spec.log_keep, self.log.message)
+            else:  # LINUX: a FIFO opened for reading too needs no reader, and its writer gets no SIGPIPE: fifo(7)
+                flags = os.O_RDWR if kind == S_IFIFO else os.O_WRONLY
+                sink = Stream(self.watch, open_path(place.path, flags, kind))
+            self.sinks[place.path] = sink
         if isinstance(sink, LogFile):
             sink.units[spec.name] = None
         return sink
-
-    def open_sink(self, place: Place, spec: Spec) -> Stream | LogFile:
-        """Return a new writer. Raises OSError."""
-        kind = place.stat.st_mode & S_IFMT if place.stat else S_IFREG
-        if kind == S_IFREG:
-            return LogFile(self.watch, place.path, spec.log_max, spec.log_keep, self.log.message)
-        # LINUX: a FIFO that is opened for reading too needs no reader, and its writer never gets SIGPIPE: fifo(7)
-        return Stream(self.watch, open_path(place.path, os.O_RDWR if kind == S_IFIFO else os.O_WRONLY, kind))
 
     def of(self, name: str) -> list[Capture]:
         return [self.captures[name, fd] for fd in (1, 2) if (name, fd) in self.captures]
 
     def unwire(self, name: str, fds: Iterable[int] = (1, 2)) -> None:
-        """Capture descriptors of a unit no more. Close files that nobody writes to now."""
+        """Stop capturing descriptors of a unit. Close files that nobody writes to any more."""
         ended = [self.captures.pop((name, fd)) for fd in fds if (name, fd) in self.captures]
         if not ended:
             return
@@ -2944,29 +2818,29 @@ class Output:
             self.sinks.pop(path).release()
 
     def apply_settings(self, fleet: Fleet) -> None:
-        self.log.level, self.log.form = LEVELS.index(fleet.settings.log_level), fleet.settings.log_format
-        for (name, _), capture in reversed(list(self.captures.items())):  # of several units, the first one counts
+        self.log.level, self.log.form = fleet.settings.log_level, fleet.settings.log_format
+        for (name, _), capture in reversed(list(self.captures.items())):  # of several units, the first one wins
             spec = fleet.units[name].spec if name in fleet.units else None
             if spec and isinstance(capture.sink, LogFile) and capture.target in (spec.stdout, spec.stderr):
                 capture.sink.most, capture.sink.keep = spec.log_max, spec.log_keep
 
-    def all_sinks(self) -> set[Stream | LogFile]:
-        return {*self.streams.values(), *self.sinks.values()}
+    def all_streams(self) -> set[Stream]:
+        return {*self.streams.values(), *(sink for sink in self.sinks.values() if isinstance(sink, Stream))}
 
     def begin_shutdown(self) -> None:
-        """From now on, a stuck reader must not keep daemons from ending. May be called again."""
-        for sink in self.all_sinks():
-            if isinstance(sink, Stream) and not sink.ending:
-                sink.ending = True
-                sink.flush()
+        """Let no stuck reader keep daemons from ending. May be called again."""
+        for stream in self.all_streams():
+            if not stream.ending:
+                stream.ending = True
+                stream.flush()
 
     def write_rest(self, until: float) -> None:
-        """Write all that is left, until `until` at most, and not for a stuck reader."""
+        """Write all that is left, until `until` at most. Give up a stuck reader sooner."""
         self.begin_shutdown()
         while True:
             for capture in self.captures.values():
                 capture.drain()
-            progress = [sink.progress for sink in self.all_sinks() if isinstance(sink, Stream) and sink.kept]
+            progress = [stream.progress for stream in self.all_streams() if stream.kept]
             deadline = min(until, max(progress, default=-STUCK) + STUCK)
             if time.monotonic() >= deadline:
                 break
@@ -2974,11 +2848,10 @@ class Output:
         for capture in self.captures.values():
             capture.finish_run()
         for sink in self.sinks.values():
-            if isinstance(sink, LogFile) and sink.kept:
-                sink.write_kept()
-        lost = sum(sink.lost + sink.kept.count(b"\n") for sink in self.all_sinks())
+            sink.release()
+        lost = sum(stream.lost + stream.kept.count(b"\n") for stream in self.all_streams())
         if lost:
-            self.log.message("warning", "", f"{lost} lines of output were given up, since they could not be written")
+            self.log.message("warning", "", f"{lost} lines of output were given up, since nobody read them")
 
 
 # =========================================================================================================== Kernel
@@ -2986,7 +2859,7 @@ class Output:
 
 
 def call_or(default: Any, call: Callable[..., Any], *words: Any) -> Any:
-    """Return what a call returns, or a default where it raises OSError."""
+    """Return the result of a call, or a default if it raises OSError."""
     try:
         return call(*words)
     except OSError:
@@ -2994,14 +2867,14 @@ def call_or(default: Any, call: Callable[..., Any], *words: Any) -> Any:
 
 
 def try_stage(stage: str, call: Callable[..., Any], *words: Any) -> Any:
-    """Return what a call returns. Raises StartError, which names the stage of a start, for its OSError."""
+    """Return the result of a call. Raises StartError, with the stage of the start, in place of OSError."""
     try:
         return call(*words)
     except OSError as error:
         raise StartError(f"{stage}: {error.strerror}") from None
 
 
-# Words that a shell may not take for a program: POSIX 2.9, dash(1), bash(1), busybox ash.
+# What a shell does not look up as a program: POSIX 2.9, dash(1), bash(1), busybox ash.
 SHELL_WORDS = frozenset(
     """. : [ [[ alias bg bind break builtin caller case cd chdir command compgen complete compopt continue coproc
     declare dirs disown do done echo elif else enable esac eval exec exit export false fc fg fi for function getopts
@@ -3010,25 +2883,27 @@ SHELL_WORDS = frozenset(
     wait while""".split()
 )
 PLAIN_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_./+- ")
-FIRST_WORD = r"(?a)[\w./+-]+(?=\s|$)"
 PLAIN_WORD = r"(?:[\w@%+=:,./-]|\\[^\n]|'[^']*'|\"[^\"\\$`]*\")+"
 PLAIN_COMMAND = rf"(?a)[\w./+-]+(?:(?:\\\n)*[ \t](?:[ \t]|\\\n)*{PLAIN_WORD})*"
 QUOTED = r"\\(.)|'([^']*)'|\"([^\"]*)\""
 SUBSTITUTION = r"\$\(\([^()'\"`\\#]*\)\)|\$\([^()'\"`\\#]*\)|`[^()'\"`\\#]*`"  # only those without quotes or nesting
 
 
+def first_program(cmd: str) -> str:
+    """Return the first word of a command, or "" if that may be something else than a program."""
+    first = next(iter(cmd.split(None, 1)), "")
+    return first if PLAIN_LETTERS.issuperset(first) and first not in SHELL_WORDS else ""
+
+
 def command_line(cmd: str, environment: Mapping[bytes, bytes]) -> list[str]:
-    """Return the argument vector for a `cmd`: its own words where they are plain, else a shell's.
-    For one simple command the shell gets an `exec` before it, so that no shell stays. Plain words need none, which
-    keeps the environment as it is: dash drops variables with a dot in their names."""
+    """Return the arguments to execute for a `cmd`: its words if they are plain, else a shell's, with `exec` before a
+    simple command. Plain words avoid the shell because dash drops variables with a dot in their names."""
     cmd = cmd.strip()
-    words = cmd.split() if PLAIN_LETTERS.issuperset(cmd) else []  # COST: most are; no pattern is compiled
-    match = None if words else re.match(FIRST_WORD, cmd)
-    first = match[0] if match else "".join(words[:1])
-    if not first or first in SHELL_WORDS or f"BASH_FUNC_{first}%%".encode() in environment:
+    first = first_program(cmd)
+    if not first or f"BASH_FUNC_{first}%%".encode() in environment:
         return ["/bin/sh", "-c", cmd]
-    if words:
-        return words
+    if PLAIN_LETTERS.issuperset(cmd):  # COST: most are, and no pattern is compiled
+        return cmd.split()
     if re.fullmatch(PLAIN_COMMAND, cmd):
         words = re.findall(PLAIN_WORD, cmd, re.ASCII)
         return [re.sub(QUOTED, lambda match: match[match.lastindex or 0], word) for word in words]
@@ -3038,20 +2913,19 @@ def command_line(cmd: str, environment: Mapping[bytes, bytes]) -> list[str]:
     return ["/bin/sh", "-c", f"exec {cmd}" if simple else cmd]
 
 
-def program_of(spec: Spec) -> str:
-    return os.path.basename(command_line(spec.cmd, {})[0]) if isinstance(spec.cmd, str) else ""
+def program_of(cmd: str) -> str:
+    return os.path.basename(command_line(cmd, {})[0])
 
 
 def find_paths(program: bytes, environment: Mapping[bytes, bytes]) -> list[bytes]:
-    """Return where a program may be found."""
     if not program or b"/" in program:
         return [program]
     folders = environment.get(b"PATH", DEFAULT_PATH.encode()).split(b":")
     return [(folder or b".") + b"/" + program for folder in folders]
 
 
-def execute(argv: Iterable[str], environment: Mapping[bytes, bytes]) -> tuple[str, int]:
-    """Replace this process, as execvp(3). Runs in the child. Return why that failed, and the shell's exit code."""
+def execute(argv: Iterable[str | bytes], environment: Mapping[bytes, bytes]) -> tuple[str, int]:
+    """Replace this process, as execvp(3). Return why that failed, and a shell's exit code for it."""
     words = [os.fsencode(word) for word in argv]
     why, code = "not found", NOT_FOUND
     for path in find_paths(words[0], environment):
@@ -3059,7 +2933,7 @@ def execute(argv: Iterable[str], environment: Mapping[bytes, bytes]) -> tuple[st
             os.execve(path, words, environment)
         except OSError as error:
             if error.errno == errno.ENOEXEC and path != b"/bin/sh":  # a script without `#!`
-                return execute(["/bin/sh", *map(decode, [path, *words[1:]])], environment)
+                return execute(["/bin/sh", path, *words[1:]], environment)
             if error.errno not in (errno.ENOENT, errno.ENOTDIR):
                 why = "is a directory" if os.path.isdir(path) else str(error.strerror)
                 code = NOT_EXECUTABLE
@@ -3069,7 +2943,7 @@ def execute(argv: Iterable[str], environment: Mapping[bytes, bytes]) -> tuple[st
 
 
 def variable_files(spec: Spec, environment: Mapping[bytes, bytes]) -> Iterator[tuple[str, str, str]]:
-    """Yield name in messages, path, and secret of each file of a unit's `env_file` and `secrets`."""
+    """Yield the name in messages, the path and the secret ("" for `env_file`) of each file with variables."""
     for path in spec.env_file:
         path = path[path[0] == "-" :]
         yield f"env_file {path}", path, ""
@@ -3086,21 +2960,20 @@ def try_slurp(path: str) -> bytes | OSError:
 
 
 def read_fixed(spec: Spec, environment: Mapping[bytes, bytes]) -> dict[str, bytes | OSError]:
-    """Read, with overlord's rights, the variable files that only root and overlord's user can replace.
-    Return what each holds, or why it cannot be read. Runs in the child."""
+    """Read, with overlord's rights, the files with variables that only root and overlord's user can replace."""
     held: dict[str, bytes | OSError] = {}
     for _, path, _ in variable_files(spec, environment):
         place = call_or(None, find, os.path.join(os.getcwd(), path))
         if place:
             os.close(place.folder)
-        if place and place.safe:
-            held[path] = try_slurp(path)
+            if place.safe:
+                held[path] = try_slurp(path)
     return held
 
 
 def read_variables(spec: Spec, environment: Mapping[bytes, bytes], held: Mapping[str, Any]) -> dict[bytes, bytes]:
-    """Return the variables of a unit's `env_file` and `secrets`. Runs in the child, as the unit's user, who reads
-    what is not in `held`, from `read_fixed`. Raises StartError, which shows no value."""
+    """Return the variables of `env_file` and `secrets`; reads, as the unit's user, the files that are not in `held`,
+    from `read_fixed`. Raises StartError, which shows no value."""
     found: dict[bytes, bytes] = {}
     for what, path, secret in variable_files(spec, environment):
         content = held[path] if path in held else try_slurp(path)
@@ -3109,15 +2982,16 @@ def read_variables(spec: Spec, environment: Mapping[bytes, bytes], held: Mapping
                 continue
             why = f"{what}: {content.strerror}"
             if content.errno == errno.EACCES and spec.uid and path not in held:
-                why += f" (read as {spec.uid}: others than root can change a folder or link on the way to it)"
+                why += f" (read as {spec.uid}: others than root can change the path)"
             raise StartError(why)
         if secret:
-            found[secret.encode()] = re.sub(rb"\r?\n\Z", b"", content)
             if b"\0" in content:
                 raise StartError(f"{what}: holds a NUL byte")
-        for number, line in enumerate(() if secret else content.splitlines(), 1):
-            key, equals, value = line.strip().partition(b"=")
-            if not line.strip() or line.lstrip().startswith(b"#"):
+            found[secret.encode()] = re.sub(rb"\r?\n\Z", b"", content)
+            continue
+        for number, line in enumerate(map(bytes.strip, content.splitlines()), 1):
+            key, equals, value = line.partition(b"=")
+            if not line or line.startswith(b"#"):
                 continue
             if not equals or b"\0" in line or not re.fullmatch(rb"[^\s'\"$]+", key):
                 raise StartError(f"{what}:{number}: is not of the form KEY=value")
@@ -3126,7 +3000,6 @@ def read_variables(spec: Spec, environment: Mapping[bytes, bytes], held: Mapping
 
 
 def remove_pidfile(path: str) -> None:
-    """Remove a pid file of before. Runs in the child, as the unit's user. Raises OSError."""
     place = find(path)
     if place.stat:
         os.unlink(os.path.basename(place.path), dir_fd=place.folder)
@@ -3134,7 +3007,7 @@ def remove_pidfile(path: str) -> None:
 
 
 def set_limits(limits: Iterable[tuple[str, int, int]]) -> None:
-    """Set the limits of this process. Runs in the child. Raises StartError."""
+    """Set the limits of this process. Raises StartError."""
     try:
         import resource
 
@@ -3142,20 +3015,18 @@ def set_limits(limits: Iterable[tuple[str, int, int]]) -> None:
             resource.setrlimit(getattr(resource, f"RLIMIT_{name.upper()}"), (soft, hard))
     except (AttributeError, OSError, ValueError) as error:
         raise StartError(f"limits {name}: {error}") from None
-    except ImportError:  # python3-minimal, which comes with prlimit(1)
+    except ImportError:  # python3-minimal; Debian has prlimit(1)
+        import subprocess
+
         words = ["prlimit", f"--pid={os.getpid()}", *("--{}={}:{}".format(*limit) for limit in limits)]
-        words = [word.replace("-1:-1", "unlimited").replace(":-1", ":unlimited") for word in words]
-        heard, said = os.pipe()
-        actions = [(os.POSIX_SPAWN_DUP2, said, 2)]
-        what = "limits: no module `resource` in this Python; prlimit(1)"
-        pid = try_stage(what, lambda: os.posix_spawnp(words[0], words, {}, file_actions=actions))
-        os.close(said)
-        if os.waitpid(pid, 0)[1]:
-            raise StartError(f"limits: {decode(os.read(heard, 1000)).strip()}") from None
+        stage = "limits: no module `resource` in this Python; prlimit(1)"
+        result = try_stage(stage, partial(subprocess.run, words, capture_output=True))
+        if result.returncode:
+            raise StartError(f"limits: {decode(result.stderr).strip()}") from None
 
 
-def identity(uid: str | None, gid: str | None) -> tuple[Any, Any, dict[str, str]]:
-    """Return the numbers of user and group, and the user's variables. Raises StartError."""
+def identity(uid: str | None, gid: str | None) -> tuple[Any, Any, dict[bytes, bytes]]:
+    """Return the numbers of a user and a group, and the user's variables. Raises StartError."""
     import grp
     import pwd
 
@@ -3167,8 +3038,9 @@ def identity(uid: str | None, gid: str | None) -> tuple[Any, Any, dict[str, str]
             if not is_number(uid, 10):
                 raise StartError(f"uid {uid}: no such user") from None
             user = pwd.struct_passwd((uid, "", int(uid), int(uid), "", "/", ""))
-        number, group, name = user.pw_uid, user.pw_gid, user.pw_name
-        variables = {"HOME": user.pw_dir, "USER": name, "LOGNAME": name, "SHELL": user.pw_shell or "/bin/sh"}
+        number, group, name = user.pw_uid, user.pw_gid, os.fsencode(user.pw_name)
+        variables = {b"HOME": os.fsencode(user.pw_dir), b"USER": name, b"LOGNAME": name}
+        variables[b"SHELL"] = os.fsencode(user.pw_shell or "/bin/sh")
     if gid is not None:
         try:
             group = int(gid) if is_number(gid, 10) else grp.getgrnam(gid).gr_gid
@@ -3178,7 +3050,7 @@ def identity(uid: str | None, gid: str | None) -> tuple[Any, Any, dict[str, str]
 
 
 def exists(target: int) -> bool:
-    """Tell whether there is a process, or with a minus a process group; a zombie counts."""
+    """Tell whether there is a process, or with a minus a process group. Zombies count."""
     try:
         os.kill(target, 0)
     except OSError as error:
@@ -3196,31 +3068,27 @@ def ignores(pid: int, signum: int) -> bool:
     return is_masked(f"/proc/{pid}/status", b"Ign", signum)
 
 
-def heeds(pid: int, signum: int) -> bool | None:
-    """Tell whether a process survives a signal: by default, or as a thread catches, ignores or blocks it.
-    None where that cannot be seen."""
+def survives(pid: int, signum: int) -> bool:
+    """Tell whether a signal is known not to kill a process: by default, or as one of its threads handles it."""
     if signum in HARMLESS:
         return True
     if is_becoming(pid):
         return False  # RACE: exec will undo what shows now
     tasks = call_or([], os.listdir, f"/proc/{pid}/task")
-    if not tasks:  # hidden, see hidepid in proc(5), or gone
-        return None if exists(pid) else False
     return any(is_masked(f"/proc/{pid}/task/{task}/status", b"Blk|Ign|Cgt", signum) for task in tasks)
 
 
 def is_becoming(pid: int) -> bool:
-    """Tell whether a child is still on its way to exec."""
+    """Tell whether a child has not called exec yet."""
     own, its = (call_or(None, slurp, f"/proc/{each}/cmdline") for each in ("self", pid))
     return own is not None and own == its
 
 
 def with_continue(signum: int) -> tuple[int, ...]:
-    """Return a signal and SIGCONT after it: a stopped process acts on nothing but SIGKILL."""
+    """Add SIGCONT to a signal: a stopped process reacts only to SIGKILL."""
     return (signum,) if signum == SIGNALS["KILL"] else (signum, SIGNALS["CONT"])
 
 
-# File systems that answer whatever other machines and processes do.
 LOCAL = frozenset(
     b"""aufs bcachefs bpf btrfs cgroup cgroup2 configfs debugfs devpts devtmpfs efivarfs erofs ext2 ext3 ext4 f2fs
     fusectl hugetlbfs iso9660 jfs mqueue nsfs overlay proc pstore ramfs rootfs securityfs selinuxfs squashfs sysfs
@@ -3229,77 +3097,94 @@ LOCAL = frozenset(
 
 
 def may_hang() -> bool:
-    """Tell whether any other file system is mounted, as NFS or FUSE."""
+    """Tell whether a file system is mounted that depends on other machines or processes (NFS, FUSE)."""
     mounts = call_or(None, slurp, "/proc/self/mounts")
     return mounts is None or not {line.split()[2] for line in mounts.splitlines()} <= LOCAL
 
 
 NOTHING: dict[str, str] = {}
-NEED_FORK = "uid gid umask nice dir limits env_file secrets pidfile".split()  # more than posix_spawn(3) can do
+NEED_FORK = "uid gid umask nice dir limits env_file secrets pidfile".split()  # posix_spawn(3) cannot do these
 if TYPE_CHECKING:
     Pair = tuple[int, int]
 
 
 class Kernel:
-    """Makes, signals and reaps processes."""
-
     def __init__(self, environment: dict[bytes, bytes], mask: set[int]) -> None:
         self.environment, self.mask = environment, mask
         self.ignored = {n for n in SETTABLE if signal.getsignal(n) == signal.SIG_IGN} - OWN_FAULTS
-        # LINUX: dup2 to itself makes none inheritable, nor does posix_spawn before glibc 2.29
-        whole = all(is_open(fd) and os.get_inheritable(fd) for fd in (1, 2))
-        self.launches = whole and not may_hang()
+        # LINUX: dup2 of a descriptor to itself does not make it inheritable, nor does posix_spawn before glibc 2.29
+        self.may_spawn = is_inheritable(1) and is_inheritable(2) and not may_hang()
         for fd in (0, 1, 2):
-            if not is_open(fd):  # so that no pipe of overlord's becomes a standard output
+            if not is_open(fd):  # no pipe of overlord's may become a standard output
                 os.open(os.devnull, os.O_RDWR)
         entries = call_or(range(256), os.listdir, "/proc/self/fd")
-        # what overlord was started with. PYTHON: its own are not inheritable
-        self.handed = [fd for fd in map(int, entries) if fd > 2 and is_open(fd) and os.get_inheritable(fd)]
+        # the descriptors that overlord was started with. PYTHON: its own are not inheritable
+        self.handed = [fd for fd in map(int, entries) if fd > 2 and is_inheritable(fd)]
         for fd in self.handed:
             os.set_inheritable(fd, False)
         self.null = os.open(os.devnull, os.O_RDWR)
-        self.failures, self.failing = os.pipe()  # where a child says why it failed
+        self.failures, self.failing = os.pipe()  # children write there why they failed
         os.set_blocking(self.failures, False)
-        self.reasons: dict[int, str] = {}  # pid -> what it said
-        # children that are no main process, as a probe's -> their unit, and what takes exit code and reason
-        self.helpers: dict[int, tuple[str, Callable[[int, str], None]]] = {}
+        self.reasons: dict[int, str] = {}  # pid -> why it failed
+        # children that are no main process (probes, say) -> what is called with their exit code and reason
+        self.helpers: dict[int, Callable[[int, str], None]] = {}
         self.terminal = False  # the main command has the terminal
         self.oom, self.oom_seen = oom_kills()[0], -OOM_WINDOW  # their number so far, and when it grew
 
-    def make_process(
-        self, spec: Spec, stdio: Pair = (1, 2), extra: Mapping[str, str] = NOTHING, fd: Pair = (-1, -1)
-    ) -> int:
+    def make_main(self, cmd: Iterable[str]) -> int:
+        """Return the pid of the main command, started as tini would. Raises StartError."""
+        self.terminal = in_foreground()
+
+        def become_main() -> tuple[str, int]:
+            os.setpgid(0, 0)
+            if self.terminal:
+                os.tcsetpgrp(0, os.getpid())
+            for fd in self.handed:
+                os.set_inheritable(fd, True)
+            self.shed_signals(self.ignored, self.mask)
+            return execute(cmd, self.environment)
+
+        return self.fork(become_main)
+
+    def make_process(self, spec: Spec, stdio: Pair, extra: Mapping[str, str], fd: Pair = (-1, -1)) -> int:
         """Return the pid of a new process for a unit. Raises StartError. `stdio`: what becomes descriptors 1 and 2,
-        -1 for /dev/null; `extra`: more variables; `fd`: the number of one more descriptor, and what becomes that."""
+        -1 for /dev/null; `extra`: more variables; `fd`: the number of one more descriptor, and what becomes it."""
         pid = self.posix_spawn(spec, stdio, extra) if fd[0] < 0 else 0
-        if pid:
-            return pid
-        self.terminal = self.terminal or (spec.kind == "main" and in_foreground())
-        return self.fork(lambda: self.become(spec, stdio, extra, fd))
+        return pid or self.fork(lambda: self.become(spec, stdio, extra, fd))
 
     def fork(self, child: Callable[[], tuple[str, int]]) -> int:
-        """Return the pid of a child that makes a call. Raises StartError.
-        The call returns why it failed, or nothing, and the exit code for that. RACE: a signal to the child would
-        reach overlord by the wake-up pipe that both have. So all are blocked until `shed_signals`."""
+        """Return the pid of a child that makes a call, which returns why it failed, or "", and an exit code for that.
+        Raises StartError. RACE: all signals are blocked until `shed_signals`, since the child shares overlord's
+        wake-up pipe."""
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, ALL_SIGNALS)
         try:
             pid = os.fork()
             if not pid:
-                try:
-                    text, code = child()
-                except BaseException as error:
-                    scarce = isinstance(error, OSError) and error.errno in SCARCE
-                    text, code = getattr(error, "strerror", "") or repr(error), EX_TEMPFAIL if scarce else 1
-                self.end_child(text, code)
+                self.run_child(child)
             return pid
         except OSError as error:
             raise StartError(f"fork: {error.strerror}", passing=True) from None
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
+    def run_child(self, child: Callable[[], tuple[str, int]]) -> None:
+        try:
+            text, code = child()
+        except StartError as error:
+            text, code = str(error), 1
+        except BaseException as error:
+            scarce = isinstance(error, OSError) and error.errno in SCARCE
+            text, code = getattr(error, "strerror", None) or repr(error), EX_TEMPFAIL if scarce else 1
+        try:
+            if text:
+                line = f"{os.getpid()} {text}".translate({0: " ", 10: " "})
+                os.write(self.failing, os.fsencode(line)[: select.PIPE_BUF - 1] + b"\n")  # at once: pipe(7)
+        finally:
+            os._exit(code if text else 0)
+
     def compute(self, call: Callable[[], bytes], done: Callable[[bytes], None]) -> None:
-        """Make a call in a child; hand over what it returns, or b"" where it fails. Raises StartError.
-        Where there is no memfd_create(2) for the result, overlord makes the call itself."""
+        """Make a call in a child, and hand over the result, or b"" if it fails. Raises StartError.
+        Without memfd_create(2), overlord makes the call itself."""
         try:
             data = open(os.memfd_create("overlord"), "w+b", buffering=0)  # noqa: SIM115
         except (AttributeError, OSError):
@@ -3317,13 +3202,12 @@ class Kernel:
                 data.seek(0)
                 done(b"" if code else data.read())
 
-        self.helpers[self.fork(child)] = ("", hand_over_result)
+        self.helpers[self.fork(child)] = hand_over_result
 
     def posix_spawn(self, spec: Spec, stdio: Pair, extra: Mapping[str, str]) -> int:
-        """Return the pid of a new process, or 0 where that takes a fork. COST: half the time of a fork, for it copies
-        no page tables; but overlord stands still until the exec, hence `may_hang`."""
-        later = any(getattr(spec, option) not in (None, ()) for option in NEED_FORK)
-        if later or spec.kind == "main" or not self.launches:
+        """Return the pid of a new process, or 0 if that takes a fork. COST: half the time of a fork: no page tables
+        are copied. LINUX: blocks until the exec, hence `may_hang`."""
+        if not self.may_spawn or any(getattr(spec, option) not in (None, ()) for option in NEED_FORK):
             return 0
         environment = self.variables(spec, dict(self.environment), extra)
         argv = command_line(spec.cmd, environment)
@@ -3335,7 +3219,7 @@ class Kernel:
             return os.posix_spawn(
                 path, argv, environment, file_actions=actions, setsid=True, setsigmask=(), setsigdef=SETTABLE
             )
-        except (StopIteration, OSError, ValueError, NotImplementedError, AttributeError):  # or there is no such call
+        except (StopIteration, OSError, ValueError, NotImplementedError, AttributeError):  # fork tells what is wrong
             return 0
 
     def variables(self, spec: Spec, environment: dict[bytes, bytes], extra: Mapping[str, str]) -> dict[bytes, bytes]:
@@ -3346,46 +3230,29 @@ class Kernel:
                 pairs = fill_env(pairs, {decode(key): decode(value) for key, value in environment.items()})
             except Mistake as error:
                 raise StartError(f"env: {error}") from None
-        own = {"OVERLORD_NAME": spec.name, **({"OVERLORD_INSTANCE": str(spec.instance)} if spec.instance else {})}
-        for key, value in (*pairs, *own.items(), *extra.items()):
+        own = [("OVERLORD_NAME", spec.name)]
+        if spec.instance:
+            own.append(("OVERLORD_INSTANCE", str(spec.instance)))
+        for key, value in (*pairs, *own, *extra.items()):
             environment[os.fsencode(key)] = os.fsencode(value)
         return environment
 
     def become(self, spec: Spec, stdio: Pair, extra: Mapping[str, str], fd: Pair) -> tuple[str, int]:
-        """Turn into the process of a unit. Runs in the child. Return why that failed, and the exit code."""
-        try:
-            if spec.kind == "main":  # as tini does it
-                os.setpgid(0, 0)
-                if self.terminal:
-                    os.tcsetpgrp(0, os.getpid())
-                for number in self.handed:
-                    os.set_inheritable(number, True)
-                self.shed_signals(self.ignored, self.mask)
-                return execute(spec.cmd, self.environment)
-            self.shed_signals()  # what follows may take long, and must be stoppable
-            os.setsid()
-            for number, given in enumerate((-1, *stdio)):
-                put_descriptor(self.null if given < 0 else given, number)
-            os.close(self.null)  # the child needs one, and there may be no other left
-            if self.failing == fd[0]:
-                self.failing = fcntl.fcntl(self.failing, fcntl.F_DUPFD_CLOEXEC, fd[0] + 1)
-            if fd[0] >= 0:
-                put_descriptor(fd[1], fd[0])
-            environment = self.take_settings(spec, stdio, extra)
-            return execute(command_line(spec.cmd, environment), environment)
-        except StartError as error:
-            return str(error), 1
-        except OSError as error:
-            return f"start: {error.strerror}", 1
-
-    def take_settings(self, spec: Spec, stdio: Pair, extra: Mapping[str, str]) -> dict[bytes, bytes]:
-        """Take on a unit's limits, user, folder and so on; return its environment. Runs in the child.
-        Raises OSError, StartError."""
+        """Turn this child into the process of a unit. Return why `execute` failed. Raises OSError, StartError."""
+        self.shed_signals()  # a signal must be able to stop the rest, which may take long
+        os.setsid()
+        for number, given in enumerate((-1, *stdio)):
+            put_descriptor(self.null if given < 0 else given, number)
+        os.close(self.null)  # the rest needs a descriptor, and there may be no other left
+        if self.failing == fd[0]:
+            self.failing = fcntl.fcntl(self.failing, fcntl.F_DUPFD_CLOEXEC, fd[0] + 1)
+        if fd[0] >= 0:
+            put_descriptor(fd[1], fd[0])
         if spec.umask is not None:
             os.umask(spec.umask)
         if spec.nice is not None:
             try_stage(f"nice {spec.nice}", os.setpriority, os.PRIO_PROCESS, 0, spec.nice)
-        if spec.limits:  # without any, prlimit(1) would print a table
+        if spec.limits:
             set_limits(spec.limits)
         environment, held = dict(self.environment), read_fixed(spec, self.environment)
         if spec.uid is not None or spec.gid is not None:
@@ -3396,63 +3263,53 @@ class Kernel:
         self.variables(spec, environment, extra)
         if spec.dir:
             try_stage(f"dir {spec.dir}", os.chdir, spec.dir)
-        return environment
+        return execute(command_line(spec.cmd, environment), environment)
 
     def shed_signals(self, ignored: Iterable[int] = (), mask: Iterable[int] = ()) -> None:
-        """Shed overlord's handlers, its wake-up pipe and its mask. Runs in the child."""
+        """Drop overlord's handlers, wake-up pipe and mask. Runs in the child."""
         signal.set_wakeup_fd(-1)
         for number in SETTABLE:
             signal.signal(number, signal.SIG_IGN if number in ignored else signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
-    def end_child(self, text: str, code: int) -> None:
-        """Exit; tell overlord why the child failed: one write, atomic below PIPE_BUF. Runs in the child."""
-        try:
-            if text:
-                words = re.sub(r"[\0\n]", " ", text)
-                os.write(self.failing, os.fsencode(f"{os.getpid()} {words}")[: select.PIPE_BUF - 1] + b"\n")
-        finally:
-            os._exit(code if text else 0)
-
     def reason(self, pid: int) -> str:
-        """Return why a dead child failed, nothing where it became its unit."""
+        """Return why a dead child failed, or "" if its exec succeeded."""
         for line in call_or(b"", os.read, self.failures, 65536).split(b"\n")[:-1]:
             child, _, text = line.partition(b" ")
             self.reasons[int(child)] = decode(text)
         return self.reasons.pop(pid, "")
 
     def take_identity(self, spec: Spec, stdio: Pair) -> dict[bytes, bytes]:
-        """Become the unit's user and group, and return the user's variables. Runs in the child.
-        Raises StartError. LINUX: to open /dev/stdout is to open that pipe again, hence the fchown."""
+        """Become the unit's user and group, and return the user's variables. Runs in the child. Raises StartError.
+        LINUX: only the owner of a pipe can open it again, by /dev/stdout; hence the fchown."""
         uid, gid, variables = identity(spec.uid, spec.gid)
         if uid == os.geteuid() and (spec.gid is None or gid == os.getegid()):
-            uid = gid = None  # overlord's own, which needs no privilege
+            return variables  # it is overlord's own, and needs no privilege
+        stage = f"gid {spec.gid}" if uid in (None, os.geteuid()) else f"uid {spec.uid}"
         if uid is not None:
             for fd, given in enumerate(stdio, 1):
                 if given > 2:
-                    call_or(None, os.fchown, fd, uid, -1)  # without CAP_CHOWN it can write all the same
-        stage = f"gid {spec.gid}" if uid in (None, os.geteuid()) else f"uid {spec.uid}"
-        if uid is not None:
-            try_stage(stage, os.initgroups, variables["USER"], gid)
-        if gid is not None and gid != os.getegid():
+                    call_or(None, os.fchown, fd, uid, -1)
+            try_stage(stage, os.initgroups, decode(variables[b"USER"]), gid)
+        if gid not in (None, os.getegid()):
             try_stage(stage, os.setgid, gid)
         if uid is not None:
             try_stage(stage, os.setuid, uid)
-        return {os.fsencode(key): os.fsencode(value) for key, value in variables.items()}
+        return variables
 
     def send_signals(self, pid: int, *signums: int) -> str:
-        """Send signals to a process, or with a minus to a group, if it is there. Return what is wrong."""
+        """Send signals to a process, or with a minus to a group, if it is there. Return what is wrong, or ""."""
         try:
             for signum in signums:
                 os.kill(pid, signum)
         except OSError as error:
             if error.errno == errno.EPERM:
-                return f"{error.strerror} (a process of another user: overlord needs CAP_KILL)"
+                return f"{error.strerror} (another user's process: overlord needs CAP_KILL)"
         return ""
 
-    def dead_children(self, most: int) -> Iterator[tuple[int, int, int, bool]]:
+    def dead_children(self) -> Iterator[tuple[int, int, int, bool]]:
         """Yield pid, exit code or minus a signal, real uid and `stopped` of children that died or were stopped."""
-        for _ in range(most):
+        for _ in range(REAP_BATCH):
             found = call_or(None, os.waitid, os.P_ALL, 0, os.WEXITED | os.WSTOPPED | os.WNOHANG)
             if not found:
                 return
@@ -3460,7 +3317,7 @@ class Kernel:
             yield found.si_pid, code, found.si_uid, found.si_code == CLD_STOPPED
 
     def hint(self, unit: Unit, code: int, left: str) -> str:
-        """Return what is known of why a unit ended, beyond its code. `left`: what it left behind."""
+        """Return the likely cause of a unit's end, or "". `left`: the processes that it left behind."""
         if code in (-SIGNALS["KILL"], 128 + SIGNALS["KILL"]):
             count, limit = oom_kills()
             if count > self.oom:
@@ -3468,71 +3325,70 @@ class Kernel:
             recent = time.monotonic() - self.oom_seen < OOM_WINDOW  # several may die at once: memory.oom.group
             return f"out of memory, {limit}" if recent else ""
         if code == 0 and left and unit.spec.kind == "daemon" and not unit.status.up:
-            name = program_of(unit.spec)
-            how = f"run {name} {FOREGROUND[name]}" if name in FOREGROUND else "its manual tells how to keep it there"
-            remedy = f"a daemon has to stay in the foreground ({how}), or to have a `pidfile`"
-            return f"it put itself into the background, as {left}; {remedy}"
+            name = program_of(unit.spec.cmd)
+            how = f"run {name} {FOREGROUND[name]}" if name in FOREGROUND else "see its manual"
+            return f"it put itself into the background, as {left}; keep it in the foreground ({how}) or set `pidfile`"
         return HINTS.get(code, "")
 
 
 def put_descriptor(given: int, number: int) -> None:
-    """Make a descriptor that number, for the next exec too. Raises OSError."""
     if given != number:
         os.dup2(given, number)
     os.set_inheritable(number, True)
 
 
 def oom_kills() -> tuple[int, str]:
-    """Return how many processes the kernel has killed here for want of memory, and the limit in words.
-    LINUX: in a container its cgroup, version 1 or 2, is /sys/fs/cgroup; else /proc/self/cgroup says where below."""
+    """Return how many processes of this cgroup the kernel has killed out of memory, and the limit in words.
+    LINUX: the cgroup (version 1 or 2) is where /proc/self/cgroup says, or in a container /sys/fs/cgroup itself."""
     lines = [line.split(":", 2) for line in decode(call_or(b"", slurp, "/proc/self/cgroup")).splitlines()]
     paths = [*(path for _, kinds, path in lines if not kinds or "memory" in kinds.split(",")), ""]
-    version2, version1 = ("", "events", "max"), ("/memory", "oom_control", "limit_in_bytes")
-    for path, (root, counter, limit) in [(path, version) for path in paths for version in (version2, version1)]:
-        folder = f"/sys/fs/cgroup{root}{path}/memory."
-        count = re.search(rb"(?m)^oom_kill (\d+)", call_or(b"", slurp, folder + counter))
-        if count:
-            size = decode(call_or(b"", slurp, folder + limit)).strip()
-            if not is_number(size, 18):  # v1 spells no limit as a number close to 2^63
-                return int(count[1]), "and not by a limit of its own"
-            return int(count[1]), f"the limit is {spell_size(int(size))}"
+    for path in paths:
+        for root, counter, limit in ("", "events", "max"), ("/memory", "oom_control", "limit_in_bytes"):
+            folder = f"/sys/fs/cgroup{root}{path}/memory."
+            count = re.search(rb"(?m)^oom_kill (\d+)", call_or(b"", slurp, folder + counter))
+            if count:
+                size = decode(call_or(b"", slurp, folder + limit)).strip()
+                limited = is_number(size, 18)  # version 1 has a number close to 2^63 for no limit
+                return int(count[1]), f"the limit is {spell_size(int(size))}" if limited else "not by its own limit"
     return 0, ""
 
 
 def in_foreground() -> bool:
-    return os.isatty(0) and bool(call_or(-1, os.tcgetpgrp, 0) == os.getpgrp())
+    return bool(call_or(-1, os.tcgetpgrp, 0) == os.getpgrp())
 
 
 def is_open(fd: int) -> bool:
     return bool(call_or(-1, fcntl.fcntl, fd, fcntl.F_GETFD) >= 0)
 
 
-FOREGROUND = {  # what keeps a program from putting itself into the background
+def is_inheritable(fd: int) -> bool:
+    return bool(call_or(False, os.get_inheritable, fd))
+
+
+FOREGROUND = {  # what keeps a program in the foreground
     "nginx": "-g 'daemon off;'", "apache2": "-D FOREGROUND", "httpd": "-D FOREGROUND", "apache2ctl": "-D FOREGROUND",
     "php-fpm": "-F", "redis-server": "--daemonize no", "sshd": "-D", "cron": "-f", "crond": "-f", "rsyslogd": "-n",
     "dnsmasq": "-k", "memcached": "without -d", "haproxy": "-db", "vsftpd": "-obackground=NO", "postfix": "start-fg",
 }  # fmt: skip
 HINTS = {
-    NOT_FOUND: "the shell did not find a command (is it spelt right, in the image, on the PATH?)",
-    NOT_EXECUTABLE: "the shell may not execute a file (chmod +x, or look at its #! line)",
+    NOT_FOUND: "a command was not found (check its spelling, the image and PATH)",
+    NOT_EXECUTABLE: "a file cannot be executed (check its mode and its #! line)",
 }
 
 
 # ============================================================================================================== Kin
-# Whose process is whose: from one reading of /proc and the units' records to the processes of each unit.
+# Which process belongs to which unit: from a reading of /proc and the records of the units.
 
-# `born`: in clock ticks since boot; with the pid it tells a process from a later one. From proc(5), /proc/PID/stat.
-Process = namedtuple("Process", "pid born name parent session")
-# What an orphan tells of its maker. `unit`: the OVERLORD_NAME in its environment, "" where that is the container's
-# own (docker exec), None where it does not show. `shown`: the kernel shows its environment. `user`: its real uid.
-# `fleeting`: it is ending, or amid an exec, and tells nothing now.
+Process = namedtuple("Process", "pid born name parent session", defaults=("", 0, 0))  # born: clock ticks since boot
+# What a process shows of its maker. unit: its OVERLORD_NAME, "" if it has the container's environment (docker exec),
+# None if unknown. shown: the environment can be read. user: the real uid. fleeting: it is ending, or in an exec.
 Origin = namedtuple("Origin", "unit shown user fleeting", defaults=(None, False, None, False))
-Stranger = namedtuple("Stranger", "born makers")  # a process of no unit; the units that may have made it
+Stranger = namedtuple("Stranger", "born makers")  # a process of no unit, and the units that may have made it
 
 
 @spares
 def read_stat(pid: int) -> bytes:
-    """Read /proc/PID/stat, proc(5). Raises OSError. COST: open() takes 40 % longer."""
+    """Read /proc/PID/stat. Raises OSError. COST: open() takes 40 % longer."""
     fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY)
     try:
         return os.read(fd, 4096)
@@ -3541,10 +3397,10 @@ def read_stat(pid: int) -> bytes:
 
 
 def read_process(pid: int, strict: bool = False) -> Process | None:
-    """Return a process if it lives, as a zombie with threads does. `strict`: raises OSError where nobody can tell."""
+    """Return a process if it lives. A zombie with threads does. `strict`: raises OSError if that cannot be read."""
     try:
         name, _, rest = read_stat(pid).partition(b"(")[2].rpartition(b") ")
-    except OSError as error:  # it went away meanwhile
+    except OSError as error:  # it has ended
         if strict and error.errno in SCARCE:
             raise
         return None
@@ -3555,14 +3411,14 @@ def read_process(pid: int, strict: bool = False) -> Process | None:
 
 
 def is_there(process: Process) -> bool:
-    """Tell whether it still lives. RACE: unless it is overlord's child, its pid may be another's by now."""
+    """Tell whether a process still lives. RACE: the pid of one that is not overlord's child may have been reused."""
     again = read_process(process.pid)
     return bool(again and again.born == process.born)
 
 
 def processes() -> dict[int, Process]:
-    """Return all living processes, none where /proc cannot be read. COST: 8 us for each.
-    RACE: one may fork and end between the listing and its turn. So /proc is listed until nobody is new."""
+    """Return all living processes, or none if /proc cannot be read. COST: 8 us for each.
+    RACE: one may fork and end before it is read. So /proc is listed until nothing is new."""
     found: dict[int, Process | None] = {}
     keep_spare()
     try:
@@ -3580,7 +3436,7 @@ OF_A_LOGIN = b"TERM HOME USER LOGNAME SHELL PWD SHLVL _".split()  # what `docker
 
 
 def read_origin(process: Process, environment: Mapping[bytes, bytes]) -> Origin:
-    """Return what a process tells of its maker. `environment`: the container's."""
+    """Return what a process shows of its maker. `environment`: the container's."""
     environ = call_or(None, slurp, f"/proc/{process.pid}/environ")  # None: another user's
     status = call_or(b"", slurp, f"/proc/{process.pid}/status")
     if b"\nUid:" not in status:  # it is gone
@@ -3593,10 +3449,12 @@ def read_origin(process: Process, environment: Mapping[bytes, bytes]) -> Origin:
     return Origin(unit, environ is not None, user, ends or environ == b"")
 
 
-def spell_processes(found: list[Process]) -> str:
-    """Return names and pids, of five at most."""
-    names = ", ".join(f"{each.name} (pid {abs(each.pid)})" for each in found[:5])
-    return names + (f" and {len(found) - 5} more" if len(found) > 5 else "")
+def spell_five(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def spell_processes(found: Iterable[Process]) -> str:
+    return spell_five([f"{each.name} (pid {abs(each.pid)})" for each in found])
 
 
 def find_children(found: Mapping[int, Process]) -> dict[int, list[Process]]:
@@ -3607,19 +3465,18 @@ def find_children(found: Mapping[int, Process]) -> dict[int, list[Process]]:
 
 
 def descendants(found: Mapping[int, Process], top: int) -> list[Process]:
-    """Return all that descends from a process, nearest first."""
     children = find_children(found)
     below = list(children.pop(top, ()))
-    for each in below:  # grows on the way
+    for each in below:  # grows meanwhile
         below += children.pop(each.pid, ())
     return below
 
 
-HELPER, OUTSIDE = "a helper of overlord's", "from outside (docker exec)"  # owners that are no units
+HELPER, OUTSIDE = "a helper of overlord's", "from outside (docker exec)"
 
 
 class Attribution:
-    """Finds owners of processes and sessions: a unit; the units that it may be, none for nobody; HELPER; OUTSIDE."""
+    """Owners of processes and sessions: a unit, a tuple of the possible units (may be empty), HELPER or OUTSIDE."""
 
     def __init__(
         self, found: Mapping[int, Process], own: int, units: Iterable[Unit], look: Callable[[Process], Origin]
@@ -3628,51 +3485,51 @@ class Attribution:
         self.home = found[own].session if own in found else -1
         self.children = find_children(found)
         self.users: dict[Unit, int | None] = {}
-        self.owner: dict[int, Any] = {own: HELPER} if own in found else {}
-        self.sessions: dict[int, Any] = {self.home: None, 0: None}  # no evidence; 0: from outside the namespace
+        self.owners: dict[int, Any] = {own: HELPER} if own in found else {}
+        self.sessions: dict[int, Any] = {self.home: None, 0: None}  # None: no evidence; 0: of another namespace
 
     def use_memory(self, helpers: Iterable[int], strangers: Mapping[int, Stranger]) -> None:
-        """Whoever is known keeps its owner, and shares it with its session and all that descends from these."""
+        """Keep the owners of known processes, and give them to their sessions and descendants."""
         known: list[Any] = [(pid, born, unit) for unit in self.units for pid, born in unit.kin.items()]
         known += [(pid, each.born, ()) for pid, each in strangers.items() if not each.makers]
         known += [(pid, self.found[pid].born, HELPER) for pid in helpers if pid in self.found]
-        for pid, born, whose in known:
+        for pid, born, owner in known:
             if pid in self.found and self.found[pid].born == born:
-                self.owner.setdefault(pid, whose)
-                self.sessions.setdefault(self.found[pid].session, whose)
-        leaders = [(number, unit) for unit in self.units for number in unit.sessions]
-        for number, whose in [*leaders, *((pid, HELPER) for pid in helpers)]:
-            if number not in self.found:  # else its session is known, or the number is another's now
-                self.sessions.setdefault(number, whose)
+                self.owners.setdefault(pid, owner)
+                self.sessions.setdefault(self.found[pid].session, owner)
+        leaders: list[Any] = [(pid, unit) for unit in self.units for pid in unit.sessions]
+        for pid, owner in leaders + [(pid, HELPER) for pid in helpers]:
+            if pid not in self.found:  # else its session is known already, or the number was reused
+                self.sessions.setdefault(pid, owner)
         for pid, process in self.found.items():
-            whose = self.sessions.get(process.session)
-            if whose is not None:
-                self.owner.setdefault(pid, whose)
-        for pid, whose in [*self.owner.items()]:
-            self.give(pid, whose)
+            owner = self.sessions.get(process.session)
+            if owner is not None:
+                self.owners.setdefault(pid, owner)
+        for pid, owner in list(self.owners.items()):
+            self.give(pid, owner)
 
-    def give(self, top: int, whose: Any) -> None:
-        """Give an owner to a process and to all that descends from it and has none."""
-        below = [(top, whose)]
-        for pid, whose in below:  # grows on the way
+    def give(self, top: int, owner: Any) -> None:
+        """Give an owner to a process, and to its descendants that have none."""
+        below = [(top, owner)]
+        for pid, owner in below:  # grows meanwhile
             process = self.found[pid]
-            if isinstance(whose, tuple) and whose:
-                whose = self.find_named(self.look(process).unit, process) or whose
-            lost = isinstance(whose, Unit) and whose.name == MAIN and process.session != self.home
-            self.owner[pid] = () if lost else whose
-            if whose != HELPER:  # what a helper leaves behind may be the unit's
-                self.sessions.setdefault(process.session, self.owner[pid])
-            below += [(each.pid, whose) for each in self.children.get(pid, ()) if each.pid not in self.owner]
+            if isinstance(owner, tuple) and owner:
+                owner = self.find_named(self.look(process).unit, process) or owner
+            lost = isinstance(owner, Unit) and owner.name == MAIN and process.session != self.home
+            self.owners[pid] = () if lost else owner
+            if owner != HELPER:  # what a helper leaves behind may be the unit's
+                self.sessions.setdefault(process.session, self.owners[pid])
+            below += [(each.pid, owner) for each in self.children.get(pid, ()) if each.pid not in self.owners]
 
     def find_named(self, name: str | None, process: Process) -> Unit | tuple[()]:
-        """Return the unit of that OVERLORD_NAME, where it can have made the process."""
+        """Return the unit of that name, or () if it is too young to have made the process."""
         return next((unit for unit in self.units if unit.name == name and unit.born <= process.born), ())
 
     def find_maker(self, orphan: Process, origin: Origin, ending: Iterable[Unit]) -> Unit | tuple[Unit, ...]:
-        """Return the unit that made a nameless orphan, or all that may have: older, and of its user or of root's."""
+        """Return the unit that made an orphan, or all that may have."""
         if not self.users:
             for unit in self.units:
-                main = self.found.get(unit.status.pid) or Process(unit.status.pid, 0, "", 0, 0)  # a zombie, perhaps
+                main = self.found.get(unit.status.pid) or Process(unit.status.pid, 0)  # may be a zombie
                 self.users[unit] = self.look(main).user if unit.user is None else unit.user
         older = [(unit, user) for unit, user in self.users.items() if unit.born <= orphan.born]
         # a unit with a `uid` that is still root has run nothing yet
@@ -3681,53 +3538,51 @@ class Attribution:
         sure = [unit for unit in makers if self.users[unit] == origin.user and unit.name != MAIN]
         if sure and (len(makers) == 1 or set(makers) <= set(ending)):
             return sure[0]
-        # one that wrote over its environment (nginx) is known by its name: the program went into the background
+        # a daemon in the background that overwrote its environment (nginx) is known by its program's name
         named = [unit for unit in makers if origin.shown and (unit.name == MAIN or orphan.name in unit.spec.cmd)]
-        for unit in named if len(named) == 1 else ():
-            if unit in sure and unit in ending and not unit.status.up and program_of(unit.spec)[:15] == orphan.name:
-                return unit
-        return makers
+        hidden = [unit for unit in sure if named == [unit] and unit in ending and not unit.status.up]
+        return hidden[0] if hidden and program_of(hidden[0].spec.cmd)[:15] == orphan.name else makers
 
 
 def claim(
     found: Mapping[int, Process], own: int, adopts: bool, units: Iterable[Unit], helpers: Iterable[int],
     strangers: Mapping[int, Stranger], ending: Iterable[Unit], look: Callable[[Process], Origin],
 ) -> tuple[dict[int, Unit], dict[int, Stranger]]:  # fmt: skip
-    """Return the unit of each process that has one, and the next `strangers`. Pure, but for `look`.
-    `own`: overlord's pid; `adopts`: orphans become its children; `ending`: units that are to end with all they have.
-    The evidence, best first: it was known before; its session; its ancestors; OVERLORD_NAME in its environment; it is
-    a new orphan, and no other unit can have made it."""
+    """Return the unit of each process that has one, and the next `strangers`. Pure, except for `look`.
+    `own`: overlord's pid; `adopts`: it gets orphans as children; `ending`: units with all processes about to end.
+    The evidence, best first: it was known before; its session; its ancestors; OVERLORD_NAME in its environment;
+    no other unit can have made the new orphan."""
     evidence = Attribution(found, own, units, look)
     orphans = evidence.children.pop(own, []) + ([] if adopts else evidence.children.pop(1, []))
     evidence.use_memory(helpers, strangers)
     for outsider in evidence.children.pop(0, ()):
-        if outsider.pid not in evidence.owner:
+        if outsider.pid not in evidence.owners:
             evidence.give(outsider.pid, OUTSIDE)
     main: Any = next((unit for unit in units if unit.name == MAIN and adopts), ())
     doubted = {pid: each.makers for pid, each in strangers.items() if pid in found and found[pid].born == each.born}
-    origins = [(look(orphan), orphan) for orphan in orphans if orphan.pid not in evidence.owner]
-    # all of a session have one maker: so those that show a name come first, then those in doubt
+    origins = [(look(orphan), orphan) for orphan in orphans if orphan.pid not in evidence.owners]
+    # the first of a session settles it for the others: so those with a name come first, then known doubts
     origins.sort(key=lambda each: (each[0].unit is None, each[1].pid not in doubted, each[1].pid))
     for origin, orphan in origins:
-        whose = doubted.get(orphan.pid, ())
+        owner = doubted.get(orphan.pid, ())
         shared = evidence.sessions.get(orphan.session)
         if orphan.session == evidence.home:
-            whose = main
+            owner = main
         elif origin.unit is not None:
-            whose = evidence.find_named(origin.unit, orphan)
+            owner = evidence.find_named(origin.unit, orphan)
         elif shared is not None:
-            whose = () if shared == OUTSIDE else shared
+            owner = () if shared == OUTSIDE else shared
         elif adopts and orphan.pid not in doubted:
-            whose = evidence.find_maker(orphan, origin, ending)
-        if adopts or isinstance(whose, Unit):
-            evidence.give(orphan.pid, whose)
-    owner = evidence.owner
-    nobodys = {pid: Stranger(found[pid].born, whose) for pid, whose in owner.items() if isinstance(whose, tuple)}
-    return {pid: whose for pid, whose in owner.items() if isinstance(whose, Unit)}, nobodys
+            owner = evidence.find_maker(orphan, origin, ending)
+        if adopts or isinstance(owner, Unit):
+            evidence.give(orphan.pid, owner)
+    owners = evidence.owners
+    nobodys = {pid: Stranger(found[pid].born, owner) for pid, owner in owners.items() if isinstance(owner, tuple)}
+    return {pid: owner for pid, owner in owners.items() if isinstance(owner, Unit)}, nobodys
 
 
 class Census:
-    """Whose each process is, by the last reading of /proc."""
+    """The units of all processes, by the last reading of /proc."""
 
     def __init__(self, fleet: Fleet, kernel: Kernel, adopts: bool) -> None:
         self.fleet, self.helpers, self.environment = fleet, kernel.helpers, kernel.environment
@@ -3738,12 +3593,12 @@ class Census:
         self.owner: dict[int, Unit] = {}
         self.strangers: dict[int, Stranger] = {}
         self.read, self.cost = 0.0, 0.0  # when that was, and what it took
-        self.torn: set[Unit] = set()  # units of which it may not show all
-        self.fleeting: set[Process] = set()  # orphans that told nothing
+        self.torn: set[Unit] = set()  # units that may have processes that it does not show
+        self.fleeting: set[Process] = set()  # strangers that may show more in the next reading
 
     def survey(self, reuse: bool = False) -> dict[int, Unit]:
-        """Return the unit of each process that has one; `found` has the processes. COST: reads all of /proc; `reuse`:
-        a reading will do that is younger than ten times what it took."""
+        """Return the unit of each process that has one. COST: reads all of /proc. `reuse`: accept the last reading if
+        it is younger than ten times what it took."""
         began = time.monotonic()
         if reuse and self.owner and began - self.read < LOOK_SHARE * self.cost:
             return self.owner
@@ -3752,10 +3607,10 @@ class Census:
         if found:
             self.found = found
             self.attribute(units)
-        else:  # a unit has the processes that it had before, and its process group; zombies count
+        else:  # no /proc: what a unit had before, and its process group; zombies count
             groups = {-unit.status.pid: unit for unit in units if exists(-unit.status.pid)}
             self.found = {pid: each for pid, each in self.found.items() if pid > 0 and exists(pid)}
-            self.found.update((pid, Process(pid, 0, "process group", 0, 0)) for pid in groups)
+            self.found.update((pid, Process(pid, 0, "process group")) for pid in groups)
             self.owner = {**{pid: unit for pid, unit in self.owner.items() if pid in self.found}, **groups}
         for unit in units:
             unit.kin = {}
@@ -3768,37 +3623,38 @@ class Census:
         return self.owner
 
     def attribute(self, units: list[Unit]) -> None:
-        """Find the owners in a new reading, and the units of which it may not show all.
-        RACE: an orphan that is ending, or about to exec, tells nothing, and may make others meanwhile."""
+        """Find the owners in a new reading. RACE: a fleeting orphan shows no maker, and may fork meanwhile; the units
+        that may have made it are `torn`."""
         found = self.found
         origins: dict[int, Origin] = {}
 
         def look(process: Process) -> Origin:
             if not self.adopts and b"OVERLORD_NAME" in self.environment:
-                return Origin()  # that may be a name of the overlord above
+                return Origin()  # a name may be from the overlord above
             if process.pid not in origins:
                 origins[process.pid] = read_origin(process, self.environment)
             return origins[process.pid]
 
-        known, ending = self.strangers, {unit for unit in units if self.is_ending(unit)}
-        owned = claim(found, os.getpid(), self.adopts, units, self.helpers, known, ending, look)
-        self.owner, self.strangers = owned
+        ending = {unit for unit in units if self.is_ending(unit)}
+        self.owner, self.strangers = claim(
+            found, os.getpid(), self.adopts, units, self.helpers, self.strangers, ending, look
+        )
         young = (time.clock_gettime(time.CLOCK_BOOTTIME) - YOUNG) * os.sysconf("SC_CLK_TCK")
-        unclear = [found[pid] for pid in origins if pid in found and pid not in self.owner]
+        unclear = [found[pid] for pid in origins if pid in self.strangers]
         fleeting = {each for each in unclear if origins[each.pid].fleeting or each.born > young}
-        new = [self.strangers[each.pid] for each in fleeting - self.fleeting if each.pid in self.strangers]
-        self.torn, self.fleeting = {unit for each in new for unit in each.makers}, fleeting
+        self.torn = {unit for each in fleeting - self.fleeting for unit in self.strangers[each.pid].makers}
+        self.fleeting = fleeting
 
     def is_ending(self, unit: Unit) -> bool:
-        """Tell whether everything of a unit is about to be stopped."""
+        """Tell whether all processes of a unit are about to be stopped."""
         stopping = unit.status.state == STOPPING
         if unit.spec.kill_mode == "process" or (unit.spec.kind == "script" and not stopping):
             return False
         return stopping or unit.status.pid not in self.pids or any(each[0] is unit for each in self.dead)
 
     def may_leave(self, dead: Iterable[Unit]) -> bool:
-        """Tell whether units may have left processes behind. LINUX: by now these descend from a child of overlord.
-        COST: reads no more than that, where the kernel tells it: CONFIG_PROC_CHILDREN in proc(5)."""
+        """Tell whether dead units may have left processes behind, which then descend from overlord's children.
+        COST: reads only these children, if the kernel has CONFIG_PROC_CHILDREN, proc(5)."""
         children = call_or(None, slurp, f"/proc/self/task/{os.getpid()}/children") if self.adopts else None
         if children is None:
             return True
@@ -3806,23 +3662,21 @@ class Census:
         for unit in self.fleet.units.values():
             if unit.status.pid and unit not in dead:
                 known.update(unit.kin)
-        others = [pid for pid in map(int, children.split()) if pid not in self.pids and pid not in self.helpers]
-        orphans = [read_process(pid) for pid in others]
-        return any(each and known.get(each.pid) != each.born for each in orphans)
+        orphans = [pid for pid in map(int, children.split()) if pid not in self.pids and pid not in self.helpers]
+        return any(each and known.get(each.pid) != each.born for each in map(read_process, orphans))
 
     def find_doubtful(self, unit: Unit) -> list[Process]:
-        """Return the orphans that may be of a unit, and may be another's."""
         pids = [pid for pid, each in self.strangers.items() if unit in each.makers and each.born >= unit.born]
         return [self.found[pid] for pid in pids if pid in self.found]
 
     def may_spare(self, unit: Unit, code: int) -> bool:
-        """Tell whether what is not in its session stays, as a script has succeeded."""
+        """Tell whether a unit is a script that succeeded: what it left in other sessions stays."""
         return bool(unit.spec.kind == "script" and unit.status.state == RUNNING and code in unit.spec.success)
 
     def find_left(self, unit: Unit, code: int) -> tuple[list[Process], list[Process]]:
-        """Return what a unit leaves behind that is to be stopped, and what may be its own.
-        The log names what stays, which is no unit's from now on."""
-        rest = [self.found[pid] for pid, whose in self.owner.items() if whose is unit and pid != unit.status.pid]
+        """Return the processes left behind that are to be stopped, and those in doubt.
+        The others stay: the log names them, and they belong to no unit any more."""
+        rest = [self.found[pid] for pid in unit.kin if pid in self.found and pid != unit.status.pid]
         doubts = self.find_doubtful(unit)
         stays: list[Process] = []
         if unit.spec.kill_mode == "process" and not (unit.spec.pidfile and unit.status.state in (STARTING, OK)):
@@ -3833,24 +3687,23 @@ class Census:
             self.fleet.say("info", unit.name, f"left running: {spell_processes(stays)}")
         for each in stays:
             self.strangers[each.pid] = Stranger(each.born, ())
-            self.owner.pop(each.pid)
-            unit.kin.pop(each.pid, None)
+            self.owner.pop(each.pid, None)
+            unit.kin.pop(each.pid)
         new = [each for each in doubts if unit.told.get(each.pid) != (each.born, 0)]
         if new and unit.name != MAIN:
             unit.told.update((each.pid, (each.born, 0)) for each in new)
-            makers = sorted({maker.name for each in new for maker in self.strangers[each.pid].makers})
-            whose = ", ".join(makers[:5]) + (f" or {len(makers) - 5} more" if len(makers) > 5 else "")
-            why = f"left running, for it may be of any of {whose}"
-            self.fleet.say("warning", unit.name, f"{why}: {spell_processes(new)}")
-        return [each for each in rest if each.pid in unit.kin], doubts
+            makers = spell_five(sorted({maker.name for each in new for maker in self.strangers[each.pid].makers}))
+            text = f"left running, for it may be of any of {makers}: {spell_processes(new)}"
+            self.fleet.say("warning", unit.name, text)
+        return [each for each in rest if each not in stays], doubts
 
 
 # ============================================================================================================= Init
-# What only an init does: the orphans of others, the last sweep, the terminal.
+# What only an init does: reap orphans, sweep at the end, hold the terminal.
 
 
 class Init:
-    """The part of PID 1; where overlord is a subreaper instead, it touches nobody but its own descendants."""
+    """overlord as PID 1, or as a subreaper, which signals only its descendants."""
 
     def __init__(self) -> None:
         self.is_pid1 = os.getpid() == 1
@@ -3860,31 +3713,30 @@ class Init:
         self.swept: dict[int, tuple[int, int]] = {}  # pid -> start time and last signal of the sweep
 
     def leftovers(self) -> list[Process]:
-        """Return what is left: of the whole PID namespace, or of overlord's descendants."""
+        """Return the other processes of the PID namespace, or only overlord's descendants."""
         found, own = processes(), os.getpid()
         return [each for each in found.values() if each.pid != own] if self.is_pid1 else descendants(found, own)
 
     def signal_all(self, signum: int) -> None:
-        """Signal all that is left and has not had this signal yet."""
         left = [] if self.is_pid1 else self.leftovers()
-        left = [each for each in left if self.swept.get(each.pid) != (each.born, signum)]
-        for number in with_continue(signum):
-            for pid in [-1] if self.is_pid1 else [each.pid for each in left if is_there(each)]:
+        new = [each for each in left if self.swept.get(each.pid) != (each.born, signum)]
+        self.swept.update((each.pid, (each.born, signum)) for each in new)
+        for pid in [-1] if self.is_pid1 else [each.pid for each in new if is_there(each)]:
+            for number in with_continue(signum):
                 call_or(None, os.kill, pid, number)
-        self.swept.update((each.pid, (each.born, signum)) for each in left if signum != SIGNALS["KILL"])
 
     def alone(self) -> bool:
         return not (exists(-1) if self.is_pid1 else self.leftovers())
 
     def suspend(self, kernel: Kernel, pid: int, number: int) -> float:
-        """Stop with the main command (Ctrl-Z) where a shell can continue overlord; else continue the command.
-        Return for how many seconds overlord stood still."""
-        began = time.monotonic()
+        """Stop with the main command (Ctrl-Z) if a shell can continue overlord; else continue the command.
+        Return for how many seconds overlord was stopped."""
         shell = not self.is_pid1 and os.getppid() > 1
         if not shell and number == SIGNALS["TSTP"]:
             kernel.send_signals(pid, SIGNALS["CONT"])
         if not shell or number not in JOB_CONTROL or not os.isatty(0):
             return 0.0
+        began = time.monotonic()
         self.take_terminal(kernel)
         os.kill(os.getpid(), SIGNALS["STOP"])
         if in_foreground():
@@ -3900,18 +3752,17 @@ class Init:
 
 
 def become_subreaper() -> str:
-    """Have orphaned descendants become overlord's children: prctl(2). Return a warning where that fails."""
+    """Make overlord the parent of orphaned descendants: prctl(2). Return a warning if that fails."""
     try:
         import ctypes
 
-        set_child_subreaper = 36
-        if ctypes.CDLL(None, use_errno=True).prctl(set_child_subreaper, 1, 0, 0, 0) == 0:
+        if ctypes.CDLL(None, use_errno=True).prctl(36, 1, 0, 0, 0) == 0:  # PR_SET_CHILD_SUBREAPER
             return ""
         reason = os.strerror(ctypes.get_errno())
     except (ImportError, OSError, AttributeError) as error:
         reason = str(error)
-    lost = "neither reaped nor, unless its environment names the unit, stopped; and `pidfile` cannot be used"
-    return f"not PID 1 and no subreaper ({reason}): what leaves its unit's session is {lost}"
+    lost = "cannot be reaped, nor stopped unless its environment names the unit; `pidfile` cannot be used"
+    return f"not PID 1 and no subreaper ({reason}): what leaves its unit's session {lost}"
 
 
 # ========================================================================================================== Sockets
@@ -3921,8 +3772,8 @@ MSG_DONTWAIT, MSG_WAITALL, MSG_NOSIGNAL = 0x40, 0x100, 0x4000  # LINUX: send(2),
 
 
 def locate_socket(socket: str) -> str:
-    """Return the address of the control socket: a path, or NUL and the name of an abstract one, see unix(7).
-    An abstract socket belongs to a network namespace, which containers may share: its name tells them apart."""
+    """Return the address of the control socket: a path, or NUL and the name of an abstract one: unix(7).
+    Containers may share a network namespace, and with it all abstract sockets: the name tells them apart."""
     if socket != "abstract":
         return socket
     try:
@@ -3937,8 +3788,8 @@ def open_stream_socket() -> Any:
 
 
 def look_at_peer(sock: Any) -> tuple[int, int]:
-    """Return pid and user of the process at the other end; in another PID namespace the pid is 0.
-    LINUX: SO_PEERCRED shows that, unless the namespace is a child; then /proc/PID/status has several pids."""
+    """Return pid and user of the process at the other end; the pid is 0 in another PID namespace.
+    LINUX: SO_PEERCRED says 0 unless that namespace is a child; then /proc/PID/status has several pids."""
     pid, uid = read_numbers(sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, 8))
     try:
         numbers = re.search(rb"(?m)^NSpid:(.*)", slurp(f"/proc/{pid}/status"))
@@ -3954,8 +3805,8 @@ def read_numbers(value: bytes) -> list[int]:
 
 
 def shed(controls: list[tuple[int, int, bytes]]) -> None:
-    """Close the descriptors that came with a message (SCM_RIGHTS, see unix(7)).
-    LINUX: closing the last descriptor of a socket with SO_LINGER may block, see socket(7)."""
+    """Close the descriptors that came with a message (SCM_RIGHTS in unix(7)).
+    LINUX: closing a socket with SO_LINGER may block: socket(7)."""
     for fd in [fd for _, kind, value in controls if kind == 1 for fd in read_numbers(value)]:
         try:
             sock = _socket.socket(fileno=fd)
@@ -3969,11 +3820,12 @@ def shed(controls: list[tuple[int, int, bytes]]) -> None:
 def close_socket(sock: Any) -> None:
     """Close a unix socket, and the descriptors in its unread messages as `shed` does."""
     try:
-        sock.shutdown(2)  # RACE: a child before its exec still holds the socket, and the other end would wait for it
-        heard: tuple[Any, ...] = (b"x",)
-        while any(heard[:2]):
-            heard = sock.recvmsg(4096, 4096, MSG_DONTWAIT)
-            shed(heard[1])
+        sock.shutdown(2)  # RACE: a child before its exec still holds the socket, and would keep the other end waiting
+        while True:
+            data, controls, _, _ = sock.recvmsg(4096, 4096, MSG_DONTWAIT)
+            shed(controls)
+            if not (data or controls):
+                break
     except OSError:
         pass
     sock.close()
@@ -3986,7 +3838,7 @@ def remove_stale(path: str) -> None:
         probe.connect(path)
     except ConnectionRefusedError:
         if os.lstat(path).st_mode & S_IFMT != S_IFSOCK:
-            raise OSError(errno.EEXIST, "is no socket, and is left alone") from None
+            raise OSError(errno.EEXIST, "is not a socket") from None
         os.unlink(path)
     except OSError:  # nothing there, or somebody listens: bind(2) will tell
         pass
@@ -3995,13 +3847,20 @@ def remove_stale(path: str) -> None:
 
 
 # ========================================================================================================== Control
-# The control socket: one request a connection, a line of words in, lines out. The first character of an answer's line
-# tells its kind: a blank (text), `!` (what went wrong), `+` (still at work) or `=` (the exit code, at the end).
+# The control socket. A connection carries one request, a line of words. The first character of each line of an answer
+# tells its kind: a blank (text), `!` (an error), `+` (still at work) or `=` (the exit code, at the end).
 
-# The fields of a unit in the answer to `status`, between tabs.
+# The fields of a unit in the answer to `status`, separated by tabs.
 RECORD = ("name", "kind", "state", "pid", "for", "uptime", "restarts", "next", "failures", "blocked", "deps", "why")
-FINE = (OK, IDLE, RUNNING, DONE, STOPPED)  # states for which `status` exits with 0
 ENDING = "overlord is shutting down"
+
+
+def spell_place(place: str) -> str:
+    return place.replace("\0", "@")
+
+
+def count_of(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def match_names(patterns: Iterable[str], known: Iterable[str], strict: bool = True) -> list[str]:
@@ -4011,11 +3870,11 @@ def match_names(patterns: Iterable[str], known: Iterable[str], strict: bool = Tr
     names, chosen = [name for name in known if name != MAIN], set()
     for pattern in patterns:
         simple = re.sub(r"\*+", "*", pattern)
-        if simple.count("*") > 3:  # PYTHON: up to 3.8, the time grows exponentially with them
+        if simple.count("*") > 3:  # PYTHON: the time is exponential in the number of stars up to 3.8
             raise Mistake(f"{pattern} has more than three stars")
         try:
             found = {pattern} if pattern in names else {name for name in names if fnmatchcase(name, simple)}
-        except re.error:  # PYTHON: up to 3.9, for `[z-a]`
+        except re.error:  # PYTHON: raised for `[z-a]` up to 3.9
             found = set()
         if not found and strict:
             raise Mistake(f"there is no unit {pattern}{suggest(pattern, names)}")
@@ -4024,31 +3883,28 @@ def match_names(patterns: Iterable[str], known: Iterable[str], strict: bool = Tr
 
 
 class Request:
-    """One connection: a line of words comes in, an answer goes out, now or later."""
-
     def __init__(self, control: Control, sock: Any, pid: int) -> None:
         self.control, self.sock, self.pid, self.watch = control, sock, pid, control.watch
         self.heard, self.answer = b"", bytearray()
         self.asked = self.silent = self.over = False  # request complete; client has closed its side; answer complete
         self.options: dict[str, Any] = {}
-        self.until: Callable[[float], bool] | None = None  # completes the answer if it can, returns whether it did
-        self.stream = ""  # goes on with "events" or "logs" of the units that match `patterns`
+        self.until: Callable[[float], None] | None = None  # completes the answer once it can
+        self.stream = ""  # "events" or "logs" of the units that match `patterns`, without end
         self.patterns: list[str] = []
-        self.follows: frozenset[str] = frozenset()  # those units; without a stream, units with messages for it
+        self.follows: frozenset[str] = frozenset()  # those units; without a stream, units with messages to pass on
         self.several = False  # each line names its unit
         self.parts: Iterator[bytes] = iter(())  # the rest of the answer, made as the client reads
-        self.due: set[str] = set()  # units with a part still to come, which will hold what they write until then
+        self.due: dict[str, None] = {}  # units with last lines still to come; new lines are among those then
         self.timer: list[Any] | None = None
         self.set_timeout(ASK_TIMEOUT, self.hang_up)
         self.await_words()
 
     def set_timeout(self, seconds: float, call: Callable[[], None]) -> None:
-        """Call after so many seconds. Replaces the timeout before."""
         self.watch.cancel(self.timer)
         self.timer = self.watch.later(time.monotonic() + seconds, call)
 
     def read_request(self) -> bool:
-        """Read the request, or see that the client is gone."""
+        """Read what there is. Return whether a verb was obeyed."""
         try:
             data, controls, _, _ = self.sock.recvmsg(4096, 4096, MSG_DONTWAIT)
         except BlockingIOError:
@@ -4073,17 +3929,16 @@ class Request:
         return True
 
     def await_words(self) -> None:
-        """Wait for words, or for the client to go. LINUX: EPOLLHUP needs no asking for, see epoll_ctl(2)."""
-        self.watch.on(self.sock.fileno(), 0 if self.silent else select.EPOLLIN, self.read_request)
+        events = 0 if self.silent else select.EPOLLIN  # LINUX: EPOLLHUP always comes too: epoll_ctl(2)
+        self.watch.on(self.sock.fileno(), events, self.read_request)
 
     def add_lines(self, lines: Iterable[str | tuple[Any, ...]], kind: str = " ") -> None:
-        """Add lines to the answer; a tuple becomes fields between tabs."""
+        """Add lines to the answer; a tuple becomes fields separated by tabs."""
         rows = [line if isinstance(line, tuple) else (line,) for line in lines]
         text = "".join(kind + "\t".join(clean(str(field)) for field in row) + "\n" for row in rows)
         self.add_bytes(text.encode("utf-8", "surrogateescape"))
 
     def add_bytes(self, data: bytes) -> None:
-        """Add bytes to the answer, unless the client does not read them."""
         if len(self.answer) > ANSWER_MAX and (self.stream or self.until):
             self.hang_up()
         elif self.sock:
@@ -4095,7 +3950,7 @@ class Request:
         self.complete(code)
 
     def complete(self, code: int, lines: Iterable[str | tuple[Any, ...]] = ()) -> None:
-        """Complete the answer with an exit code."""
+        self.until = None
         self.add_lines(lines)
         self.over = True
         self.add_lines([str(code)], "=")
@@ -4104,7 +3959,7 @@ class Request:
         """Send what the client takes; hang up at the end of the answer."""
         try:
             while self.sock:
-                self.answer += b"" if self.answer else next(filter(None, self.parts), b"")
+                self.answer = self.answer or bytearray(next(filter(None, self.parts), b""))
                 if not self.answer:
                     break
                 del self.answer[: self.sock.send(self.answer[:65536], MSG_DONTWAIT | MSG_NOSIGNAL)]
@@ -4129,7 +3984,7 @@ class Request:
             self.watch.off(self.sock.fileno())
             close_socket(self.sock)
             self.sock = self.until = None
-            self.answer, self.parts = bytearray(), iter(())  # else a reference cycle keeps both
+            self.answer, self.parts = bytearray(), iter(())  # a reference cycle would keep both
             self.control.requests.remove(self)
             if self.pid:
                 self.control.clients.append((self.pid, time.monotonic()))
@@ -4137,21 +3992,19 @@ class Request:
 
 
 class Control:
-    """The control socket, and what the verbs do."""
-
     def __init__(self, output: Output, fleet: Fleet, kernel: Kernel, reread: Callable[[], Config]) -> None:
         self.output, self.fleet, self.kernel, self.reread = output, fleet, kernel, reread
-        self.verbs = {name: verb for name, verb in VERBS.items() if verb.answer}
+        self.verbs = {name: verb for name, verb in VERBS.items() if hasattr(self, f"do_{name}")}
         self.watch, self.log = output.watch, output.log
         self.began = time.monotonic()
         self.requests: list[Request] = []
-        self.clients: deque[tuple[int, float]] = deque(maxlen=CLIENTS_MAX)  # past ones: pid, and when it ended
+        self.clients: deque[tuple[int, float]] = deque(maxlen=CLIENTS_MAX)  # answered ones: pid, and when
         self.listener: Any = None
-        self.file: tuple[str, os.stat_result] | None = None  # path of the socket, where it has one
+        self.file: tuple[str, os.stat_result] | None = None  # of the socket
         output.follow = self.forward_lines
 
     def open_socket(self, socket: str) -> str:
-        """Listen on the configured socket; return a warning if that fails."""
+        """Listen; return a warning if that fails."""
         place, mask = locate_socket(socket), os.umask(0o177)
         has_file = place[0] == "/"
         try:
@@ -4159,12 +4012,12 @@ class Control:
             if has_file:
                 remove_stale(place)
             sock.bind(place)
-            sock.listen(128)  # RACE: at once, since until then another overlord may take it for a stale one
+            sock.listen(128)  # RACE: at once, or another overlord takes the socket for a stale one
             self.file = (place, os.lstat(place)) if has_file else None
         except OSError as error:
-            why = f"{place}: {error.strerror or error}".replace("\0", "@")
             hint = "" if has_file else "; [overlord] socket = /PATH names another place"
-            return f"no control socket, so that status, health and their like cannot ask: {why}{hint}"
+            why = f"{spell_place(place)}: {error.strerror or error}{hint}"
+            return f"no control socket, so that no verb gets an answer: {why}"
         finally:
             os.umask(mask)
         self.listener = sock
@@ -4175,36 +4028,34 @@ class Control:
         self.watch.on(self.listener.fileno(), select.EPOLLIN, self.accept)
 
     def accept(self) -> None:
-        """Accept clients that are root or overlord's own user, in the same PID namespace."""
-        for _ in range(ACCEPT_BATCH):
-            try:
-                sock = _socket.socket(fileno=self.listener._accept()[0])
-            except BlockingIOError:
-                return
-            except OSError as error:
-                if error.errno in SCARCE:  # it would fail again at once
-                    self.watch.off(self.listener.fileno())
-                    self.watch.later(time.monotonic() + 1.0, self.listen)
-                return
-            if len(self.requests) >= CLIENTS_MAX:
-                ([request for request in self.requests if not request.asked] or self.requests)[0].hang_up()
-            pid, uid = look_at_peer(sock)
-            request = Request(self, sock, pid if uid in (0, os.geteuid()) else 0)
-            self.requests.append(request)
-            if not request.pid:
-                request.asked = True
-                request.fail("only root and overlord's own user may ask, in its own container", EX_NOPERM)
+        """Accept a client; refuse it if it is neither root nor overlord's own user, or of another PID namespace."""
+        try:
+            sock = _socket.socket(fileno=self.listener._accept()[0])
+        except OSError as error:
+            if error.errno in SCARCE:  # the next try would fail too
+                self.watch.off(self.listener.fileno())
+                self.watch.later(time.monotonic() + 1.0, self.listen)
+            return
+        if len(self.requests) >= CLIENTS_MAX:
+            idle = [request for request in self.requests if not request.asked]
+            (idle or self.requests)[0].hang_up()
+        pid, uid = look_at_peer(sock)
+        request = Request(self, sock, pid if uid in (0, os.geteuid()) else 0)
+        self.requests.append(request)
+        if not request.pid:
+            request.asked = True
+            request.fail("only root and overlord's own user may ask, in its own container", EX_NOPERM)
 
     def dismiss_clients(self) -> None:
-        """Give the last clients a moment to print their answers. Blocks."""
+        """Give the last clients half a second to print their answers. Blocks."""
         self.stop_listening()
         until = time.monotonic() + SWEEP_TIMEOUT / 2
-        last = {pid for pid, instant in self.clients if until - instant < SWEEP_TIMEOUT}
+        last = [pid for pid, instant in self.clients if until - instant < SWEEP_TIMEOUT]
         while any(map(exists, last)) and time.monotonic() < until:
             select.poll().poll(5)  # ms
 
     def stop_listening(self) -> None:
-        """Hang up on all, and remove the socket's file if it is still ours. May be called again."""
+        """Hang up on all clients, and remove the socket's file if it is still ours. May be called again."""
         for request in list(self.requests):
             request.hang_up()
         try:
@@ -4214,7 +4065,7 @@ class Control:
             pass
 
     def refollow(self) -> None:
-        """Find again which units are followed: a reload may have added or removed some."""
+        """Find the units that clients follow, after a reload for example."""
         streams = [request for request in self.requests if request.stream]
         for request in streams:
             request.follows = frozenset(unit.name for unit in self.find_units(request.patterns, strict=False))
@@ -4230,25 +4081,22 @@ class Control:
             if self.fleet.ending and verb.name in ("start", "stop", "restart", "reload"):
                 request.fail(ENDING, 1)
                 return
-            verb.answer(self, request, names, time.monotonic())
+            getattr(self, f"do_{verb.name}")(request, names, time.monotonic())
         except Mistake as mistake:
             request.fail(str(mistake), EX_USAGE)
         if not request.over:
             request.add_lines([""], "+")
 
     def answer_waiting(self, now: float) -> None:
-        """Answer the requests that wait for something that has come about."""
-        for request in [request for request in self.requests if request.until]:
-            until, request.until = request.until, None
-            if until and not request.over and not until(now):
-                request.until = request.until or until  # it may wait for something else now
+        for request in list(self.requests):
+            if request.until and not request.over:
+                request.until(now)
 
     def followers(self, unit: str, stream: str) -> list[Request]:
         found = [request for request in self.requests if request.stream == stream and unit in request.follows]
         return [request for request in found if unit not in request.due]
 
     def publish_message(self, action: Say) -> None:
-        """Pass a message on to clients that wait for the outcome of its unit."""
         for request in self.followers(action.unit, ""):
             request.add_lines([f"{action.unit}: {action.text}"])
 
@@ -4268,11 +4116,10 @@ class Control:
 
     def do_status(self, request: Request, names: list[str], now: float) -> None:
         chosen = self.find_units(names)
-        fine = all(unit.status.state in FINE for unit in chosen)
+        fine = all(unit.status.state in (OK, IDLE, RUNNING, DONE, STOPPED) for unit in chosen)
         request.complete(0 if fine else 3, (self.record(unit, now) for unit in chosen))
 
     def record(self, unit: Unit, now: float) -> tuple[Any, ...]:
-        """Return the fields that RECORD names."""
         spec, status = unit.spec, unit.status
         pid = 0 if status.left else status.pid
         return (
@@ -4284,7 +4131,6 @@ class Control:
         )  # fmt: skip
 
     def do_health(self, request: Request, names: list[str], now: float) -> None:
-        """Say whether every daemon is ok that is wanted and has not ended for good with `ignore`."""
         sick, well = ["shutting down"] if self.fleet.ending else [], 0
         for unit in [unit for unit in self.fleet.units.values() if unit.spec.kind == "daemon"]:
             state = unit.status.state
@@ -4293,11 +4139,11 @@ class Control:
             if state not in (OK, DONE, IDLE, STOPPED) and not ignored:
                 why = self.fleet.explain(unit, now)
                 sick.append(f"{unit.name} is {spell_state(state)}" + (f" ({why})" if why else ""))
-        fine = f"healthy: {well} daemon{'' if well == 1 else 's'} ok"
-        request.complete(1 if sick else 0, [f"unhealthy: {'; '.join(sick)}" if sick else fine])
+        text = f"unhealthy: {'; '.join(sick)}" if sick else f"healthy: {count_of(well, 'daemon')} ok"
+        request.complete(1 if sick else 0, [text])
 
     def do_timeline(self, request: Request, names: list[str], now: float) -> None:
-        """Answer with a line for each unit: its name, the time since the start, and what happened when."""
+        """Answer with a line for each unit: its name, the time, and what happened when, in seconds from the start."""
         began = min((unit.story[0][0] for unit in self.fleet.units.values() if unit.story), default=now)
         for unit in self.find_units(names):
             pairs = (f"{instant - began:.4f} {what}" for instant, what in unit.story)
@@ -4305,7 +4151,6 @@ class Control:
         request.complete(0)
 
     def do_logs(self, request: Request, names: list[str], now: float) -> None:
-        """Answer with the last captured lines; with `-f` go on with those to come."""
         tails, chosen = self.output.tails, self.find_units(names)
         silent = [unit.spec for unit in chosen if unit.name not in tails]
         missing = [spec for spec in silent if not is_captured(spec)]
@@ -4313,14 +4158,15 @@ class Control:
         request.add_lines([f"{spec.name} {hint} [{section_of(spec)}]" for spec in missing], "!")
         request.add_lines([f"{spec.name} has not started yet" for spec in silent if spec not in missing], "!")
         follow = "follow" in request.options and len(missing) < len(chosen)
-        due, most = [unit.name for unit in chosen if unit.name in tails], request.options.get("lines", TAIL_LINES)
-        request.due, request.several = set(due), len(chosen) > 1
+        request.due = {unit.name: None for unit in chosen if unit.name in tails}
+        request.several = len(chosen) > 1
+        most = request.options.get("lines", TAIL_LINES)
 
         def parts() -> Iterator[bytes]:  # COST: no local variable may hold lines while the client does not read
-            for name in due:
+            for name in list(request.due):
+                del request.due[name]
                 head = f" {name} | ".encode() if request.several else b" "
-                request.due.remove(name)
-                if name in tails:  # else a reload has removed it
+                if name in tails:  # no reload has removed it
                     yield b"".join([head + line + b"\n" for line in tails[name].last_lines(most)])
             if not follow:
                 yield b"=%d\n" % bool(missing)
@@ -4339,7 +4185,6 @@ class Control:
 
     # ------------------------------------------------------------------------------------------------ the verbs: act
     def do_start(self, request: Request, names: list[str], now: float) -> None:
-        """Start units and what they depend on; answer when all of that is up, or cannot be."""
         chosen = self.find_units(names)
         daemons = [unit for unit in chosen if unit.spec.kind == "daemon"]
         request.add_lines([f"{unit.name}: is up already" for unit in daemons if unit.status.state == OK])
@@ -4349,7 +4194,6 @@ class Control:
         self.await_up(request, {**dict.fromkeys(started, -1), **since}, now)
 
     def do_restart(self, request: Request, names: list[str], now: float) -> None:
-        """Restart units; answer when they and all that bounce with them are up, or cannot be."""
         chosen = self.find_units(names)
         since = {unit: unit.status.starts for unit in chosen}
         self.fleet.restart(chosen, now)
@@ -4361,8 +4205,9 @@ class Control:
     def do_stop(self, request: Request, names: list[str], now: float) -> None:
         chosen = self.find_units(names)
         for unit in [unit for unit in chosen if not unit.lives()]:
-            how = "stopped (it was " if unit.status.state in (WAITING, BACKOFF) else "is not running ("
-            request.add_lines([f"{unit.name}: {how}{unit.status.state})"])
+            state = unit.status.state
+            said = f"stopped (it was {state})" if state in (WAITING, BACKOFF) else f"is not running ({state})"
+            request.add_lines([f"{unit.name}: {said}"])
         dependents = {each for unit in chosen if not unit.rests() for each in unit.dependents}.difference(chosen)
         alive = [unit.name for unit in self.fleet.units.values() if unit in dependents and unit.lives()]
         request.add_lines(f"{name} depends on what is stopped, and goes on running" for name in alive)
@@ -4370,34 +4215,31 @@ class Control:
         self.await_down(request, [unit.name for unit in chosen], now)
 
     def do_signal(self, request: Request, names: list[str], now: float) -> None:
-        signum, failed = parse_signal(names[0]), False
+        signum, code = parse_signal(names[0]), 0
         for unit in self.find_units(names[1:]):
-            status = unit.status
-            if status.pid and not status.left:
-                fault = self.kernel.send_signals(status.pid, signum)
-            else:
-                fault = f"is {status.state}, and has no process"
-            failed = failed or bool(fault)
-            said = fault or f"{spell_signal(signum)} sent to pid {status.pid}"
-            request.add_lines([f"{unit.name}: {said}"], "!" if fault else " ")
-        request.complete(1 if failed else 0)
+            pid = 0 if unit.status.left else unit.status.pid
+            fault = self.kernel.send_signals(pid, signum) if pid else f"is {unit.status.state}, and has no process"
+            code = 1 if fault else code
+            sent = f"{spell_signal(signum)} sent to pid {pid}"
+            request.add_lines([f"{unit.name}: {fault or sent}"], "!" if fault else " ")
+        request.complete(code)
 
     def do_shutdown(self, request: Request, names: list[str], now: float) -> None:
-        code = parse_number(0, 255)(names[0]) if names else None
+        code = parse_number(0, 255, names[0]) if names else None
         request.complete(0, ["shutting down"])
         self.fleet.ask_shutdown("shutdown " + BY_HAND, now, code=code)
 
     def do_reload(self, request: Request, names: list[str], now: float) -> None:
-        """Have a child read the configuration: a file system that hangs holds up nothing else."""
+        """Have a child read the configuration, since its file system may hang."""
         base = self.fleet.pending or self.fleet.config
 
         def done(data: bytes) -> None:
             now = time.monotonic()
             if self.fleet.ending:
                 request.fail(ENDING, 1)
-            elif not data:  # killed for want of memory, say
-                request.fail("the process that read the configuration has died, nothing has changed: reload again", 1)
-            elif (self.fleet.pending or self.fleet.config) is not base:  # another reload was faster
+            elif not data:
+                request.fail("nothing has changed: the process that read the configuration was killed", 1)
+            elif (self.fleet.pending or self.fleet.config) is not base:  # another reload came between
                 self.do_reload(request, names, now)
             else:
                 self.take_over(request, unpack_config(data, base), now)
@@ -4408,7 +4250,6 @@ class Control:
             request.fail(f"the configuration cannot be read: {error}", 1)
 
     def take_over(self, request: Request, config: Config | list[str], now: float) -> None:
-        """Apply a new configuration; answer when all that it changes is done."""
         if isinstance(config, list):
             request.add_lines(config[:-1], "!")
             request.fail(config[-1], EX_CONFIG)
@@ -4419,26 +4260,24 @@ class Control:
         news = self.fleet.change_config(config, now)
         lines = [f"{name}: {what}" for name, what in news.items()]
         for key in [key for key in Settings._fields if getattr(old, key) != getattr(config.settings, key)]:
-            lines.append(f"[overlord] {key}: {'kept until overlord starts anew' if key == 'socket' else 'changed'}")
+            lines.append(f"[overlord] {key}: {'kept until overlord restarts' if key == 'socket' else 'changed'}")
         self.log.message("info", "", f"configuration read anew: {'; '.join(lines) or 'nothing differs'}")
         request.add_lines(lines or ["nothing differs"])
 
-        def replaced(now: float) -> bool:
+        def await_new_units(now: float) -> None:
             if self.fleet.ending:
                 request.fail(ENDING, 1)
-            if self.fleet.pending or request.over:
-                return request.over
-            names = [name for name, what in news.items() if what == "new" or what.startswith("changed:")]
-            units = [self.fleet.units.get(name) or before.get(name) for name in names]
-            coming = [unit for unit in units if unit and (unit.wanted or unit in wanted) and unit.by != BY_CLOCK]
-            self.await_up(request, {unit: since.get(unit, -1) for unit in coming}, now)
-            return True
+            elif not self.fleet.pending:
+                names = [name for name, what in news.items() if what == "new" or what.startswith("changed:")]
+                units = [self.fleet.units.get(name) or before.get(name) for name in names]
+                coming = [unit for unit in units if unit and (unit.wanted or unit in wanted) and unit.by != BY_CLOCK]
+                self.await_up(request, {unit: since.get(unit, -1) for unit in coming}, now)
 
-        self.await_outcome(request, news, now, replaced)
+        self.await_outcome(request, news, now, await_new_units)
 
     # -------------------------------------------------------------------------------------------------- the outcome
     def find_units(self, patterns: list[str], strict: bool = True) -> list[Unit]:
-        """Return the units that globs or names shared by instances match; all for none. If strict, raises Mistake."""
+        """Return the units that patterns match: globs, or the name that instances share; all for none."""
         units = self.fleet.units
         teams: dict[str, list[str]] = {}
         for name in [name for name, unit in units.items() if unit.spec.instance]:
@@ -4448,42 +4287,38 @@ class Control:
 
     def await_up(self, request: Request, since: dict[Unit, int], now: float, patient: bool = False) -> None:
         """Answer when each unit, and each that bounces with it, is up with more starts than `since`, or has failed.
-        `patient`: a failure counts only once the unit has ended for good."""
+        `patient`: only a unit that has ended for good has failed."""
         before = {unit: unit.status.starts for unit in self.fleet.units.values()}
-        names = [unit.name for unit in since]
 
-        def decided(now: float) -> bool:
+        def decide(now: float) -> None:
             units = since if patient else bouncing(since)
             fates = {unit: self.fate(unit, since.get(unit), patient, now) for unit in units}
             counts = [unit for unit in fates if unit in since or unit.status.starts > before.get(unit, 0)]
             failed = [f"{unit.name} {fates[unit]}" for unit in counts if fates[unit]]
             coming = [unit for unit, fate in fates.items() if fate is None]
-            if coming and (not failed or (not patient and any(unit in since for unit in coming))):
-                return False
-            request.add_lines(failed, "!")
-            request.complete(1 if failed else 0, [f"{name}: ok" for name in names] if patient and not failed else [])
-            return True
+            if not coming or (failed and (patient or since.keys().isdisjoint(coming))):
+                request.add_lines(failed, "!")
+                request.complete(1 if failed else 0, [f"{unit.name}: ok" for unit in since if patient and not failed])
 
         wave = bouncing(since)
         scripts = [dep.name for unit in wave for dep, _ in unit.deps if dep.spec.kind == "script"]
-        self.await_outcome(request, [*scripts, *(unit.name for unit in wave)], now, decided)
+        self.await_outcome(request, [*scripts, *(unit.name for unit in wave)], now, decide)
 
     def await_down(self, request: Request, names: list[str], now: float) -> None:
         """Answer when nothing of the units lives, or one is started again."""
 
-        def nothing_lives(now: float) -> bool:
+        def check_stopped(now: float) -> None:
             left = [self.fleet.units[name] for name in names if name in self.fleet.units]
             again = [unit.name for unit in left if unit.wanted or unit.queued]
             if again:
                 request.fail(f"{again[0]} was started again meanwhile", 1)
             elif not any(unit.lives() for unit in left):
                 request.complete(0)
-            return request.over
 
-        self.await_outcome(request, names, now, nothing_lives)
+        self.await_outcome(request, names, now, check_stopped)
 
     def fate(self, unit: Unit, since: int | None, patient: bool, now: float) -> str | None:
-        """Return "" if a unit is up with more starts than `since` (None: bounced), None if undecided, or why not."""
+        """Return "" if a unit is up with more starts than `since` (None: it bounces), None if unclear, or why not."""
         status, end = unit.status, unit
         while end.waits:
             end = end.waits
@@ -4494,7 +4329,7 @@ class Control:
         if status.state == OK and not unit.queued and (fresh or stays):
             return ""
         ended = end.rests() and not end.find_next().deed
-        failed = ended and status.state in ENDED if patient else ended or end.status.state == BACKOFF
+        failed = (ended and status.state in ENDED) if patient else (ended or end.status.state == BACKOFF)
         if not failed:
             return None
         if end is not unit and status.state != WAITING:
@@ -4503,26 +4338,21 @@ class Control:
         state = spell_state(status.state) + ("" if status.state == WAITING else ":")
         return f"{'is' if patient else 'did not come up, it is'} {state} {self.fleet.explain(unit, now)}"
 
-    def await_outcome(self, request: Request, names: Iterable[str], now: float, until: Callable[..., bool]) -> None:
-        """Answer when `until` can. Messages about these units belong to the answer."""
+    def await_outcome(self, request: Request, names: Iterable[str], now: float, until: Callable[..., None]) -> None:
+        """Have `until` complete the answer. Messages about these units belong to the answer."""
         request.follows, request.until = frozenset(names), until
         self.answer_waiting(now)
 
     def time_out_request(self, request: Request) -> None:
-        if not request.over:
-            states = {name: unit.status.state for name, unit in self.fleet.units.items() if name in request.follows}
-            left = ", ".join(f"{name} is {spell_state(state)}" for name, state in states.items() if state != OK)
-            limit = spell_duration(request.options["timeout"])
-            request.fail(f"not within {limit}: {left or 'nothing came of it'}", 1)
-
-
-for each in VERBS.values():
-    each.answer = getattr(Control, f"do_{each.name}", None)
+        units = [unit for name, unit in self.fleet.units.items() if name in request.follows]
+        left = [f"{unit.name} is {spell_state(unit.status.state)}" for unit in units if unit.status.state != OK]
+        limit = spell_duration(request.options["timeout"])
+        request.fail(f"not within {limit}: {', '.join(left) or 'nothing came of it'}", 1)
 
 
 # =========================================================================================================== Probes
-# Is it ready, does it still answer, is the database there: each try is a child, which may block. `try_probe` and all
-# above it run in that child, return what is wrong, or nothing, and raise OSError.
+# Readiness, health, `wait_for`, `pidfile`. Each try is a child process, since it may block. What stands above
+# `kill_child` runs in that child, returns what is wrong or "", and raises OSError.
 
 
 def ask_http(sock: Any, probe: Probe) -> str:
@@ -4537,36 +4367,34 @@ def ask_http(sock: Any, probe: Probe) -> str:
     return "" if status[1][:1] in b"23" else f"status {decode(status[1])}"
 
 
+def find_addresses(probe: Probe) -> list[Any]:
+    if probe.kind == "unix":
+        return [(_socket.AF_UNIX, style, 0, "", probe.path) for style in (_socket.SOCK_STREAM, _socket.SOCK_DGRAM)]
+    # COST: for a str, Python would import its codec of international names, 10 ms; None is the local host
+    host = None if probe.host == "localhost" else os.fsencode(probe.host)
+    return _socket.getaddrinfo(host, probe.port, 0, _socket.SOCK_STREAM)
+
+
 def try_to_connect(probe: Probe) -> str:
-    unix, stream, wrong = _socket.AF_UNIX, _socket.SOCK_STREAM, ""
-    found: list[Any] = [(unix, stream, 0, "", probe.path), (unix, _socket.SOCK_DGRAM, 0, "", probe.path)]
-    if probe.kind != "unix":
-        # COST: None needs no look-up; a text would have Python import its codec of international names, 10 ms
-        host = None if probe.host == "localhost" else os.fsencode(probe.host)
-        found = _socket.getaddrinfo(host, probe.port, 0, stream)
-    for family, style, _, _, address in found:
+    fault = OSError()
+    for family, style, _, _, address in find_addresses(probe):
         try:
             sock = _socket.socket(family, style)
             sock.connect(address)
-            # LINUX: a port that the kernel picks for a client may be connected to itself
-            if family == unix or sock.getsockname() != sock.getpeername():
-                return ask_http(sock, probe) if probe.kind == "http" else ""
-            wrong = os.strerror(errno.ECONNREFUSED)
+            if sock.getsockname() == sock.getpeername():  # LINUX: by chance the kernel picked this very port for it
+                raise OSError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
+            return ask_http(sock, probe) if probe.kind == "http" else ""
         except OSError as error:
-            if error.errno in SCARCE:
-                raise
-            if style == stream or error.errno != errno.EPROTOTYPE:
-                wrong = error.strerror or str(error)
-    return wrong
+            if error.errno != errno.EPROTOTYPE or not fault.errno:  # that is a unix socket of another style
+                fault = error
+    raise fault
 
 
 def read_pidfile(path: str) -> str:
-    """Return what is wrong, or the pid in a file, with " unsafe" where others than root can change the path to it."""
+    """Return the pid in a file, or what is wrong. If others than root can change the path, " unsafe" follows."""
     place = find(path)
-    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW
-    fd = os.open(os.path.basename(place.path), flags, dir_fd=place.folder)
-    regular = os.fstat(fd).st_mode & 0o170000 == 0o100000
-    text = decode(os.read(fd, 64)).strip() if regular else ""
+    fd = os.open(os.path.basename(place.path), os.O_RDONLY | os.O_NOFOLLOW, dir_fd=place.folder)
+    text = decode(os.read(fd, 64)).strip()
     return text + " unsafe" * (not place.safe) if is_number(text, 10) and int(text) else "it holds no pid"
 
 
@@ -4605,7 +4433,7 @@ class Prober:
         if purpose == "pidfile":
             asked = Probe(purpose, "", 0, asked, asked)
         self.probes = list(asked) if purpose == "wait_for" else [asked]  # to be passed one after the other
-        self.began = self.said = self.tried = time.monotonic()
+        self.began = self.reminded = time.monotonic()
         self.failures = self.pid = 0
         self.wrong, self.output = "", b""  # why the last try failed; the end of what its command has written
         self.pipe = -1
@@ -4617,32 +4445,30 @@ class Prober:
             self.attempt()
 
     def is_current(self) -> bool:
-        current = self.unit.probers.get(self.purpose) is self and not self.loop.fleet.ending
-        return bool(current and PURPOSES[self.purpose](self.unit))
+        newest = self.unit.probers.get(self.purpose) is self
+        return bool(newest and not self.loop.fleet.ending and PURPOSES[self.purpose](self.unit))
 
     def attempt(self) -> bool:
-        """Begin a try. Return true: its result may be known already."""
+        """Begin a try. Return true, since its result may be known already."""
         if not self.is_current():
             return True
         loop, spec, probe = self.loop, self.unit.spec, self.probes[0]
-        timeout = spec.health_timeout if spec.kind == "daemon" else PROBE_TIMEOUT
-        self.tried = time.monotonic()
         try:
-            if self.pid in loop.helpers:  # SIGKILL does not end it: a file system hangs
+            if self.pid in loop.helpers:  # a process in a file system that hangs survives SIGKILL
                 raise StartError("the try before still hangs")
-            if probe.kind == "pidfile" and is_becoming(self.unit.status.pid):  # an old file may still be there
+            if probe.kind == "pidfile" and is_becoming(self.unit.status.pid):  # the old file may still be there
                 raise StartError("not started yet")
             if probe.kind == "cmd":
-                self.run_command(probe.path)
+                self.run_shell(probe.path)
             else:
                 self.pid = loop.kernel.fork(lambda: (try_probe(probe, spec, loop.kernel), 1))
-                loop.helpers[self.pid] = (spec.name, self.end_try)
-            self.timer = self.watch.later(self.tried + timeout, lambda: self.give_up_try(timeout))
+                loop.helpers[self.pid] = self.end_try
+            self.timer = self.watch.later(time.monotonic() + spec.health_timeout, self.give_up_try)
         except StartError as error:
             self.take_result(str(error), error.passing)
         return True
 
-    def run_command(self, command: str) -> None:
+    def run_shell(self, command: str) -> None:
         """Run the command of a `cmd:` probe, and keep the end of its output. Raises StartError."""
         try:
             self.pipe, end = os.pipe()
@@ -4652,7 +4478,7 @@ class Prober:
         os.set_blocking(self.pipe, False)
         self.watch.on(self.pipe, select.EPOLLIN, self.read_output)
         try:
-            self.pid = self.loop.help(self.unit, command, (end, end), self.end_try)
+            self.pid = self.loop.run_command(self.unit, command, (end, end), self.end_try)
         except StartError:
             self.close_pipe()
             raise
@@ -4683,14 +4509,14 @@ class Prober:
             end = spell_end(code) + "".join(said[-1:]) if code else ""
             self.take_result(why or end, scarce=bool(why) and code == EX_TEMPFAIL)
 
-    def give_up_try(self, timeout: float) -> bool:
+    def give_up_try(self) -> bool:
         kill_child(self.loop.kernel, self.pid)
         self.close_pipe()
-        self.take_result(f"no answer within {spell_duration(timeout)}")
+        self.take_result(f"no answer within {spell_duration(self.unit.spec.health_timeout)}")
         return True
 
     def take_result(self, wrong: str, scarce: bool = False) -> None:
-        """Act on what a try found wrong, if anything. `scarce`: overlord lacked something, and it tells nothing."""
+        """Act on what a try found wrong. `scarce`: the try tells nothing, for lack of memory or descriptors."""
         self.watch.cancel(self.timer)
         self.timer = None
         if not self.is_current():
@@ -4704,14 +4530,14 @@ class Prober:
         if self.purpose == "health":
             self.judge_health(wrong, scarce)
         elif wrong:
-            if self.purpose == "wait_for" and now - self.said >= REMINDER / 2:
-                self.said, waited = now, spell_duration(now - self.began)
-                log.message("info", unit.name, f"waiting for {self.probes[0].text} for {waited} now: {wrong}")
-            delay = min(PROBE_MOST, max(PROBE_LEAST, (now - self.began) / 50))
-            self.watch.later(max(now, self.tried + delay), self.attempt)
+            waited = now - self.began
+            if self.purpose == "wait_for" and now - self.reminded >= REMINDER / 2:
+                self.reminded, text = now, f"waiting for {self.probes[0].text} for {spell_duration(waited)} now"
+                log.message("info", unit.name, f"{text}: {wrong}")
+            self.watch.later(now + min(PROBE_MOST, max(PROBE_LEAST, waited / 50)), self.attempt)
         elif len(self.probes) > 1:
             del self.probes[0]
-            self.watch.later(now, self.attempt)
+            self.attempt()
         elif self.purpose == "ready":
             self.loop.inform(unit, "ready")
         elif self.purpose == "wait_for":
@@ -4731,13 +4557,13 @@ class Prober:
 
 
 class Notices:
-    """What daemons say of themselves: by sd_notify(3), a newline on a descriptor, a line of output."""
+    """Takes in what daemons say about themselves: by sd_notify(3), a newline on a descriptor, a line of output."""
 
     def __init__(self, loop: Loop) -> None:
         self.loop, self.watch = loop, loop.watch
 
     def wire_notices(self, unit: Unit) -> tuple[dict[str, str], tuple[int, int]]:
-        """Return variables for a daemon, and a descriptor: its number there, and overlord's own. Raises OSError."""
+        """Return a daemon's variables, and a descriptor's number there and here, or -1. Raises OSError."""
         self.close_ear(unit)
         kind = unit.spec.ready.kind if unit.spec.ready else ""
         if kind != "fd":
@@ -4758,12 +4584,12 @@ class Notices:
             os.close(unit.ear)
             unit.ear = -1
 
-    def seek(self, unit: Unit, tail: Tail, pid: int) -> None:
-        """Look for the line of `ready = log:` in what a process writes from now on."""
-        tail.seek = None
-        if not unit.spec.ready or unit.spec.ready.kind != "log":
+    def seek_line(self, unit: Unit) -> None:
+        """Look for the line of `ready = log:` in what the unit's process writes from now on."""
+        ready, pid = unit.spec.ready, unit.status.pid
+        if not ready or ready.kind != "log":
             return
-        pattern = re.compile(unit.spec.ready.path.encode())
+        tail, pattern = self.loop.output.tails[unit.name], re.compile(ready.path.encode())
 
         def search(lines: bytes) -> None:
             if any(pattern.search(line[:SHOWN_WIDTH]) for line in lines.split(b"\n")):
@@ -4773,7 +4599,7 @@ class Notices:
         tail.seek = search
 
     def address(self, unit: Unit) -> str:
-        """Return the value of NOTIFY_SOCKET. LINUX: an abstract address needs no folder."""
+        """Return the value of NOTIFY_SOCKET."""
         if not unit.notices:
             style = _socket.SOCK_DGRAM | _socket.SOCK_NONBLOCK | _socket.SOCK_CLOEXEC
             sock = _socket.socket(_socket.AF_UNIX, style)
@@ -4792,18 +4618,16 @@ class Notices:
             unit.notices = None
 
     def read_notice(self, unit: Unit) -> bool:
-        """Read one message, which counts if the unit has sent it. Return whether there was one."""
+        """Read one message; obey it if the unit has sent it. Return whether there was one."""
         try:
             data, controls, _, _ = unit.notices[0].recvmsg(4096, 4096)
         except OSError:
             return False
         shed(controls)  # as for systemd's FDSTORE
         senders = [read_numbers(value) for _, kind, value in controls if kind == 2]  # SCM_CREDENTIALS
-        if unit.status.pid and senders and self.is_inside(unit, senders[0][0], senders[0][1]):
-            self.take_notice(unit, decode(data).splitlines())
-        return True
-
-    def take_notice(self, unit: Unit, lines: list[str]) -> None:
+        if not (unit.status.pid and senders and self.is_inside(unit, senders[0][0], senders[0][1])):
+            return True
+        lines = decode(data).splitlines()
         pids = [line[8:] for line in lines if line[:8] == "MAINPID="]
         if pids and is_number(pids[-1]):
             self.loop.name_main(unit, int(pids[-1]), "MAINPID=")
@@ -4815,20 +4639,19 @@ class Notices:
             elif line == "READY=1":
                 unit.note = "" if unit.note == "reloading" else unit.note
                 self.loop.inform(unit, "ready")
+        return True
 
     def is_inside(self, unit: Unit, pid: int, uid: int) -> bool:
-        """Tell whether a process is the unit's. If it is gone (systemd-notify in a script), its user decides."""
+        """Tell whether a process is the unit's. Once it is gone (systemd-notify in a script), its user decides."""
         process = read_process(pid)
         if process:
             return process.session == unit.status.pid or self.loop.census.survey(reuse=True).get(pid) is unit
-        try:  # pid 0: of another namespace
-            return pid > 0 and uid in (0, unit.user, os.stat(f"/proc/{unit.status.pid}").st_uid)
-        except OSError:
-            return uid in (0, unit.user)
+        main = call_or(None, os.stat, f"/proc/{unit.status.pid}")
+        return pid > 0 and uid in (0, unit.user, main.st_uid if main else 0)  # pid 0: of another namespace
 
 
 class Clock:
-    """Runs scripts by their `schedule`. It looks at the wall clock at least once a minute, since that may be set."""
+    """Runs scripts by their `schedule`. Looks at the wall clock once a minute, since that may be set."""
 
     def __init__(self, loop: Loop) -> None:
         self.loop, self.fleet = loop, loop.fleet
@@ -4848,7 +4671,7 @@ class Clock:
         if plan and plan.every:
             unit.plan, unit.next_run = (plan, time.monotonic() + plan.every), f"every {spell_duration(plan.every)}"
         elif plan:
-            instant = next_run(plan, time.time(), time.localtime, time.mktime)
+            instant = next_run(plan, time.time())
             unit.plan = (plan, instant or 1e18)
             unit.next_run = time.strftime("%Y-%m-%d %H:%M", time.localtime(instant)) if instant else "never"
 
@@ -4860,7 +4683,7 @@ class Clock:
         self.timer = self.loop.watch.later(now + max(0.0, min(waits)), self.strike) if waits else None
 
     def strike(self) -> bool:
-        """Run what is due. Leave out what was missed, since the clock was set or the container paused."""
+        """Run what is due, except what was missed because the clock was set or the container paused."""
         now, wall = time.monotonic(), time.time()
         set_back, self.seen = wall < self.seen - 60, wall
         for unit in [unit for unit in self.fleet.units.values() if unit.plan]:
@@ -4881,7 +4704,7 @@ class Clock:
 
 
 class Loop:
-    """Turns the crank between the pure rooms and the system."""
+    """Feeds the pure rooms with what happens, and performs the actions that they return."""
 
     def __init__(self, fleet: Fleet, kernel: Kernel, init: Init, output: Output, control: Control) -> None:
         self.fleet, self.kernel, self.init, self.output, self.control = fleet, kernel, init, output, control
@@ -4892,10 +4715,10 @@ class Loop:
         self.code: int | None = None  # the exit code, once it is known
         self.arrived = bytearray()  # signals, one byte each
         self.more = False  # dead children may be left from the last batch
-        self.due: dict[str, bool] = {}  # units with a deadline that has come -> True
+        self.due: dict[str, bool] = {}  # units whose deadline has come -> True
         self.timer: list[Any] | None = None  # for the deadline of the fleet itself
-        self.lingering: dict[Unit, int] = {}  # units that may leave processes behind -> torn readings so far
-        self.next_look = 0.0  # at those
+        self.lingering: dict[Unit, int] = {}  # units that may have left processes behind -> torn readings so far
+        self.next_look = 0.0  # when to look at those again
         self.actions: deque[Any] = deque()  # to be performed
         self.action: Any = None  # the one under way
         self.doers: dict[type, Callable[[Any], None]] = {
@@ -4910,10 +4733,7 @@ class Loop:
 
     def catch_signals(self) -> None:
         self.wake, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        try:
-            fcntl.fcntl(wake, F_SETPIPE_SZ, PIPE_SIZE)  # room for a million signals; a full pipe loses them
-        except OSError:
-            pass
+        call_or(None, fcntl.fcntl, wake, F_SETPIPE_SZ, PIPE_SIZE)  # for a million signals; a full pipe loses them
         self.watch.on(self.wake, select.EPOLLIN, self.awake)
         shell = not self.init.is_pid1 and os.getppid() > 1  # it continues overlord after a Ctrl-Z
         for number in JOB_CONTROL - ({SIGNALS["TSTP"]} if shell else set()):
@@ -4924,34 +4744,32 @@ class Loop:
         signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
 
     def run_until_exit(self) -> int:
-        """Run to the end and return the exit code. An exception is logged with its place, and supervision goes on."""
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         following = self.boot
         while self.code is None:
             try:
                 following()
             except Exception as error:
-                trace = error.__traceback__
-                while trace and trace.tb_next:
-                    trace = trace.tb_next
-                place = f"{trace.tb_frame.f_code.co_name}, line {trace.tb_lineno}" if trace else "?"
-                why = f"{type(error).__name__}: {error}"
-                self.log.message("error", "", f"internal error, going on: {why} ({place})")
-                self.give_up_action(f"internal error: {why}")
-                self.more = True  # it may have come in the middle of a batch
-                select.poll().poll(100)  # ms: an error that comes back at once must not be a busy loop
+                self.survive(error)
             following = self.turn
         return self.code
 
-    def give_up_action(self, why: str) -> None:
-        """Fail the unit of the action that raised, which would wait for ever."""
+    def survive(self, error: Exception) -> None:
+        """Log an exception with its place. Fail the unit of the action that raised it: it would wait for ever."""
+        trace: Any = error.__traceback__
+        while trace.tb_next:
+            trace = trace.tb_next
+        what, place = f"{type(error).__name__}: {error}", f"{trace.tb_frame.f_code.co_name}, line {trace.tb_lineno}"
+        self.log.message("error", "", f"internal error, going on: {what} ({place})")
         action, self.action = self.action, None
-        unit = self.fleet.units.get(getattr(action, "unit", ""))
-        starts = unit and unit.status.state in (STARTING, RUNNING) and not unit.status.pid
-        if unit and isinstance(action, Spawn) and starts:
-            self.inform(unit, "unspawned", why)
-        elif unit and isinstance(action, Test):
-            self.inform(unit, "barred" if unit.status.state == WAITING else "stale", why, fails=True)
+        unit = self.fleet.units.get(action.unit) if isinstance(action, (Spawn, Test)) else None
+        if unit and isinstance(action, Test):
+            kind = "barred" if unit.status.state == WAITING else "stale"
+            self.inform(unit, kind, f"internal error: {what}", fails=True)
+        elif unit and unit.status.state in (STARTING, RUNNING) and not unit.status.pid:
+            self.inform(unit, "unspawned", f"internal error: {what}")
+        self.more = True  # a batch of dead children may be unfinished
+        select.poll().poll(100)  # ms: an error that comes back at once must not make a busy loop
 
     def inform(self, unit: Unit, kind: str, why: str = "", **details: Any) -> bool:
         """Tell the fleet what happened to a unit. Return true, so that `Watch.wait` ends."""
@@ -4959,7 +4777,7 @@ class Loop:
         return True
 
     def boot(self) -> None:
-        """Start what is wanted, unless a signal asks for shutdown; a lone main command gets it once it runs."""
+        """Start what is wanted, unless a signal asks for shutdown: a lone main command gets that once it runs."""
         if list(self.fleet.units) != [MAIN]:
             self.read_signals()
             self.handle_signals()
@@ -4969,7 +4787,7 @@ class Loop:
         self.perform()
 
     def turn(self) -> None:
-        """Wait for something to happen, and see it through. With nothing to do there is no timer."""
+        """Wait for something to happen, and see it through."""
         fleet, until = self.fleet, self.next_look if self.lingering else None
         if self.more or self.arrived or self.actions:
             until = time.monotonic()
@@ -4979,17 +4797,17 @@ class Loop:
         now = time.monotonic()
         self.handle_signals()
         due, self.due = self.due, {}
-        for name in due:  # what came before a deadline has been heard
+        for name in due:  # after the signals, which came before
             fleet.take_deadline(name, now)
         self.perform()
         self.look_at_lingering(now)
         self.perform()
         if fleet.ending:
             self.output.begin_shutdown()
-        if fleet.grown:  # see now what descends from it: once it is dead, that does not show
+        if fleet.grown:  # once a main process is dead, /proc does not show what descends from it
             fleet.grown = False
-            later = now + max(SURVEY_DELAY, LOOK_SHARE * self.census.cost)
-            self.watch.later(later, lambda: not self.census.survey(reuse=True))
+            delay = max(SURVEY_DELAY, LOOK_SHARE * self.census.cost)
+            self.watch.later(now + delay, partial(self.census.survey, reuse=True))
         if fleet.sweeping and self.code is None:
             if self.init.alone():
                 fleet.end_shutdown()
@@ -4999,11 +4817,12 @@ class Loop:
 
     def paused(self, gap: float) -> bool:
         """Move the deadlines by a time in which nothing ran, unless somebody waits for a shutdown."""
-        if not self.fleet.ending:
-            self.watch.shift_timers(gap)
-            self.fleet.shift_deadlines(gap)
-            self.clock.wind()  # by the wall clock, which went on
-        return not self.fleet.ending
+        if self.fleet.ending:
+            return False
+        self.watch.shift_timers(gap)
+        self.fleet.shift_deadlines(gap)
+        self.clock.wind()  # by the wall clock, which went on
+        return True
 
     def read_signals(self) -> None:
         try:
@@ -5013,7 +4832,7 @@ class Loop:
             pass
 
     def awake(self) -> bool:
-        """Read signals. Return whether `turn` is needed. COST: not for orphans, which are reaped here."""
+        """Read signals. Return whether `turn` is needed. COST: orphans are reaped here, without one."""
         self.read_signals()
         if not CHILD_ALONE.issuperset(self.arrived):
             return True
@@ -5021,8 +4840,8 @@ class Loop:
         return self.reap() or self.fleet.sweeping or bool(self.lingering)
 
     def handle_signals(self) -> None:
-        """Deal with the signals that ask for shutdown, then with the dead, then with those to be relayed."""
-        if Stream.broken:  # overlord's own write raised a signal, which is in the pipe by now
+        """Take the signals that ask for shutdown first, then the dead children, then the signals to be relayed."""
+        if Stream.broken:  # a write of overlord's has sent it a signal
             Stream.broken = False
             self.read_signals()
             self.arrived = self.arrived.translate(None, bytes(OWN_FAULTS))
@@ -5037,9 +4856,9 @@ class Loop:
                 self.relay(number, arrived.count(number))
 
     def reap(self) -> bool:
-        """Reap a batch of dead children. Return whether `turn` is needed."""
+        """Reap a batch of children. Return whether `turn` is needed."""
         count, news = 0, False
-        for pid, code, user, stopped in self.kernel.dead_children(REAP_BATCH):
+        for pid, code, user, stopped in self.kernel.dead_children():
             count += 1
             name = self.pids.get(pid)
             news = news or name is not None or pid in self.helpers
@@ -5049,7 +4868,7 @@ class Loop:
                     self.watch.looked = time.monotonic()
                     self.paused(gap)
             elif pid in self.helpers:
-                self.helpers.pop(pid)[1](code, self.kernel.reason(pid))
+                self.helpers.pop(pid)(code, self.kernel.reason(pid))
             elif name is not None:
                 unit = self.fleet.units[name]
                 unit.user = user
@@ -5062,26 +4881,25 @@ class Loop:
         return news or self.more
 
     def bury(self) -> None:
-        """Tell the fleet of dead main processes, and what they left behind. COST: one look at /proc for all."""
+        """Tell the fleet of dead main processes, and what they left behind. COST: one reading of /proc for all."""
         census = self.census
-        for unit, _, _ in census.dead:  # it may have named another main process
+        for unit, _, _ in census.dead:  # its last messages may name another main process
             all(unit.notices and self.notices.read_notice(unit) for _ in range(NOTICES_LAST))
         census.dead = [each for each in census.dead if self.pids.get(each[1]) == each[0].name]
         looked, census.torn = census.may_leave([unit for unit, _, _ in census.dead]), set()
         if looked:
             census.survey()
-        for each in list(census.dead):
-            unit, pid, code = each
+        while census.dead:
+            unit, pid, code = census.dead[0]
             rest, doubts = census.find_left(unit, code) if looked else ([], [])
-            census.dead.remove(each)  # if the look above raises, it is repeated
+            del census.dead[0]  # not before: if find_left raises, the next turn repeats it
             self.pids.pop(pid)
-            if rest and census.may_spare(unit, code):  # RACE: a daemon in there may be about to get its own session
+            if rest and census.may_spare(unit, code):  # RACE: a daemon there may be about to make its own session
                 self.watch.later(time.monotonic() + LINGER_LOOK, partial(self.end_script, unit, pid, code))
             else:
                 self.tell_end(unit, code, rest, doubts)
 
     def end_script(self, unit: Unit, pid: int, code: int) -> bool:
-        """Look again at what a script that succeeded has left behind."""
         if unit.status.pid == pid and not unit.status.left:
             self.census.survey()
             self.tell_end(unit, code, *self.census.find_left(unit, code))
@@ -5090,7 +4908,7 @@ class Loop:
     def tell_end(self, unit: Unit, code: int, rest: list[Process], doubts: list[Process]) -> None:
         """Tell the fleet of a dead main process. `rest`: what it left behind; `doubts`: what may be the unit's."""
         status, spec = unit.status, unit.spec
-        why = self.kernel.reason(status.pid) if code in (1, NOT_EXECUTABLE, NOT_FOUND) else ""
+        why = self.kernel.reason(status.pid)
         if unit.name == MAIN:
             self.init.take_terminal(self.kernel)
         known = why or status.state == STOPPING
@@ -5107,36 +4925,37 @@ class Loop:
         self.inform(unit, "exited", why, code=code, left=left, hint=hint)
 
     def name_main(self, unit: Unit, pid: int, source: str, trusted: bool = False) -> str:
-        """Take the process that a pid file or MAINPID= names as the main process. Return why not, or nothing.
-        `trusted`: nobody else can have written that: it may name an orphan that another unit may have made."""
-        status, census, foreign = unit.status, self.census, False
+        """Make the process that a pid file or MAINPID= names the main process. Return why not, or "".
+        `trusted`: only root or the unit wrote it, so it may name an orphan that another unit may have made."""
+        status, census = unit.status, self.census
         if status.state not in (STARTING, OK) or not status.pid:
             return "it is being stopped"
-        if pid != status.pid or status.left:
-            if census.survey(reuse=True).get(pid) is not unit:
-                census.survey()
-            process = census.found.get(pid)
-            if not process:
-                return f"{source} names pid {pid}, which does not run"
-            if not self.may_be_main(unit, process, trusted):
-                why = f"{source} names {spell_processes([process])}, which is not of this unit: refused"
-                if why != unit.note:
-                    self.log.message("warning", unit.name, why)
-                unit.note = why
-                return why
-            if status.left or source == "MAINPID=":
-                self.pids.pop(status.pid, None)
-                self.pids[pid] = unit.name
-                self.lingering.pop(unit, None)
-                census.strangers.pop(pid, None)
-                unit.kin[pid] = process.born
-                foreign = process.parent != os.getpid()
-            elif process in descendants(census.found, status.pid):
-                pid = status.pid  # as long as that lives: a shell that waits for its daemon, say
-            else:
+        if pid == status.pid and not status.left:
+            self.inform(unit, "handed", pid=pid)
+            return ""
+        if census.survey(reuse=True).get(pid) is not unit:
+            census.survey()
+        process = census.found.get(pid)
+        if not process:
+            return f"{source} names pid {pid}, which does not run"
+        if not self.may_be_main(unit, process, trusted):
+            why = f"{source} names {spell_processes([process])}, which is not of this unit: refused"
+            if why != unit.note:
+                self.log.message("warning", unit.name, why)
+            unit.note = why
+            return why
+        if not status.left and source != "MAINPID=":
+            if process not in descendants(census.found, status.pid):
                 return "the process that was started has not ended"
+            self.inform(unit, "handed", pid=status.pid)  # that one stays: a shell, say, that waits for its daemon
+            return ""
+        self.pids.pop(status.pid, None)
+        self.pids[pid] = unit.name
+        self.lingering.pop(unit, None)
+        census.strangers.pop(pid, None)
+        unit.kin[pid] = process.born
         self.inform(unit, "handed", f"its main process is now pid {pid} ({source})", pid=pid)
-        if foreign:
+        if process.parent != os.getpid():
             self.watch_main(unit, pid)
         return ""
 
@@ -5152,8 +4971,8 @@ class Loop:
         return len(orphan.makers) == 1 or (trusted and read_origin(process, {}).user in (None, user))
 
     def watch_main(self, unit: Unit, pid: int) -> None:
-        """Watch a main process that is not overlord's child.
-        LINUX: pidfd_open(2), since 5.3; PYTHON: since 3.9. Without, look once a second."""
+        """Watch a main process that is not overlord's child, without pidfd_open(2) by a look once a second.
+        LINUX: since 5.3. PYTHON: since 3.9."""
         try:
             fd = os.pidfd_open(pid)  # type: ignore[attr-defined,unused-ignore]
             self.watch.on(fd, select.EPOLLIN, lambda: self.look_at_main(unit, pid, fd))
@@ -5181,7 +5000,7 @@ class Loop:
             Prober(self, unit, action.purpose)
 
     def stop_by_command(self, unit: Unit, action: StopCommand) -> None:
-        """Run a daemon's `stop_cmd`. Where that cannot be run, or fails, send the stop signal after all."""
+        """Run a daemon's `stop_cmd`. If that fails, send the stop signal."""
         spec = unit.spec
 
         def use_signal(why: str) -> None:
@@ -5201,27 +5020,27 @@ class Loop:
             if not spec.stop_cmd:
                 raise StartError("a reload has removed it")
             stdio = self.output.wire_output(spec)
-            unit.stop_command = self.help(unit, spec.stop_cmd, stdio, note_command_end)
+            unit.stop_command = self.run_command(unit, spec.stop_cmd, stdio, note_command_end)
         except StartError as error:
             use_signal(f"cannot be run: {error}")
 
-    def help(self, unit: Unit, cmd: str, stdio: tuple[int, int], ended: Callable[[int, str], None]) -> int:
-        """Run a command for a unit, as its user; return its pid. Raises StartError."""
+    def run_command(self, unit: Unit, cmd: str, stdio: tuple[int, int], ended: Callable[[int, str], None]) -> int:
+        """Run a command as a unit's user; return its pid. `ended` takes exit code and reason. Raises StartError."""
         main = {"MAINPID": str(unit.status.pid)} if unit.status.pid else NOTHING
         pid = self.kernel.make_process(unit.spec._replace(cmd=cmd, pidfile=None), stdio, main)
-        self.helpers[pid] = (unit.name, ended)
+        self.helpers[pid] = ended
         return pid
 
     def hear_out(self, name: str, left: bool = False) -> None:
-        """Read what a unit wrote before it ended, so that it stands before the message of its end."""
+        """Read what a unit wrote before it ended: it belongs before the message of its end."""
         for capture in self.output.of(name):
             if left:
-                capture.drain(last=True)
+                capture.drain()
             else:
                 capture.finish_run()
 
     def look_at_lingering(self, now: float) -> None:
-        """Find units that have no processes left. No signal tells when the child of another process ends."""
+        """Find the units that have no process left: no signal tells when another process's child ends."""
         if not self.lingering or now < self.next_look:
             return
         self.census.survey()
@@ -5243,7 +5062,7 @@ class Loop:
                 self.inform(unit, "emptied")
 
     def stop_rest(self, unit: Unit) -> None:
-        """Signal the processes that are new in a unit that is being stopped."""
+        """Signal the new processes of a unit that is being stopped."""
         if unit.spec.kill_mode != "process":
             soft, found = unit.status.deadline is not None, self.census.found
             # until the time is up, parents stop their children themselves
@@ -5253,7 +5072,7 @@ class Loop:
             self.census.find_left(unit, 0)
 
     def perform(self) -> None:
-        """Do what the fleet wants, and what follows from it. What a signal interrupts, the next turn goes on with."""
+        """Do what the fleet wants, and what follows from that. If a signal interrupts it, the next turn goes on."""
         self.collect_actions()
         while self.actions:
             action = self.action = self.actions.popleft()
@@ -5263,7 +5082,7 @@ class Loop:
                 self.unit_doers[type(action)](self.fleet.units[action.unit], action)
             if isinstance(action, Spawn):
                 self.read_signals()
-                if not set(self.fleet.settings.shutdown_signals).isdisjoint(self.arrived):
+                if any(number in self.arrived for number in self.fleet.settings.shutdown_signals):
                     break  # a thousand starts must not make a stop request wait
             self.collect_actions()
             self.watch.check_clock()  # a thousand starts are no pause
@@ -5271,7 +5090,7 @@ class Loop:
         self.control.answer_waiting(time.monotonic())
 
     def collect_actions(self) -> None:
-        """Take over what the fleet wants. Its messages do not wait for a thousand starts."""
+        """Take over what the fleet wants. Messages and timers do not wait for a thousand starts."""
         for action in self.fleet.take_actions():
             if isinstance(action, (Say, Changed, Wake, Replan)):
                 self.doers[type(action)](action)
@@ -5298,7 +5117,7 @@ class Loop:
         self.control.refollow()
 
     def forget(self, action: Forget) -> None:
-        """Let go of what belongs to a unit that a reload removed, or made another kind."""
+        """Release what belongs to a unit that a reload has removed or made another kind."""
         unit = action.unit
         if unit.name not in self.fleet.units:
             self.output.unwire(unit.name)
@@ -5318,7 +5137,7 @@ class Loop:
         if unit.status.state not in (STARTING, RUNNING) or unit.status.pid:  # it was stopped since
             return
         try:
-            pid = self.kernel.make_process(unit.spec) if unit.name == MAIN else self.spawn_unit(unit)
+            pid = self.kernel.make_main(unit.spec.cmd) if unit.name == MAIN else self.spawn_unit(unit)
         except StartError as error:
             self.inform(unit, "unspawned", str(error), passing=error.passing)
             return
@@ -5327,11 +5146,10 @@ class Loop:
         unit.sessions, unit.kin, unit.user, unit.told, unit.probers = {pid}, {pid: unit.born}, None, {}, {}
         self.pids[pid] = unit.name
         self.inform(unit, "spawned", pid=pid)
-        if unit.name in self.output.tails:
-            self.notices.seek(unit, self.output.tails[unit.name], pid)
+        self.notices.seek_line(unit)
 
     def spawn_unit(self, unit: Unit) -> int:
-        """Make the process of a unit. Raises StartError."""
+        """Return the pid of a unit's new process. Raises StartError."""
         if unit.spec.pidfile and not self.init.adopts:
             raise StartError(f"pidfile needs overlord to be PID 1, or a subreaper: {self.init.warning}")
         stdio, fd = self.output.wire_output(unit.spec), (-1, -1)
@@ -5345,27 +5163,26 @@ class Loop:
                 os.close(fd[1])
 
     def post_mortem(self, unit: Unit) -> dict[str, str | list[str]]:
-        """Return what a person wants to know of a unit that has failed for good."""
-        name, spec, status = unit.name, unit.spec, unit.status
-        lines = self.output.tails[name].last_lines(SHOWN_LINES) if name in self.output.tails else ()
+        """Return what a person wants to know about a unit that has failed for good."""
+        spec, status, tail = unit.spec, unit.status, self.output.tails.get(unit.name)
         restarts = f"{max(0, status.starts - 1)} time{'' if status.starts == 2 else 's'}"
         user = spec.uid or f"{os.geteuid()} (overlord's own)"
         told: dict[str, str | list[str]] = {"command": spec.cmd, "user": user, "restarted": restarts}
         if status.started:
             told["lived"] = spell_duration(status.lived)
+        lines = tail.last_lines(SHOWN_LINES) if tail else []
         if lines:
             told["last output"] = [line.decode("utf-8", "replace")[:SHOWN_WIDTH] for line in lines]
-        elif name not in self.output.tails:
+        elif not tail:
             told["output"] = f"not captured; with `stdout = prefix` in [{section_of(spec)}] its last lines stand here"
         return told
 
     def kill(self, unit: Unit, action: Kill) -> None:
-        """Signal a unit's main process, or everything of it."""
         hard, left = action.signum == SIGNALS["KILL"], unit.status.left
         if action.whole or (unit.name != MAIN and not hard):
-            self.census.survey(reuse=not left)  # once it is dead, nobody can tell what descends from it
+            self.census.survey(reuse=not left)  # once it is dead, /proc does not show what descends from it
         unit.told = unit.told if left and not hard else {}
-        # RACE: the main process may have been reaped since the fleet decided, and its pid be another's
+        # RACE: the main process may have been reaped since then, and its pid may be another's now
         pids = [action.pid] if self.pids.get(action.pid) == unit.name else []
         if action.whole:
             self.lingering.setdefault(unit, 0)  # more may come
@@ -5379,13 +5196,13 @@ class Loop:
             self.fleet.killed += [spell_processes([each]) for each in targets if each.pid != action.pid]
         if hard and unit.stop_command:
             command, unit.stop_command = unit.stop_command, 0
-            self.helpers[command] = (unit.name, lambda code, why: None)
+            self.helpers[command] = lambda code, why: None
             kill_child(self.kernel, command)
             self.fleet.say("warning", unit.name, f"stop_cmd (pid {command}) has not ended, killing it (SIGKILL)")
             self.fleet.killed += [f"the stop_cmd of {unit.name}"] if self.fleet.ending else []
 
     def signal_unit(self, unit: Unit, signum: int, pids: list[int]) -> list[Process]:
-        """Signal those of a unit's processes that have not had this signal yet; return them."""
+        """Signal those of a unit's processes that have not had this signal yet. Return them."""
         found = self.census.found
         known = [found.get(pid) or read_process(pid) or Process(pid, 0, unit.name, 0, 0) for pid in pids]
         targets = [each for each in known if unit.told.get(each.pid) != (each.born, signum)]
@@ -5393,8 +5210,8 @@ class Loop:
         self.deliver(unit, signum, targets)
         return targets
 
-    def deliver(self, unit: Unit, signum: int, targets: list[Process]) -> bool:
-        """Signal processes, a batch at a time. What ignores the signal (a shell's background job, INT) gets TERM."""
+    def deliver(self, unit: Unit, signum: int, targets: list[Process]) -> None:
+        """Signal processes, a batch at a time. One that ignores it (a shell's background job, INT) gets TERM."""
         exact = signum == SIGNALS["KILL"] or unit.name == MAIN
         for process in targets[:SIGNAL_BATCH]:
             if process.born and not is_there(process):
@@ -5402,15 +5219,14 @@ class Loop:
             own = signum if exact or not ignores(process.pid, signum) else SIGNALS["TERM"]
             fault = self.kernel.send_signals(process.pid, *with_continue(own))
             if fault:
-                text = f"cannot send {spell_signal(own)} to {spell_processes([process])}: {fault}"
-                self.log.message("error", unit.name, text)
+                what = f"{spell_signal(own)} to {spell_processes([process])}"
+                self.log.message("error", unit.name, f"cannot send {what}: {fault}")
         rest = targets[SIGNAL_BATCH:]
         if rest:
             self.watch.later(time.monotonic(), lambda: self.deliver(unit, signum, rest))
-        return True
 
     def relay(self, number: int, times: int = 1) -> None:
-        """Pass a signal on: to the main command as often as it came, to daemons that want it and do not die of it."""
+        """Pass a signal to the main command, as often as it came, and to the daemons that want and survive it."""
         units = self.fleet.units
         targets = [(unit, to) for unit in units.values() for source, to in unit.spec.forward if source == number]
         for unit, target in [(units[MAIN], number), *targets] if MAIN in units else targets:
@@ -5418,7 +5234,7 @@ class Loop:
             if not pid or unit.status.left:
                 continue
             sent = spell_signal(target) + (f" for {spell_signal(number)}" if target != number else "")
-            if name != MAIN and not heeds(pid, target):
+            if name != MAIN and not survives(pid, target):
                 text = f"{sent} withheld: the kernel does not show that it catches, ignores or blocks it"
                 self.log.message("info", name, text)
                 continue
@@ -5433,16 +5249,16 @@ class Loop:
             self.hear_out(name)
         if not action.quiet:
             self.log.message("info", "", f"exiting with code {action.code}: {action.why}", always=True)
-        end = self.fleet.ending.end if self.fleet.ending else 0.0
         self.control.stop_listening()
-        self.output.write_rest(max(end, time.monotonic() + 0.2))
+        ending: Any = self.fleet.ending
+        self.output.write_rest(max(ending.end, time.monotonic() + 0.2))
         if not self.init.is_pid1:
             self.init.take_terminal(self.kernel)
         self.code = action.code
 
 
 # ============================================================================================================== CLI
-# Arguments, files and verbs. PID 1 uses nothing of it but `run`, and what reads the configuration.
+# Arguments, files and verbs. PID 1 uses only `run` and what reads the configuration.
 
 USAGE = """\
 overlord.py [-c FILE] [VERB ...]        one of these; without a verb: run
@@ -5473,7 +5289,7 @@ class Unwritten(Exception):
 
 
 def write_out(fd: int, text: str) -> None:
-    """Write everything, however slow the reader is. Raises Unwritten for stdout; ignores errors of stderr."""
+    """Write everything, and wait for the reader. Raises Unwritten for stdout; ignores errors of stderr."""
     rest = memoryview(text.encode("utf-8", "surrogateescape"))
     while rest:
         try:
@@ -5491,14 +5307,14 @@ def complain(text: str) -> None:
 
 
 def find_files(draft: Draft, main: str) -> Iterator[str]:
-    """Yield the main file; then, once that has named the configdir, the files there by name, broken links too."""
+    """Yield the main file, and once the draft holds that, the files of its configdir, broken links too."""
     yield main
     try:
         folder = parse_text(draft.setting("configdir"))
         names = [name for name in sorted(os.listdir(folder)) if not re.fullmatch(PASSED_OVER, name)]
         paths = [os.path.join(folder, name) for name in names]
         yield from [path for path in paths if os.path.isfile(path) or not os.path.exists(path)]
-    except Mistake:  # `validate` will note it
+    except Mistake:  # `validate` reports it
         pass
     except OSError as error:
         if error.errno != errno.ENOENT:
@@ -5506,27 +5322,26 @@ def find_files(draft: Draft, main: str) -> Iterator[str]:
 
 
 def read_files(path: str | None, environment: Mapping[bytes, bytes]) -> tuple[Draft, list[str]]:
-    """Return what the configuration files say, mistakes included, and their paths."""
     draft = Draft({decode(key): decode(value) for key, value in environment.items()})
     named, files = path or draft.environment.get("OVERLORD_CONFIG"), []
     for file in find_files(draft, named or DEFAULT_CONFIG):
         try:
             draft.read_text(file, slurp(file))
         except OSError as error:
-            place = draft.begin(file, 1)
+            draft.files.append(file)
             if not named and file == DEFAULT_CONFIG and error.errno == errno.ENOENT:
                 continue
-            draft.mistake(place, "", f"cannot be read: {error.strerror}")
+            draft.mistake((len(draft.files) - 1, 1), "", f"cannot be read: {error.strerror}")
         files.append(file)
     return draft, files
 
 
 def read_config(path: str | None, environment: Mapping[bytes, bytes], optional: bool) -> tuple[Config, list[str]]:
-    """Return the configuration and the paths of its files; `optional`: there may be none. Raises Mistakes."""
+    """Return the configuration and the paths of its files, none only if `optional`. Raises Mistakes."""
     draft, files = read_files(path, environment)
     if not files and not optional:
         text = "there is no such file, nothing in /etc/overlord/ and no COMMAND; overlord.py help shows an example"
-        draft.mistake(1, "", text)
+        draft.mistake((0, 1), "", text)
     return draft.validate(), files
 
 
@@ -5536,7 +5351,7 @@ def add_main(config: Config, command: list[str]) -> None:
 
 
 def warn_of_writers(files: list[str], configdir: str) -> Iterator[str]:
-    """Yield a warning for each file and folder of the configuration that others can write, if overlord is root."""
+    """Warn, as root, of files and folders of the configuration that others can write."""
     paths = [configdir, *(path for file in files for path in (os.path.dirname(file) or ".", file))]
     for path in dict.fromkeys(paths if os.geteuid() == 0 else ()):
         try:
@@ -5544,21 +5359,20 @@ def warn_of_writers(files: list[str], configdir: str) -> Iterator[str]:
         except OSError:
             continue
         others, is_folder = found.st_mode & (0o022 if found.st_gid else 0o002), os.path.isdir(path)
-        # In a sticky folder others can add files, which matters in the configdir, but not replace those of root.
+        # In a sticky folder others cannot replace root's files, only add some, which matters in the configdir.
         if is_folder and found.st_mode & 0o1000 and os.path.abspath(path) != os.path.abspath(configdir):
             others = 0
         if (found.st_uid or others) and (is_folder or os.path.isfile(path)):
-            yield f"{path} can be written by others than root, who could run anything as root with it"
+            yield f"{path} can be written by others than root, who can run anything as root with it"
 
 
 def warn_of_image(config: Config, environment: Mapping[bytes, bytes]) -> Iterator[str]:
-    """Yield a warning for each program, user and folder that the image lacks, and each script that never runs."""
+    """Warn of programs, users and folders that the image lacks, and of scripts that never run."""
     needed = {dep for unit in config.units.values() for dep, _ in unit.deps}
     for name, unit in config.units.items():
         pairs = () if unit.env_file or unit.secrets else unit.env
         own = {**environment, **{os.fsencode(key): os.fsencode(value) for key, value in pairs}}
-        match = re.match(FIRST_WORD, unit.cmd)
-        program = match[0] if match and match[0] not in SHELL_WORDS else ""
+        program = first_program(unit.cmd)
         paths = [os.path.join(unit.dir or ".", decode(path)) for path in find_paths(os.fsencode(program), own)]
         if program and not any(os.path.isfile(path) and os.access(path, os.X_OK) for path in paths):
             yield f"{name}: cmd: {program} is not there, or not executable"
@@ -5573,7 +5387,6 @@ def warn_of_image(config: Config, environment: Mapping[bytes, bytes]) -> Iterato
 
 
 def warn_of_stop_time(config: Config) -> Iterator[str]:
-    """Yield a warning where the longest chain of `stop_timeout`s does not fit `shutdown_timeout`."""
     chains: dict[str, tuple[float, tuple[str, ...]]] = {}  # unit -> seconds, and the units stopped in that time
     for name in config.order:
         unit = config.units[name]
@@ -5582,15 +5395,12 @@ def warn_of_stop_time(config: Config) -> Iterator[str]:
     longest, names = max(chains.values(), default=(0.0, ()))
     total, needed = config.settings.shutdown_timeout, int(longest + SWEEP_TIMEOUT) + 1
     if longest > total - sweep_share(total) + 1e-6:
-        yield (
-            f"stopping {', then '.join(names)} may take {spell_duration(longest)}, which shutdown_timeout = "
-            f"{spell_duration(total)} cuts short; for more, set shutdown_timeout = {needed}s and use docker stop -t "
-            f"{needed + 1}"
-        )
+        limits = f"may take {spell_duration(longest)}, more than shutdown_timeout = {spell_duration(total)} allows"
+        hint = f"set shutdown_timeout = {needed}s and use docker stop -t {needed + 1}"
+        yield f"stopping {', then '.join(names)} {limits}: {hint}"
 
 
 def warn_of_shell() -> str:
-    """Return a warning where a shell is PID 1: it passes nothing on that `docker stop` sends to it."""
     try:
         name = decode(slurp("/proc/1/comm")).strip() if os.getppid() == 1 else ""
     except OSError:
@@ -5600,8 +5410,8 @@ def warn_of_shell() -> str:
 
 
 def run(path: str | None, command: list[str]) -> int:
-    """Be the init: start what the configuration says, and stay until the end. Returns the exit code."""
-    import _random  # COST: `random` would pull in a dozen others
+    """Be the init. Return the exit code."""
+    import _random  # COST: `random` imports a dozen others
 
     environment = found_environment()
 
@@ -5613,7 +5423,7 @@ def run(path: str | None, command: list[str]) -> int:
 
     try:
         kernel = Kernel(environment, FOUND_MASK)
-        if not path and not environment.get(b"OVERLORD_CONFIG"):  # first, since the configuration may have mistakes
+        if not path and not environment.get(b"OVERLORD_CONFIG"):  # before mistakes of the configuration
             refuse_second(locate_socket("abstract"), command)
         config, files = read_all()
         settings = config.settings
@@ -5624,13 +5434,13 @@ def run(path: str | None, command: list[str]) -> int:
         control = Control(output, fleet, kernel, lambda: read_all()[0])
         loop = Loop(fleet, kernel, init, output, control)
         unheard = control.open_socket(settings.socket) if settings.socket else ""
-    except OSError as error:  # no descriptor is left, say
+    except OSError as error:  # out of descriptors, for example
         complain(f"cannot start: {error}: exiting with code 1")
         return 1
     for warning in (init.warning, warn_of_shell(), unheard, *warn_of_writers(files, settings.configdir)):
         if warning:
             output.log.message("warning", "", warning)
-    gc.freeze()  # COST: no collection looks at what is there now
+    gc.freeze()  # COST: no collection looks at the objects made so far
     gc.enable()
     return loop.run_until_exit()
 
@@ -5649,13 +5459,13 @@ def check(asked: Asked) -> None:
         once = f"overlord.py compile {os.path.abspath(__file__)}"
         complain(f"note: each start and health check compile this source (0.1 s, 30 MB); once and for all: {once}")
     kinds = [unit.kind for unit in config.units.values()]
-    counts = [f"{kinds.count(kind)} {kind}{'' if kinds.count(kind) == 1 else 's'}" for kind in ("daemon", "script")]
-    write_out(1, f"overlord: {', '.join(files) or 'no configuration'}: OK, {', '.join(counts)}\n")
+    counts = f"{count_of(kinds.count('daemon'), 'daemon')}, {count_of(kinds.count('script'), 'script')}"
+    write_out(1, f"overlord: {', '.join(files) or 'no configuration'}: OK, {counts}\n")
 
 
 def make_first_line(python: str) -> bytes:
-    """Return the first line of a compiled overlord, which has `python` run the code behind it.
-    LINUX: the kernel passes everything after the first blank as one argument, see execve(2)."""
+    """Return the first line of a compiled overlord, which has `python` run the code behind it."""
+    # LINUX: all after the first blank is one argument: execve(2).
     text = "#!{} -ISc" + "import sys,marshal as m;exec(m.loads(open(sys.argv[1],'rb').read()[{:3}:]))\n"
     size = len(os.fsencode(text.format(python, 0)))
     return os.fsencode(text.format(python, size))
@@ -5663,28 +5473,27 @@ def make_first_line(python: str) -> bytes:
 
 def compile_into(asked: Asked) -> int:
     """Write overlord as an executable file of compiled code, for the Python that runs this.
-    Where the path of that does not fit the first line, or has a blank, a link beside the file leads to it."""
+    If that Python's path does not fit the first line, or has a blank, a link beside the file leads to it."""
     if COMPILED:
-        raise Mistake("this is compiled already: copy the source here again, and compile that")
+        raise Mistake("this is compiled already: copy the source here again and compile that")
     path, python = asked.words[0], os.path.realpath(sys.executable)
     target = os.path.realpath(path)
     new, link = f"{target}.new", f"{target}.python"
-    names = [name for name in (python, link) if len(make_first_line(name)) <= FIRST_LINE_MAX]
-    name = next((name for name in names if not re.search(r"\s", name)), "")
+    room = FIRST_LINE_MAX - len(make_first_line(""))
+    fitting = [name for name in (python, link) if re.fullmatch(rb"\S{1,%d}" % room, os.fsencode(name))]
     try:
-        if not name:
-            room = FIRST_LINE_MAX - len(make_first_line(".python"))
-            text = f"needs a path of {room} bytes at most, without blanks, since that of {python} does not fit"
+        if not fitting:
+            text = f"needs a path of {room - 7} bytes at most, without blanks, since that of {python} does not fit"
             raise OSError(errno.ENAMETOOLONG, text)
         if os.path.exists(target) and not os.path.isfile(target):
             raise OSError(errno.EEXIST, "is no regular file")
         code = compile(slurp(__file__), target, "exec", dont_inherit=True, optimize=2)
         with open(new, "wb") as file:
-            file.write(make_first_line(name) + marshal.dumps(code))
+            file.write(make_first_line(fitting[0]) + marshal.dumps(code))
         os.chmod(new, 0o755)
         if os.path.islink(link):
             os.unlink(link)
-        if name == link:
+        if fitting[0] == link:
             os.symlink(python, link)
         os.replace(new, target)
     except OSError as error:
@@ -5692,8 +5501,8 @@ def compile_into(asked: Asked) -> int:
         if os.path.isfile(new):
             os.unlink(new)
         return 1
-    beside = f" and needs the link {link}" if name == link else ""
-    write_out(1, f"overlord: {path}: compiled for {python}{beside}; run it by its name, without python3 before it\n")
+    beside = f", which the link {link} leads to" if fitting[0] == link else ""
+    write_out(1, f"overlord: {path}: compiled for {python}{beside}; run it as a program, without python3\n")
     return 0
 
 
@@ -5713,23 +5522,19 @@ def spell_usage() -> str:
     parts = ["", ""]
     for verb in VERBS.values():
         head = f"  {verb.name} {verb.words}".ljust(27)
-        gap = "" if head.endswith(" ") else "\n" + " " * 27
-        parts[bool(verb.asks)] += f"{head}{gap}{verb.help}\n"
+        head += "" if head.endswith(" ") else "\n" + " " * 27
+        parts[bool(verb.asks)] += f"{head}{verb.help}\n"
     return USAGE.format(*parts)
-
-
-def show_version(asked: Asked) -> None:
-    write_out(1, f"overlord {VERSION}\n")
 
 
 # ------------------------------------------------------------------------------------------------------- the client
 
 
 def dial(place: str, words: list[str], timeout: float = ASK_TIMEOUT) -> Any:
-    """Return a connection on which a request was sent. Raises OSError; PermissionError where a stranger listens."""
+    """Return a connection with the request sent. Raises OSError; PermissionError if a stranger listens."""
     sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
     limit = int(timeout).to_bytes(8, sys.byteorder) + bytes(8)  # a struct timeval
-    for option in (_socket.SO_SNDTIMEO, _socket.SO_RCVTIMEO):  # for connect(2) too, to a full queue: socket(7)
+    for option in (_socket.SO_SNDTIMEO, _socket.SO_RCVTIMEO):  # for connect(2) to a full queue too: socket(7)
         sock.setsockopt(_socket.SOL_SOCKET, option, limit)
     try:
         sock.connect(place)
@@ -5741,13 +5546,13 @@ def dial(place: str, words: list[str], timeout: float = ASK_TIMEOUT) -> Any:
         raise PermissionError(errno.EPERM, who, spell_place(place))
     try:
         sock.sendall(f"{' '.join(words)}\n".encode("utf-8", "surrogateescape"), MSG_NOSIGNAL)
-    except BrokenPipeError:  # refused without being heard: the answer says why
+    except BrokenPipeError:  # the answer says why
         pass
     return sock
 
 
 def refuse_second(place: str, command: list[str]) -> None:
-    """Raise Mistake where an overlord of this container answers at a socket, even one that this user may not ask."""
+    """Raise Mistake if an overlord of this container listens there, even if this user may not ask it."""
     try:
         answer = dial(place, ["version"], 2.0).recv(1000, MSG_WAITALL)  # RACE: it may come in pieces
         found = answer.startswith(b" overlord") or b"\n=%d\n" % EX_NOPERM in answer
@@ -5756,16 +5561,12 @@ def refuse_second(place: str, command: list[str]) -> None:
         found = known and f" {os.path.realpath(place)}\n".encode() in slurp("/proc/net/unix")
     if found:
         near = suggest(command[0], [name for name, verb in VERBS.items() if verb.asks]) if command else ""
-        more = "; to look at it: overlord.py status; for a second one: -c FILE with [overlord] socket = /PATH"
+        more = "; see overlord.py status; for a second one: -c FILE with [overlord] socket = /PATH"
         raise Mistake(f"an overlord runs here already, and answers at {spell_place(place)}{near or more}")
 
 
-def spell_place(place: str) -> str:
-    return place.replace("\0", "@")
-
-
 def places_to_ask(path: str | None) -> Iterator[str]:
-    """Yield where an overlord may answer: as a file says, or the abstract socket and what the default file says."""
+    """Yield the socket that the file names; without a file the abstract one, then that of the default file."""
     if path:
         slurp(path)  # raises OSError
     else:
@@ -5781,7 +5582,6 @@ def places_to_ask(path: str | None) -> Iterator[str]:
 
 
 def send_request(path: str | None, words: list[str]) -> Any:
-    """Return a connection to the running overlord on which a request was sent. Raises OSError."""
     refused, tried = None, []
     for place in places_to_ask(path):
         tried.append(spell_place(place))
@@ -5792,20 +5592,20 @@ def send_request(path: str | None, words: list[str]) -> Any:
         except OSError as error:
             if error.errno == errno.EAGAIN:
                 raise
-    hint = "is overlord running here? (if it has no socket, its log says so)"
+    hint = "does overlord run here? Its log says if it has no socket"
     raise refused or OSError(errno.ENOENT, f"nobody answers at {' or '.join(tried)}: {hint}")
 
 
 def ask_overlord(path: str | None, words: list[str], take: Callable[[str], Any], quiet: bool = False) -> int:
-    """Ask, `take` each line, say what went wrong unless `quiet`, and return the exit code. Raises OSError."""
+    """Pass each line to `take`, errors to stderr unless `quiet`, and return the exit code. Raises OSError."""
     sock, rest, poll, patient = send_request(path, words), b"", select.poll(), False
     poll.register(sock.fileno(), select.POLLIN)
-    poll.register(1, 0)  # tells when nobody reads stdout any more: poll(2)
+    poll.register(1, 0)  # for POLLERR, when nobody reads stdout any more: poll(2)
     while True:
         if patient and sock.fileno() not in dict(poll.poll()):
-            if words[0] not in ("logs", "events"):  # they have no other end
-                raise Unwritten(os.strerror(errno.EPIPE))
-            return 0
+            if words[0] in ("logs", "events"):  # `| head` ends them
+                return 0
+            raise Unwritten(os.strerror(errno.EPIPE))
         data = sock.recv(65536)
         if not data:
             raise OSError(errno.EPIPE, "overlord hung up before it had answered")
@@ -5814,7 +5614,7 @@ def ask_overlord(path: str | None, words: list[str], take: Callable[[str], Any],
             kind, text = line[:1], decode(line[1:])
             if kind == b"=":
                 return range(256).index(int(text))  # raises ValueError for any other number
-            if kind == b"+":  # the rest may take a while
+            if kind == b"+":  # the rest may come later
                 patient = True
             elif kind != b"!":
                 take(text)
@@ -5833,18 +5633,18 @@ NUMBERS = {"for": float, "uptime": float, "next": float, "pid": int, "restarts":
 
 
 def paint(text: str) -> str:
-    """Return the name of a state, be it padded, in its colour, where stdout is a terminal and NO_COLOR is not set."""
-    colour = LOOKS[text.rstrip()][0] if text.rstrip() in LOOKS else 0
+    """Colour the name of a state, which may be padded, if stdout is a terminal and NO_COLOR is not set."""
+    colour, *_ = LOOKS.get(text.rstrip(), (0,))
     return f"\x1b[{colour}m{text}\x1b[0m" if colour and os.isatty(1) and not os.environ.get("NO_COLOR") else text
 
 
 def count_columns() -> int:
-    """Return the width of the terminal, or a huge number where there is none, or it does not say."""
+    """Return the width of the terminal, or a huge number if unknown."""
     return (os.get_terminal_size(1).columns if os.isatty(1) else 0) or sys.maxsize
 
 
 def read_records(lines: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Return what `status` answers of each unit, by name: with numbers, None for an empty one, and a list of deps."""
+    """Return the answer to `status` by name of the unit. An empty number is None; deps are a list."""
     units = {}
     for line in lines:
         unit = dict(zip(RECORD, line.split("\t")))
@@ -5857,16 +5657,16 @@ def draw_status(asked: Asked, lines: list[str]) -> str:
     units = read_records(lines).values()
     if "json" in asked.options:
         return spell_array(units)
-    rows = [["NAME", "KIND", "STATE", "PID", "UPTIME", "RESTARTS", "WHY"]]
+    columns = ("name", "kind", "state", "pid", "uptime", "restarts", "why")
+    rows = [[column.upper() for column in columns]]
     for unit in units:
-        uptime = "" if unit["uptime"] is None else spell_duration(unit["uptime"])
-        numbers = [str(unit["pid"] or ""), uptime, str(unit["restarts"])]
-        rows.append([unit["name"], unit["kind"], unit["state"], *numbers, unit["why"]])
+        unit["uptime"] = spell_duration(unit["uptime"]) if unit["pid"] else None
+        rows.append(["" if unit[column] is None else str(unit[column]) for column in columns])
     return draw_table(rows)
 
 
 def draw_table(rows: list[list[str]]) -> str:
-    """Return lines of aligned columns. On a terminal states are coloured, and the last column is cut to fit."""
+    """Return aligned columns. A terminal gets coloured states and a last column that is cut to fit."""
     widths, out = [max(map(len, column)) for column in zip(*rows)], ""
     room = max(8, count_columns() - sum(widths[:-1]) - 2 * len(widths[:-1]))
     for *cells, last in rows:
@@ -5876,12 +5676,10 @@ def draw_table(rows: list[list[str]]) -> str:
 
 
 def spell_array(objects: Iterable[dict[str, Any]]) -> str:
-    """Return a JSON array with a line for each object."""
     return "[" + ",\n ".join(map(spell_json, objects)) + "]\n"
 
 
 def draw_graph(asked: Asked, lines: list[str]) -> str:
-    """Return each unit that no other needs, and below it what it needs; or everything in the language of Graphviz."""
     units = read_records(lines)
     if "dot" in asked.options:
         return draw_dot(units)
@@ -5889,7 +5687,7 @@ def draw_graph(asked: Asked, lines: list[str]) -> str:
     out, shown = "", set()
     todo = [(name, "", "") for name in reversed(list(units)) if name not in needed]
     while todo:
-        label, first, rest = todo.pop()  # `first` stands before this line, `rest` before the lines below it
+        label, first, rest = todo.pop()  # `first` is the margin of this line, `rest` of the lines below it
         name = label.partition(":")[0]
         state, deps = units[name]["state"], units[name]["deps"]
         again = name in shown and deps
@@ -5911,14 +5709,14 @@ def draw_dot(units: Mapping[str, dict[str, Any]]) -> str:
 
 
 def draw_why(asked: Asked, lines: list[str]) -> str:
-    """Return why a unit is in its state, the same for what it waits for, and the last output of the last of them."""
+    """Return why a unit and those that it waits for are in their states, and the output of the last of them."""
     units, following, margin, out = read_records(lines), asked.words[0], "", ""
     if following not in units:
         raise Mistake(f"there is no unit {following}{suggest(following, units)}")
     while following in units:
         unit = units.pop(following)
         failures = unit["failures"] if unit["state"] == BACKOFF else 0
-        after = f" after {failures} failure{'' if failures == 1 else 's'}" if failures else ""
+        after = f" after {count_of(failures, 'failure')}" if failures else ""
         why = f"{'' if unit['state'] == WAITING else ':'} {unit['why']}" if unit["why"] else ""
         since = spell_duration(unit["for"])
         out += f"{margin}{unit['name']} is {spell_state(unit['state'])}{after}{why} (for {since})\n"
@@ -5930,16 +5728,16 @@ def draw_why(asked: Asked, lines: list[str]) -> str:
 
 
 def draw_timeline(asked: Asked, lines: list[str]) -> str:
-    """Return how the start went, as JSON or as a bar for each unit, which ends with the last event or now."""
+    """Return a bar for each unit, which ends with its last event or now; or JSON."""
     stories: dict[str, list[tuple[float, str]]] = {}
     total = 1e-9
-    for name, instant, *events in (line.split("\t") for line in lines):
-        stories[name] = [(float(event.split(" ")[0]), event.partition(" ")[2]) for event in events]
+    for name, now, *events in (line.split("\t") for line in lines):
+        stories[name] = [(float(begin), what) for begin, _, what in (event.partition(" ") for event in events)]
         for begin, what in stories[name][-1:]:
-            total = max(total, begin if what in (OK, DONE, FAILED) else float(instant))
+            total = max(total, begin if what in (OK, DONE, FAILED) else float(now))
     if "json" in asked.options:
         parts = {name: [{"at": begin, "what": what} for begin, what in story] for name, story in stories.items()}
-        return spell_array({"name": name, "events": events} for name, events in parts.items())
+        return spell_array({"name": name, "events": part} for name, part in parts.items())
     texts = list(map(spell_story, stories.values()))
     room = count_columns() - max(map(len, stories), default=0) - max(map(len, texts), default=0) - 4
     width = max(20, min(room, 60))
@@ -5948,7 +5746,6 @@ def draw_timeline(asked: Asked, lines: list[str]) -> str:
 
 
 def draw_bar(story: list[tuple[float, str]], total: float, width: int) -> str:
-    """Return a bar of `width` characters for `total` seconds."""
     bar = [" "] * width
     for (begin, what), end in zip(story, [*(instant for instant, _ in story[1:]), total]):
         first, last = int(begin / total * (width - 1)), int(end / total * (width - 1))
@@ -5957,7 +5754,6 @@ def draw_bar(story: list[tuple[float, str]], total: float, width: int) -> str:
 
 
 def spell_story(story: list[tuple[float, str]]) -> str:
-    """Return in words when a unit was up, and whom it waited for longest."""
     if not story:
         return "not asked for"
     steps = [(end - begin, what) for (begin, what), (end, _) in zip(story, story[1:])]
@@ -5966,21 +5762,29 @@ def spell_story(story: list[tuple[float, str]]) -> str:
     return f"{story[-1][1].split()[0]} at {spell_duration(story[-1][0])}{longest}"
 
 
+SHOWS: dict[str, Callable[..., Any]] = {
+    "check": check, "compile": compile_into, "help": show_help,
+    "version": lambda asked: write_out(1, f"overlord {VERSION}\n"),
+    "status": draw_status, "graph": draw_graph, "why": draw_why, "timeline": draw_timeline,
+}  # fmt: skip
+
+
 def obey(path: str | None, words: list[str]) -> int:
-    """Do what a verb says, here or by asking a running overlord. Returns the exit code."""
+    """Obey a verb, here or in the running overlord. Return the exit code."""
     verb, options, rest = parse_request(words, VERBS)
     if verb.name == "signal":
         parse_signal(rest[0])
     asked = Asked(path, options, rest)
-    if not verb.asks:
-        return int(verb.show(asked) or 0)
-    own = verb.name == verb.asks  # else it draws all units, whatever their states
+    show = SHOWS.get(verb.name)  # if not, the answer is shown as it comes
+    if show and not verb.asks:
+        return int(show(asked) or 0)
+    own = verb.name == verb.asks  # else it draws all units, whatever their state
     lines: list[str] = []
     try:
-        take = lines.append if verb.show else lambda line: write_out(1, f"{line}\n")
+        take = lines.append if show else lambda line: write_out(1, f"{line}\n")
         code = ask_overlord(path, words if own else [verb.asks], take)
-        if verb.show and code in (0, 3):
-            write_out(1, verb.show(asked, lines))
+        if show and code in (0, 3):
+            write_out(1, show(asked, lines))
         return 0 if code == 3 and not own else code
     except OSError as error:
         text = "overlord does not answer within 5 s" if error.errno == errno.EAGAIN else error.strerror or str(error)
@@ -6002,7 +5806,7 @@ def main(arguments: list[str]) -> int:
             return run(path, words)
         gc.enable()
         for fd in (0, 1, 2):
-            if not is_open(fd):  # else a connection becomes standard output; writing to this one fails as before
+            if not is_open(fd):  # or the socket becomes stdout; writing to this one fails as before
                 os.open(os.devnull, os.O_RDONLY)
         for number in ("INT", "PIPE"):
             signal.signal(SIGNALS[number], signal.SIG_DFL)
@@ -6018,13 +5822,6 @@ def main(arguments: list[str]) -> int:
     except Unwritten as error:
         complain(f"the answer could not be written: {error}: exiting with code {EX_IOERR}")
         return EX_IOERR
-
-
-for name, show in {
-    "check": check, "compile": compile_into, "help": show_help, "version": show_version, "status": draw_status,
-    "graph": draw_graph, "why": draw_why, "timeline": draw_timeline,
-}.items():  # fmt: skip
-    VERBS[name].show = show
 
 
 if __name__ == "__main__":

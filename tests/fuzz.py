@@ -235,7 +235,7 @@ def words(data: bytes) -> None:
             value = parse(*given_)
             if parse is overlord.parse_schedule and not value.every:
                 for instant in INSTANTS:
-                    following = overlord.next_run(value, instant, time.localtime, time.mktime)
+                    following = overlord.next_run(value, instant)
                     assert following is None or instant < following, f"{text!r} from {instant}: {following}"
             elif parse is overlord.parse_duration:
                 assert overlord.spell_duration(value)

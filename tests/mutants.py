@@ -62,9 +62,9 @@ EQUIVALENT: dict[str, str] = {
     "Move.note_gone:3: `0.0` out of `status.delay or 0.0`": "what takes its place counts as 0 too",
     "Move.note_gone:3: 1.0 for 0.0": "both are less than STEADY",
     "Move.time_out:7: 'x' for 'stop'": KIND,
-    "Move.restart_or_end:4: 1.0 for 0.0": NEVER,
-    "Move.restart_or_end:4: 1 for 0": NEVER,
-    "describe_end:10: `spec.warmup` out of `early and spec.warmup`": "with no warm-up, what is ready is up",
+    "Move.restart_or_end:3: 1.0 for 0.0": NEVER,
+    "Move.restart_or_end:3: 1 for 0": NEVER,
+    "describe_end:11: `spec.warmup` out of `early and spec.warmup`": "with no warm-up, what is ready is up",
     "Unit.find_unsettled:4: without `seen.add(dep)`": COST,
     "Unit.find_unsettled:5: `dep in seen` out of `how != 'bounce' or dep in seen`": COST,
 }

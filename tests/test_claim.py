@@ -634,7 +634,7 @@ class World:
             left, _ = self.desk.find_left(unit, 0)
             self.free |= {(pid, each.born) for pid, each in self.desk.strangers.items()}
             unit.status = unit.status._replace(left=True, state=STOPPING) if left else Status()
-            for helper in [helper for helper, (name, _) in self.desk.helpers.items() if name == unit.name]:
+            for helper in [pid for pid in self.desk.helpers if self.bodies[pid].maker[0] == unit.name]:
                 if not self.bodies[helper].zombie:
                     self.end(self.bodies[helper])
             self.note(f"{unit.name} has left: {left}")
@@ -659,7 +659,7 @@ class World:
             unit = self.pick(live)
             body = self.new(self.own, (unit.name, self.runs[unit.name]), user=USERS[unit.name], environment=unit.name)
             body.helper = body.aid = True
-            self.desk.helpers[body.pid] = (unit.name, lambda code, why: None)
+            self.desk.helpers[body.pid] = lambda code, why: None
             self.note(f"{body.pid} helps {unit.name}")
 
     def helpers_are_reaped(self) -> None:

@@ -880,6 +880,22 @@ def test_share_of_the_main_command() -> None:
     assert killed == [(pytest.approx(30.0), MAIN), (pytest.approx(35.0), "b"), (pytest.approx(40.0), "a")]
 
 
+def test_time_after_a_request_that_was_relayed() -> None:
+    """What a lone main command was told before a reload brought units takes no time from their shutdown."""
+    stage = Stage("", "serve", boot=False)
+    stage.tempers = {MAIN: STUBBORN, "a": STUBBORN}
+    stage.boot()
+    stage.request()
+    stage.advance(100.0)
+    stage.reload(settings(shutdown_timeout="9s") + daemon("a", "x"))
+    stage.advance(SETTLED)
+    asked = stage.now
+    stage.request()
+    stage.advance(20.0)
+    killed = [(at - asked, name) for at, name, signum, _ in stage.kills if signum == KILL]
+    assert killed == [(pytest.approx(6.0), MAIN), (pytest.approx(8.0), "a")]
+
+
 def test_shares() -> None:
     """Each level gets at most the remaining time divided by the remaining levels."""
     text = settings(shutdown_timeout="9s") + daemon("c", "x", deps="b") + daemon("b", "x", deps="a") + daemon("a", "x")

@@ -305,7 +305,7 @@ def test_a_pid_file_that_names_no_process_of_the_unit(behind: Start, names: str)
     """It is refused and said; and nobody is signalled but what the unit started."""
     o = behind(background(f"names={names}", ready_timeout="1s", respawns="0", on_failure="ignore") + OTHER)
     o.wait_for("web: failed: .*/pid names no process of it within 1 s")
-    assert o.count(r"pid 1\), which is not of this unit: refused") == (names == "1"), "once"
+    assert o.count(r"^overlord: web: /\S+ names .*pid 1\), which is not of this unit: refused") == (names == "1"), "once"
     assert o.journal.lines() == ["web up", "web got SIGTERM"]
     assert o.ask("status", "other").returncode == 0
 

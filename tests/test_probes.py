@@ -976,8 +976,8 @@ def test_mistakes_are_located(overlord: Start) -> None:
     )
     assert o.wait_exit() == 78
     for text in (
-                 r"\[daemon:a\] ready: .*did you mean \"http\"", r"\[daemon:a\] health: 'notify' is no probe",
-                 r"wait_for: 99999 is no port",
+                 r"\[daemon:a\] ready: .*did you mean \"http\"", r"\[daemon:a\] health: 'notify' is not a probe",
+                 r"wait_for: 99999 is not a port",
                  r"ready_timeout: ", r"health_retries: ", r"\[daemon:b\] ready: log: needs captured output", r"\[script:c\] ready: "):  # noqa: E501
         assert o.count(rf"overlord\.conf:\d+: .*{text}"), (text, o.log)  # fmt: skip
 

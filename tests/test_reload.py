@@ -395,7 +395,7 @@ def test_socket_stays(contain: Contain) -> None:
     c.write(sleeper("web", stop_timeout="1s"), socket=c.folder / "other.sock")
     news = c.request()
     assert "web: changed in place: stop_timeout" in news
-    assert "[overlord] socket: kept until overlord starts anew" in news
+    assert "[overlord] socket: kept until overlord restarts" in news
     assert not (c.folder / "other.sock").exists()
     assert "web" in c.request("status")
 

@@ -110,7 +110,7 @@ def test_signal(text: str, number: int) -> None:
 )
 def test_no_signal(text: str) -> None:
     """What the system does not have is a mistake."""
-    with pytest.raises(Mistake, match="is no signal"):
+    with pytest.raises(Mistake, match="is not a signal"):
         overlord.parse_signal(text)
 
 

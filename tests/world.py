@@ -1394,8 +1394,6 @@ class World(Stage):
             self.ended_at += gap if self.fleet.ending else 0.0
             if deadline is not None and self.now - deadline > overlord.PAUSED and not self.fleet.ending:
                 self.shift(self.now - self.looked)
-            elif self.fleet.ending and rng.random() < 0.5:  # as when the shell behind it continues it
-                self.shift(gap)
             self.note(f"paused for {gap:.3f} s")
         self.looked = self.now
 
