@@ -256,6 +256,7 @@ CLD_KILLED, CLD_STOPPED = (2, 3), 5  # waitid(2); PYTHON: named since 3.9
 F_SETPIPE_SZ, PIPE_SIZE = 1031, 1 << 20  # fcntl(2); what any user may have: pipe(7)
 LINE_MAX = 65536  # a longer line is passed on in parts
 TAIL_LINES, TAIL_BYTES = 100, 262144  # kept of the output of each captured unit
+OUTPUT_LOOK, OUTPUT_KEPT, OUTPUT_SHOWN = 0.05, 4096, 200  # of a `cmd:` probe: between two looks; of its last line
 SHOWN_LINES, SHOWN_WIDTH = 20, 1000  # lines and characters of each in the last message about a unit
 FILE_KEPT, FILE_RETRY = 262144, 1.0  # for a log file that cannot be written; between two tries to write it
 STREAM_KEPT = 65536  # for a slow reader, before the writers have to wait
@@ -2046,7 +2047,8 @@ class Fleet:
         if status.state == OK and unit.trouble():
             return unit.trouble()
         if status.state == RUNNING:
-            return f"for {unit.by}" if unit.by in self.units else unit.by
+            by = "" if unit.name == MAIN else unit.by
+            return f"for {by}" if by in self.units else by
         if unit.next_run:
             return f"{why}{'; ' if why else ''}next run {unit.next_run}"
         return f"{why}; next try in {left}" if status.state == BACKOFF else why
@@ -2491,9 +2493,10 @@ class LogFile:
     def write_kept(self) -> None:
         fault = ""
         try:
-            self.make_room()
             while self.kept:
-                del self.kept[: os.write(self.fd, self.kept)]
+                piece = self.first_piece()
+                self.make_room(len(piece))
+                del self.kept[: os.write(self.fd, piece)]
         except OSError as error:
             fault = error.strerror or "error"
             Stream.broken = Stream.broken or error.errno == errno.EFBIG
@@ -2501,15 +2504,22 @@ class LogFile:
             self.timer = self.watch.later(time.monotonic() + FILE_RETRY, self.write_kept)
         if fault and fault != self.fault:
             kept = f"up to {spell_size(FILE_KEPT)} of lines are kept until it can be written"
-            self.inform("error", f"cannot write {self.path}: {fault}; {kept}")
+            self.log_message("error", f"cannot write {self.path}: {fault}; {kept}")
         elif self.fault and not fault:
             lost = f"{self.lost} lines were lost meanwhile" if self.lost else "nothing was lost"
-            self.inform("warning", f"{self.path} can be written again, {lost}")
+            self.log_message("warning", f"{self.path} can be written again, {lost}")
             self.lost = 0
         self.fault = fault
 
-    def make_room(self) -> None:
-        """Open the file if needed, and rotate it if what is kept does not fit. Raises OSError.
+    def first_piece(self) -> bytes | bytearray:
+        """Return the kept lines that fit into one file, or the first line if that is longer."""
+        if not self.most or len(self.kept) <= self.most:
+            return self.kept
+        end = self.kept.rfind(b"\n", 0, self.most) + 1 or self.kept.find(b"\n") + 1
+        return bytes(self.kept[: end or len(self.kept)])
+
+    def make_room(self, size: int) -> None:
+        """Open the file if needed, and rotate it if so many bytes more do not fit. Raises OSError.
         COST: one stat(2) a block, to see whether somebody has moved or truncated the file."""
         try:
             stat = os.stat(self.path)
@@ -2517,7 +2527,7 @@ class LogFile:
             stat = None
         if not stat or not os.path.samestat(stat, self.opened):
             stat = self.open_file()
-        if self.most and stat.st_size and stat.st_size + len(self.kept) > self.most and self.rotate():
+        if self.most and stat.st_size and stat.st_size + size > self.most and self.rotate():
             self.open_file()
 
     def open_file(self) -> os.stat_result:
@@ -2543,11 +2553,11 @@ class LogFile:
             fault = error.strerror or "error"
         os.close(folder)
         if fault not in ("", self.rotation_fault):
-            self.inform("error", f"cannot rotate {self.path}: {fault}; it goes on growing")
+            self.log_message("error", f"cannot rotate {self.path}: {fault}; it goes on growing")
         self.rotation_fault = fault
         return not fault
 
-    def inform(self, level: str, text: str) -> None:
+    def log_message(self, level: str, text: str) -> None:
         self.say(level, ", ".join(self.units), text)
 
     def release(self) -> None:
@@ -2557,7 +2567,7 @@ class LogFile:
         self.watch.cancel(self.timer)
         if self.fault:
             lost = self.lost + self.kept.count(b"\n")
-            self.inform("warning", f"{lost} lines for {self.path} were given up: {self.fault}")
+            self.log_message("warning", f"{lost} lines for {self.path} were given up: {self.fault}")
         self.close_file()
 
     def close_file(self) -> None:
@@ -3102,7 +3112,6 @@ def may_hang() -> bool:
     return mounts is None or not {line.split()[2] for line in mounts.splitlines()} <= LOCAL
 
 
-NOTHING: dict[str, str] = {}
 NEED_FORK = "uid gid umask nice dir limits env_file secrets pidfile".split()  # posix_spawn(3) cannot do these
 if TYPE_CHECKING:
     Pair = tuple[int, int]
@@ -4385,7 +4394,8 @@ def try_to_connect(probe: Probe) -> str:
                 raise OSError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
             return ask_http(sock, probe) if probe.kind == "http" else ""
         except OSError as error:
-            if error.errno != errno.EPROTOTYPE or not fault.errno:  # that is a unix socket of another style
+            # the first fault, unless it tells of the try: another style of unix socket, a machine without IPv6
+            if fault.errno in (None, errno.EPROTOTYPE, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
                 fault = error
     raise fault
 
@@ -4469,32 +4479,41 @@ class Prober:
         return True
 
     def run_shell(self, command: str) -> None:
-        """Run the command of a `cmd:` probe, and keep the end of its output. Raises StartError."""
+        """Run the command of a `cmd:` probe, and read its output if a descriptor is free. Raises StartError."""
+        end, self.output = -1, b""
         try:
             self.pipe, end = os.pipe()
-        except OSError as error:
-            raise StartError(str(error.strerror), passing=True) from None
-        self.output = b""
-        os.set_blocking(self.pipe, False)
-        self.watch.on(self.pipe, select.EPOLLIN, self.read_output)
+            os.set_blocking(self.pipe, False)
+        except OSError:
+            pass
         try:
-            self.pid = self.loop.run_command(self.unit, command, (end, end), self.end_try)
+            self.pid = pid = self.loop.run_command(self.unit, command, (end, end), self.end_try)
         except StartError:
             self.close_pipe()
             raise
         finally:
-            os.close(end)
+            if end >= 0:
+                os.close(end)
+        self.watch.later(time.monotonic() + OUTPUT_LOOK, lambda: self.look_at_output(pid))
 
-    def read_output(self) -> bool:
-        data = call_or(b"", os.read, self.pipe, PIPE_SIZE)
-        self.output = (self.output + data)[-SHOWN_WIDTH:]
+    def look_at_output(self, pid: int) -> bool:
+        """Make room in the pipe now and then. COST: at each write, one who never ends would keep overlord busy."""
+        if self.pipe >= 0 and pid == self.pid:
+            self.read_output()
+            self.watch.later(time.monotonic() + OUTPUT_LOOK, lambda: self.look_at_output(pid))
+        return False
+
+    def read_output(self) -> None:
+        try:
+            data = os.read(self.pipe, PIPE_SIZE)
+        except BlockingIOError:
+            return
+        self.output = (self.output + data)[-OUTPUT_KEPT:]
         if not data:
             self.close_pipe()
-        return False
 
     def close_pipe(self) -> None:
         if self.pipe >= 0:
-            self.watch.off(self.pipe)
             os.close(self.pipe)
             self.pipe = -1
 
@@ -4505,7 +4524,7 @@ class Prober:
         self.close_pipe()
         if self.timer:
             lines = decode(self.output).split("\n") if code and not why else []
-            said = [f": {clean(line.strip())}" for line in lines if line.strip()]
+            said = [f": {clean(line.strip()[:OUTPUT_SHOWN])}" for line in lines if line.strip()]
             end = spell_end(code) + "".join(said[-1:]) if code else ""
             self.take_result(why or end, scarce=bool(why) and code == EX_TEMPFAIL)
 
@@ -4537,7 +4556,7 @@ class Prober:
             self.watch.later(now + min(PROBE_MOST, max(PROBE_LEAST, waited / 50)), self.attempt)
         elif len(self.probes) > 1:
             del self.probes[0]
-            self.attempt()
+            self.watch.later(time.monotonic(), self.attempt)
         elif self.purpose == "ready":
             self.loop.inform(unit, "ready")
         elif self.purpose == "wait_for":
@@ -4567,10 +4586,10 @@ class Notices:
         self.close_ear(unit)
         kind = unit.spec.ready.kind if unit.spec.ready else ""
         if kind != "fd":
-            return {"NOTIFY_SOCKET": self.address(unit)} if kind == "notify" else NOTHING, (-1, -1)
+            return {"NOTIFY_SOCKET": self.address(unit)} if kind == "notify" else {}, (-1, -1)
         unit.ear, end = os.pipe()
         self.watch.on(unit.ear, select.EPOLLIN, lambda: self.hear_newline(unit))
-        return NOTHING, (unit.spec.ready.port, end)
+        return {}, (unit.spec.ready.port, end)
 
     def hear_newline(self, unit: Unit) -> bool:
         data = os.read(unit.ear, 4096)
@@ -5026,7 +5045,7 @@ class Loop:
 
     def run_command(self, unit: Unit, cmd: str, stdio: tuple[int, int], ended: Callable[[int, str], None]) -> int:
         """Run a command as a unit's user; return its pid. `ended` takes exit code and reason. Raises StartError."""
-        main = {"MAINPID": str(unit.status.pid)} if unit.status.pid else NOTHING
+        main = {"MAINPID": str(unit.status.pid)} if unit.status.pid else {}
         pid = self.kernel.make_process(unit.spec._replace(cmd=cmd, pidfile=None), stdio, main)
         self.helpers[pid] = ended
         return pid

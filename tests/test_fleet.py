@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import random
 import re
+import subprocess
 import sys
+from pathlib import Path
 from types import FrameType
 from typing import Any, Callable
 
@@ -2695,3 +2697,10 @@ def test_waves_in_worlds() -> None:
         stage.advance(SETTLED)
         check(set(stage.states()) == {OK}, f"seed {seed}: {stage.states()}\n{text}")
         stage.check_rest()
+
+
+def test_benchmark_of_events_runs() -> None:
+    """`make bench` prints it."""
+    events = Path(__file__).with_name("bench") / "events.py"
+    done = subprocess.run([sys.executable, str(events)], stdout=subprocess.PIPE, text=True, check=True)
+    assert re.search(r"\| death \| \d+ \| \d+ \|", done.stdout)

@@ -631,6 +631,16 @@ def test_line_longer_than_log_max(overlord: Start, tmp_path: Path) -> None:
     assert all(len(text) <= program_under_test.LINE_MAX for text in texts)
 
 
+def test_log_max_below_what_is_written_at_once(overlord: Start, tmp_path: Path) -> None:
+    """A volume of `log_max` times the number of files is enough."""
+    path = tmp_path / "web.log"
+    o = overlord(daemon("web", "seq 20000", restart="never", stdout=path, log_max="8K", log_keep=50))
+    assert o.wait_exit() == 0
+    texts = [each.read_text() for each in rotated(path)]
+    assert "".join(texts) == "".join(f"{number}\n" for number in range(1, 20001))
+    assert all(len(text) <= 8192 and text.endswith("\n") for text in texts)
+
+
 def test_rotated_file_that_is_in_the_way(overlord: Start, tmp_path: Path) -> None:
     """Where it cannot be rotated, one message says so, and it goes on growing: nothing is lost."""
     path, count = tmp_path / "web.log", 5000

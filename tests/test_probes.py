@@ -627,6 +627,24 @@ def test_what_a_command_writes(fleet: Start, command: str, reason: str) -> None:
     eventually(lambda: len(Process(o.pid).descriptors) <= before + 1, "none is lost but that of a try under way")
 
 
+def test_commands_where_no_descriptor_is_left(fleet: Start) -> None:
+    """They run all the same, without the last line of their output."""
+    o = fleet(daemon("app", SLEEP, health=FATAL, health_retries=1000, health_interval="200ms"))
+    o.says("app", "unhealthy .* FATAL")
+    use_up_descriptors(o)
+    o.wait_count("^overlord: app: unhealthy .*exited with code 2$", 2)
+
+
+def test_what_a_command_leaves_may_write(fleet: Start) -> None:
+    """One that never ends keeps the pipe: it is read while the command runs, and the next one has its own."""
+    leave = "(while :; do echo x; sleep 0.001; done) & exit 0"
+    waits = f"cmd:{leave}\n  cmd:sleep 0.02; echo second 1; echo second 2\n" * 3
+    o = fleet(daemon("app", SLEEP, count=5, wait_for=waits), settings={"log_level": "debug"})
+    for number in range(1, 6):
+        o.wait_ok(f"app-{number}")
+    assert not o.count("SIGPIPE")
+
+
 def test_what_comes_from_the_environment_is_not_shown(fleet: Start, talkative: None) -> None:
     url = f"http://127.0.0.1:{CLOSED}/?token=${{TOKEN}}"
     o = fleet(daemon("app", SLEEP, wait_for=f"{url} tcp:{CLOSED}"), env={"PATH": os.environ["PATH"], "TOKEN": "s3cret"})

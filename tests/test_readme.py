@@ -177,7 +177,7 @@ def answer(o: Overlord, command: str) -> str:
         return words[-1]
     if verb == "logs":
         lines = [line for line in o.log if line.startswith("overlord:")]
-        return "\n".join(lines[-int(words[1]) :])
+        return "\n".join(lines[int(words[-1]) :])
     assert verb in ("build", "run"), command
     return ""
 

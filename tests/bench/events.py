@@ -29,15 +29,15 @@ class Play:
         units = (f"[daemon:d{number}]\ncmd = x\nbackoff = 0\nwarmup = 0\n" for number in range(count))
         deps = (f"deps = d{number - 1}:ok\n" if number % 2 else "" for number in range(count))
         draft = overlord.Draft({})
-        draft.read("bench", "".join(unit + dep for unit, dep in zip(units, deps)).encode())
-        self.fleet = overlord.Fleet(draft.finish(), lambda: 0.5)
+        draft.read_text("bench", "".join(unit + dep for unit, dep in zip(units, deps)).encode())
+        self.fleet = overlord.Fleet(draft.validate(), lambda: 0.5)
         self.now, self.pid, self.count = 0.0, 1000, count
-        self.fleet.boot(self.now)
+        self.fleet.want_all(self.now)
         self.settle()
 
     def settle(self) -> None:
         """Do what the fleet wants done, until it wants nothing more."""
-        actions: list[Any] = self.fleet.take()
+        actions: list[Any] = self.fleet.take_actions()
         while actions:
             due = {action.unit for action in actions if isinstance(action, overlord.Wake)}
             for action in actions:
@@ -47,8 +47,8 @@ class Play:
                 elif isinstance(action, overlord.Kill):
                     self.fleet.feed(action.unit, overlord.Event("exited", code=-action.signum), self.now)
             for name in due:
-                self.fleet.expire(name, self.now)
-            actions = self.fleet.take()
+                self.fleet.take_deadline(name, self.now)
+            actions = self.fleet.take_actions()
 
     def time(self, what: str) -> float:
         """Return the microseconds that one event takes with what follows from it."""
