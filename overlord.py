@@ -2392,9 +2392,18 @@ def open_path(path: str, flags: int, kind: int) -> int:
     return fd
 
 
+# What becomes of a line on its way to a reader of the container's output, or of a FIFO:
+#
+#     reader   the daemon runs              it has ended             overlord shuts down
+#     takes    written                      written                  written
+#     slow     kept; above STREAM_KEPT      kept up to STUCK_KEPT,   kept up to STUCK_KEPT
+#              the daemon has to wait       then left in its pipe
+#     stuck    the same                     the same                 dropped and counted after STUCK s
+#     gone     dropped                      dropped                  dropped
+
+
 class Stream:
-    """A pipe, terminal, FIFO or device that several sources write to. What its reader does not take is kept.
-    When that is too much, captures have to wait, and so do the writers."""
+    """A pipe, terminal, FIFO or device that several sources write to."""
 
     broken = False  # a failed write has sent SIGPIPE or SIGXFSZ to overlord: write(2)
 

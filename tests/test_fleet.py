@@ -757,7 +757,7 @@ def test_reverse_order() -> None:
 
 
 def test_order_over_finished_scripts() -> None:
-    """A script that has done its work passes the order on: what needs it needs what it needs."""
+    """A script that has done its work passes the order on: its dependents come after its own dependencies."""
     stage = Stage(prompt("web", deps="migrate") + setup("migrate", deps="db") + prompt("db"), boot=False)
     stage.tempers = {"migrate": QUICK, "web": Temper(patience=2.0)}
     stage.boot()
