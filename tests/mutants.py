@@ -61,7 +61,7 @@ COST = "what it costs alone, which the tests left out here measure: test_long_ch
 EQUIVALENT: dict[str, str] = {
     "Move.note_gone:3: `0.0` out of `status.delay or 0.0`": "what takes its place counts as 0 too",
     "Move.note_gone:3: 1.0 for 0.0": "both are less than STEADY",
-    "Move.time_out:7: 'x' for 'stop'": KIND,
+    "Move.time_out:8: 'x' for 'stop'": KIND,
     "Move.restart_or_end:3: 1.0 for 0.0": NEVER,
     "Move.restart_or_end:3: 1 for 0": NEVER,
     "describe_end:11: `spec.warmup` out of `early and spec.warmup`": "with no warm-up, what is ready is up",
