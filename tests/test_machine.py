@@ -365,6 +365,7 @@ def test_not_ready_in_time(warmup: str, code: int, known: int) -> None:
     assert unit.status.code == known
     assert "not ready within 5 s" in unit.said[0]
     assert ("killed by SIGTERM (sent by overlord) after" in unit.said[0]) == (code == -15)
+    assert ("sent by overlord" in unit.said[0]) == (code == -15)
 
 
 def test_ready_timeout_shorter_than_the_warmup() -> None:
@@ -1004,6 +1005,14 @@ def test_what_is_left_of_the_replaced_is_stopped_for_that() -> None:
     stale, _ = overlord.step(unit.spec, unit.status, Event("stale", "db was restarted"), unit.now, 0.0)
     ended, _ = overlord.step(unit.spec, stale, Event("exited", code=1, left=True), unit.now, 0.0)
     assert (ended.state, ended.stale) == (STOPPING, "")
+
+
+def test_age_of_what_is_to_be_replaced() -> None:
+    """The first reason for that stays."""
+    unit = a_daemon(warmup=0, max_age="1h").ok()
+    stale, _ = overlord.step(unit.spec, unit.status, Event("stale", "db was restarted"), unit.now, 0.0)
+    aged, _ = overlord.step(unit.spec, stale, Event("deadline"), unit.now + 3600.0, 0.0)
+    assert (aged.stale, aged.deadline) == ("db was restarted", None)
 
 
 def test_age_of_what_lives() -> None:
