@@ -816,7 +816,8 @@ def test_ctrl_z_stops_a_job_and_fg_takes_it_back(bare, session):
     terminal = session(bare, "bash", "--norc")
     terminal.expect(PROMPT)
     # It says when it goes on: until then a Ctrl-C would be for bash, which gives the terminal away before that.
-    terminal.type("sh -c 'trap \"echo goes o''n\" CONT; echo now rea''dy; while :; do sleep 0.1; done'\n")
+    # dash would not do: it starts sleep by vfork(2), and is not stopped while its child is, before that has executed.
+    terminal.type("bash -c 'trap \"echo goes o''n\" CONT; echo now rea''dy; while :; do sleep 0.1; done'\n")
     terminal.expect("now ready")
     terminal.type("\x1a")
     terminal.expect(r"\[1\]\+ +Stopped")
