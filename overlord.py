@@ -1608,9 +1608,9 @@ class Unit:
         return bool(self.stuck and self.stuck.rests())
 
     def trouble(self) -> str:
-        """Return what a daemon says of itself (STATUS=), or else why a probe of the unit failed the last time."""
-        return self.note or next(
-            (prober.wrong for prober in self.probers.values() if prober.wrong and prober.is_current()), "")
+        """Return why a probe failed the last time, or else what the daemon says of itself (STATUS=)."""
+        failed = [prober.wrong for prober in self.probers.values() if prober.wrong and prober.is_current()]
+        return str(failed[0]) if failed else self.note
 
     def why_wait(self) -> str:
         end = self.stuck
@@ -2028,7 +2028,7 @@ class Fleet:
 
     def explain(self, unit: Unit, now: float) -> str:
         """Return in words why a unit is in its state, and what is next."""
-        status, why, pidfile = unit.status, str(unit.status.why), unit.spec.pidfile
+        status, why, pidfile, trouble = unit.status, str(unit.status.why), unit.spec.pidfile, unit.trouble()
         left = spell_duration(max(0.0, status.deadline - now)) if status.deadline is not None else ""
         if status.state == WAITING:
             return unit.why_wait() if unit.reason else ""
@@ -2042,10 +2042,10 @@ class Fleet:
             return f"{spell_exit(status)}, {pidfile} has {left} to name another main process"
         if status.state == STARTING and left:
             what = "warming up" if status.named else f"{pidfile} has named no process of it yet"
-            note = f": {unit.trouble()}" if unit.trouble() and not (status.ready and status.named) else ""
+            note = f": {trouble}" if trouble and not (status.ready and status.named) else ""
             return f"{what if status.ready else 'not ready yet'}, {left} to go{note}"
-        if status.state == OK and unit.trouble():
-            return unit.trouble()
+        if status.state == OK and trouble:
+            return trouble
         if status.state == RUNNING:
             by = "" if unit.name == MAIN else unit.by
             return f"for {by}" if by in self.units else by
@@ -4506,7 +4506,7 @@ class Prober:
         self.watch.later(time.monotonic() + OUTPUT_LOOK, lambda: self.look_at_output(pid))
 
     def look_at_output(self, pid: int) -> bool:
-        """Make room in the pipe now and then. COST: at each write, one who never ends would keep overlord busy."""
+        """Empty the pipe now and then. COST: to read at once takes half a CPU if the command never stops writing."""
         if self.pipe >= 0 and pid == self.pid:
             self.read_output()
             self.watch.later(time.monotonic() + OUTPUT_LOOK, lambda: self.look_at_output(pid))
@@ -4565,7 +4565,7 @@ class Prober:
             self.watch.later(now + min(PROBE_MOST, max(PROBE_LEAST, waited / 50)), self.attempt)
         elif len(self.probes) > 1:
             del self.probes[0]
-            self.watch.later(time.monotonic(), self.attempt)
+            self.watch.later(now, self.attempt)
         elif self.purpose == "ready":
             self.loop.inform(unit, "ready")
         elif self.purpose == "wait_for":

@@ -603,6 +603,13 @@ def test_why_it_is_unhealthy(fleet: Start) -> None:
     assert "FATAL: role x" in row(o, "app")["why"]
 
 
+def test_a_failing_probe_is_shown_before_what_the_daemon_says(fleet: Start) -> None:
+    code = NOTIFY + 'tell("READY=1\\nSTATUS=at your service"); time.sleep(1e6)'
+    o = fleet(daemon("app", python(code), ready="notify", health=FATAL, health_retries=1000, health_interval="100ms"))
+    o.says("app", "unhealthy")
+    assert "FATAL: role x" in row(o, "app")["why"]
+
+
 @pytest.mark.parametrize(
     ("command", "reason"),
     [
