@@ -231,6 +231,7 @@ SCARCE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # out of descriptors or mem
 SWEEP_TIMEOUT = 1.0  # between SIGTERM and SIGKILL for what is left over
 MAIN_SHARE = 0.75  # the main command's share of the time for a shutdown
 LEFT_LEAST = 1.0  # at least, for what a main command without units leaves behind
+IN_A_ROW = float("inf")  # the time in which `respawns = N/ok` counts: since the unit was OK
 STEADY = 10.0  # a unit that stayed up this long starts its back-off from the beginning
 MISSED = 90.0  # a scheduled run that is later than this is skipped
 LISTINGS_MOST = 10  # how often /proc is listed for one reading
@@ -370,12 +371,12 @@ def spell_signal(number: int) -> str:
 
 
 def parse_size(text: str) -> int:
-    """Return bytes, from a number of bytes or one with K, M or G."""
-    number = text.rstrip("kKmMgG").rstrip()
-    unit = text[len(number) :].lstrip().upper() or " "
-    if not is_number(number, 12) or len(unit) > 1:
+    """Return bytes, from a number of bytes or one with K, M or G (or KB, MB, GB, which are the same)."""
+    number = text.rstrip("bBkKmMgG").rstrip()
+    unit = text[len(number) :].lstrip().upper()
+    if not is_number(number, 12) or not re.fullmatch("([KMG]B?)?", unit):
         raise Mistake(f"{text!r} is not a size, write bytes or one of 64K 10M 1G")
-    return int(number) << 10 * " KMG".index(unit)
+    return int(number) << 10 * " KMG".index(unit[:1] or " ")
 
 
 def spell_size(size: int) -> str:
@@ -559,12 +560,14 @@ def parse_end(text: str) -> int:
 
 
 def parse_respawns(text: str) -> tuple[int, float] | None:
-    """Return how many restarts in how many seconds (0: ever), or None for no limit."""
+    """Return how many restarts in how many seconds (0: ever, IN_A_ROW: without being OK), or None for no limit."""
     if text == "unlimited":
         return None
     count, window = split_pair(text, "/")
     if not is_number(count):
-        raise Mistake(f"{text!r} is not a limit, write a number as 5, a number in a time as 5/60s, or unlimited")
+        raise Mistake(f"{text!r} is not a limit, write 5, or 5/60s (in that time), 5/ok (in a row), or unlimited")
+    if window == OK:
+        return int(count), IN_A_ROW
     return int(count), parse_duration(window, positive=True) if "/" in text else 0.0
 
 
@@ -758,10 +761,14 @@ QUOTED_TOKEN = rf'\\[$"`\\]|{TOKEN}'  # in double quotes a backslash escapes as 
 SHELL_PIECE = r"(?s)'([^']*)'|\"((?:\\.|[^\"\\])*)\"|(\\.)|((?:\$\{[^}]*\}|(?!\$\{)[^\s'\"\\])+)|(.)"
 
 
+# a comment, a value that begins with a quote and may go on over several lines, any other line
+ENV_LINE = r"(?s)#[^\n]*|[^\n=#]*=(?:'[^']*'|\"(?:\\.|[^\"\\])*\")[^\n]*|[^\n]+"
+
+
 def parse_env(text: str) -> tuple[tuple[str, Template], ...]:
     """Return the KEY and the template of each line KEY=value, with the value quoted as a shell word."""
     pairs = []
-    for line in map(str.strip, text.split("\n")):
+    for line in (found[0].strip() for found in re.finditer(ENV_LINE, text)):
         if line[:1] in ("", "#"):
             continue
         key, equals, word = line.partition("=")
@@ -845,6 +852,8 @@ OPTIONS = tuple(Option(*row) for row in (
      "what asks for shutdown (images set STOPSIGNAL: httpd `WINCH`, haproxy `USR1`)"),
     ("socket", "o", partial(parse_choice, "abstract none", path=True), "abstract",
      "control socket: `abstract` needs no file; `/PATH` is for a second overlord in a container; `none`"),
+    ("when_idle", "o", partial(parse_choice, "exit stay"), "exit",
+     "what overlord does when nothing runs, and nothing can ever run again: `exit`, or `stay`"),
     ("log_level", "o", partial(parse_choice, "debug info warning error"), "info",
      "of overlord's own messages, on stderr: `debug`, `info`, `warning`, `error`"),
     ("log_format", "o", partial(parse_choice, "text json"), "text", "overlord's own messages: `text` or `json`"),
@@ -855,9 +864,11 @@ OPTIONS = tuple(Option(*row) for row in (
     ("gid", "sd", parse_text, "", "group (or its number)", "of `uid`"),
     ("deps", "sd", parse_deps, "none", "comma-separated `name:state`, in order; `name` alone is `name:ok`"),
     ("env", "sd", parse_env, "none",
-     "`KEY=value`, one a line, quoted as a shell word; `${...}` (not in single quotes) sees earlier lines too"),
+     "`KEY=value`, one a line, quoted as a shell word; a quoted value may go on over several lines; `${...}` (not in "
+     "single quotes) sees earlier lines too"),
     ("env_file", "sd", partial(parse_words, partial(parse_matching, "-*[^-].*", "is not a file"), empty=""), "none",
-     "files of `KEY=value` lines, read at each start; values as they stand, less quotes; a leading `-`: optional"),
+     "files of `KEY=value` lines (values as they stand, less quotes), or folders with a file for each variable "
+     "(envdir); read at each start; a leading `-`: optional"),
     ("secrets", "sd", partial(parse_words, parse_variable, empty=""), "none",
      "`NAME` gets what the file in `NAME_FILE`, else `/run/secrets/NAME` holds, less its last newline; never shown"),
     ("umask", "sd", partial(parse_number, 0, 0o777, base=8), "none", "octal, as `022`", "inherited"),
@@ -881,10 +892,12 @@ OPTIONS = tuple(Option(*row) for row in (
      "shell command instead of the stop signal, run as the unit, with `$MAINPID`; SIGKILL after `stop_timeout`"),
     ("on_failure", "sd", parse_ending, "", "what its final failure does: `shutdown` or `ignore`", "`shutdown`"),
     ("on_success", "sd", parse_ending, "ignore", "the same for its final success"),
-    ("respawns", "sd", parse_respawns, "", "restarts after it ended by itself; `5/60s`: at most 5 in any 60 s",
+    ("respawns", "sd", parse_respawns, "", "restarts after it ended by itself; `5/60s`: at most 5 in any 60 s; `3/ok`: "
+     "at most 3 in a row without being OK, where the end of a run that was OK is none of the three",
      "daemon: unlimited (0 when `forever=false` and `restart` is not set); script: 0"),
     ("restart", "d", partial(parse_choice, "always on-failure never"), "always", "or `on-failure`, or `never`"),
-    ("success", "sd", partial(parse_words, parse_end), "0", "exit codes (and signal names) that count as success"),
+    ("success", "sd", partial(parse_words, parse_end, empty="none"), "0",
+     "exit codes (and signal names) that count as success; `none`: nothing does"),
     ("backoff", "sd", parse_backoff, "100ms..30s",
      "before a restart: none at first, then doubling; anew after a run of 10 s or the last delay; `0`: none ever"),
     ("warmup", "d", parse_duration, "", "how long it must live to be OK", "`1s`; `0` where `ready` is given"),
@@ -949,6 +962,11 @@ def main_spec(argv: Iterable[str], daemons: Iterable[str]) -> Spec:
     values: dict[str, Any] = {"cmd": tuple(argv), "deps": tuple((name, OK) for name in daemons), "forward": ()}
     values.update(restart="never", on_failure="shutdown", on_success="shutdown", stop_timeout=1e9)
     return Spec(name=MAIN, kind="main", instance=0, **values)
+
+
+def own_variables(name: str, number: int) -> dict[str, str]:
+    """Return what a unit finds in its environment: its name, and its number if it is an instance."""
+    return {"OVERLORD_NAME": name, **({"OVERLORD_INSTANCE": str(number)} if number else {})}
 
 
 class Mistakes(Exception):
@@ -1052,14 +1070,14 @@ class Draft:
         given = self.sections.get("overlord", {}).get(name)
         return fill(parse_template(given[1]), self.environment) if given else BY_KIND["overlord"][name].default
 
-    def parse_option(self, kind: str, name: str, text: str) -> Any:
+    def parse_option(self, kind: str, name: str, text: str, known: Mapping[str, str]) -> Any:
         option = BY_KIND[kind].get(name)
         if not option:
             owners = "] and [".join(other for other in KINDS if name in BY_KIND[other])
             near = suggest(name, BY_KIND[kind])
             raise Mistake(f"is an option of [{owners}] alone" if owners else f"unknown option{near}")
         parts, written = text.split("\n") if name == "wait_for" else [text], text
-        known, verbatim = self.environment, UNEXPANDED.get(name, ())
+        verbatim = UNEXPANDED.get(name, ())
         text = "\n".join(part if part.startswith(verbatim) else fill(parse_template(part), known) for part in parts)
         value: Any = DEFAULTS[name] if text == option.default == "none" else option.parse(text)
         if name == "wait_for" and text != written:  # messages show it as it was written: variables may hold secrets
@@ -1068,12 +1086,12 @@ class Draft:
             value = tuple(probe._replace(text=text) for probe, text in zip(value, shown))
         return value
 
-    def parse_section(self, section: str, kind: str) -> dict[str, Any]:
-        """Return the options that a section gives, parsed; after a mistake, the default."""
+    def parse_section(self, section: str, kind: str, known: Mapping[str, str]) -> dict[str, Any]:
+        """Return the options that a section gives, parsed with these variables; after a mistake, the default."""
         found = {}
         for name, (_, text) in self.sections.get(section, {}).items():
             try:
-                found[name] = self.parse_option(kind, name, text)
+                found[name] = self.parse_option(kind, name, text, known)
             except Mistake as mistake:
                 self.blame(section, name, str(mistake))
                 if name in BY_KIND[kind]:
@@ -1082,11 +1100,12 @@ class Draft:
 
     def validate(self) -> Config:
         """Return the configuration. Raises Mistakes with all that were found."""
-        settings = Settings(**self.parse_section("overlord", "overlord"))
+        settings = Settings(**self.parse_section("overlord", "overlord", self.environment))
         place, _ = self.sections.get("overlord", {}).get("configdir", ((0, 0), ""))
         if place[0]:
             self.blame("overlord", "configdir", "belongs only in the main file")
-        bases = {kind: self.parse_section(kind, kind) for kind in ("script", "daemon")}
+        known = {**self.environment, **own_variables("x-1", 1)}
+        bases = {kind: self.parse_section(kind, kind, known) for kind in ("script", "daemon")}
         units: dict[str, Spec] = {}
         for section, place in self.headers.items():
             kind, _, name = section.partition(":")
@@ -1098,27 +1117,37 @@ class Draft:
                 self.mistake(place, f"[{section}]", f"the name is taken by [{section_of(units[name])}]")
             else:
                 units[name] = self.make_unit(kind, name, bases[kind], settings)
-        self.check_deps(units)
+        numbered = self.expand_counts(units, settings)
         order, cycles = sort_units(units)
+        if numbered != units:
+            order, more = sort_units(numbered)
+            cycles = cycles or more
         for cycle in cycles:
             fault = f"a cycle: {' -> '.join(cycle)}; one of these has to start first"
-            self.blame(section_of(units[cycle[0]]), "deps", fault)
-        if any(unit.count is not None for unit in units.values()):
-            units = self.expand_counts(units)
-            order = sort_units(units)[0]
+            self.blame(section_of({**units, **numbered}[cycle[0]]), "deps", fault)
         if self.mistakes:
             raise Mistakes([text for _, text in sorted(self.mistakes)])
-        return Config(settings, units, order)
+        return Config(settings, numbered, order)
 
-    def make_unit(self, kind: str, name: str, base: dict[str, Any], settings: Settings) -> Spec:
-        """Return the spec of a unit: its own options, else those of its kind in `base`, else the defaults."""
-        section = f"{kind}:{name}"
-        given = {**base, **self.parse_section(section, kind)}
+    def has_own(self, section: str) -> bool:
+        """Tell whether values of a unit have its own variables in them, so that each instance has others."""
+        owners = (section, section.partition(":")[0])
+        return any("${OVERLORD_" in text for owner in owners for _, text in self.sections.get(owner, {}).values())
+
+    def make_unit(self, kind: str, name: str, base: dict[str, Any], settings: Settings, number: int = 0) -> Spec:
+        """Return the spec of a unit, with the variables of its instance `number`: its own options, else those of its
+        kind in `base`, else the defaults."""
+        section, known = f"{kind}:{name}", self.environment
+        if self.has_own(section):
+            number = number or int(any("count" in self.sections.get(owner, ()) for owner in (section, kind)))
+            known = {**known, **own_variables(f"{name}-{number}" if number else name, number)}
+            base = self.parse_section(kind, kind, known)
+        given = {**base, **self.parse_section(section, kind, known)}
         if "cmd" not in given:
             self.blame(section, "cmd", "is missing: say what to run")
         if given.get("env") and not (given.get("env_file") or given.get("secrets")):
             try:
-                given["env"] = fill_env(given["env"], self.environment)
+                given["env"] = fill_env(given["env"], known)
             except Mistake as mistake:
                 self.blame(section, "env", str(mistake))
         endless = kind == "daemon" and (settings.forever or "restart" in given)
@@ -1134,18 +1163,18 @@ class Draft:
             self.blame(section, "ready", "log: needs captured output, write stdout = prefix")
         return unit
 
-    def check_deps(self, units: dict[str, Spec]) -> None:
+    def check_deps(self, units: dict[str, Spec], checked: Iterable[Spec]) -> None:
         hints: dict[str, str] = {}  # COST: a hint looks at every name, and many may miss the same unit
-        for unit in units.values():
+        for unit in checked:
             for name, state in unit.deps:
                 kind = units[name].kind if name in units else ""
-                states = (OK, "always") if kind == "script" else (OK, "bounce")
+                states = (OK, "ended", "always") if kind == "script" else (OK, "bounce", "started")
                 if not kind:
                     if name not in hints:
                         hints[name] = suggest(name, units if len(hints) < 10 else ())
                     fault = f"there is no unit {name!r}{hints[name]}"
                 elif state not in states:
-                    known = f"{name} is a {kind}, which has the states {' and '.join(states)}"
+                    known = f"{name} is a {kind}, which has the states {', '.join(states)}"
                     fault = f"{name}:{state}: {known}{suggest(state, states)}"
                 elif state == "bounce" and unit.kind == "script":
                     fault = f"{name}:bounce: a script is not restarted with a daemon, write {name}:ok"
@@ -1153,19 +1182,28 @@ class Draft:
                     continue
                 self.blame(section_of(unit), "deps", fault)
 
-    def expand_counts(self, units: dict[str, Spec]) -> dict[str, Spec]:
+    def make_instances(self, unit: Spec, settings: Settings) -> list[Spec]:
+        """Return the instances of a unit, or itself if it has no count."""
+        if unit.count is None:
+            return [unit]
+        numbers, own = range(1, unit.count + 1), self.has_own(section_of(unit))
+        made = [self.make_unit(unit.kind, unit.name, {}, settings, number) if own else unit for number in numbers]
+        names = [f"{unit.name}-{number}" for number in numbers]
+        return [each._replace(name=name, instance=n, count=None) for each, name, n in zip(made, names, numbers)]
+
+    def expand_counts(self, units: dict[str, Spec], settings: Settings) -> dict[str, Spec]:
         """Replace each unit that has a count by its instances, in the dependencies of others too."""
-        numbers = {name: [0] if unit.count is None else range(1, unit.count + 1) for name, unit in units.items()}
-        names = {name: [f"{name}-{number}" if number else name for number in numbers[name]] for name in units}
-        numbered = {}
-        for name, unit in units.items():
-            deps = tuple((other, state) for dep, state in unit.deps for other in names.get(dep, ()))
-            for number, instance in zip(numbers[name], names[name]):
-                if number and instance in units:
-                    clash, owner = section_of(units[instance]), section_of(unit)
-                    fault = f"the name is taken by an instance of [{owner}], which has a count of {unit.count}"
+        teams = {name: self.make_instances(unit, settings) for name, unit in units.items()}
+        self.check_deps(units, [unit for name in units for unit in teams[name] or [units[name]]])
+        numbered: dict[str, Spec] = {}
+        for name, team in teams.items():
+            for unit in team:
+                if unit.instance and unit.name in units:
+                    clash, owner, count = section_of(units[unit.name]), section_of(unit), units[name].count
+                    fault = f"the name is taken by an instance of [{owner}], which has a count of {count}"
                     self.mistake(self.headers[clash], f"[{clash}]", fault)
-                numbered[instance] = unit._replace(name=instance, instance=number, count=None, deps=deps)
+                deps = tuple((other.name, state) for dep, state in unit.deps for other in teams.get(dep, ()))
+                numbered[unit.name] = unit if deps == unit.deps else unit._replace(deps=deps)
         return numbered
 
 
@@ -1237,7 +1275,7 @@ def unpack_config(data: bytes, base: Config) -> Config | list[str]:
 #   expires stale          when `max_age` is reached; why the process has to be replaced
 #   then                   its end is a "stop" or a failure ("fail"); "": the exit code decides
 #   delay                  the last back-off, in seconds
-#   respawned recent       how often it was restarted after it ended by itself; when, if `respawns` has a window
+#   respawned recent       how often it was restarted after it ended by itself; when (or after how many `oks`)
 Status = namedtuple(
     "Status",
     "state since deadline pid left oks up ready named starts started lived expires stale then code delay respawned"
@@ -1449,13 +1487,16 @@ class Move:
         spec, status, detail = self.spec, self.status, ""
         if spec.restart == "always" or (spec.restart == "on-failure" and not success):
             count, window = spec.respawns or (0, 0.0)
-            recent = tuple(instant for instant in status.recent if instant > self.now - window)
-            if spec.respawns is None or (len(recent) if window else status.respawned) < count:
-                self.amend(recent=(*recent, self.now) if window else (), respawned=status.respawned + 1)
+            row = window == IN_A_ROW
+            recent = tuple(mark for mark in status.recent if (mark == status.oks if row else mark > self.now - window))
+            marks = (*recent, status.oks if row else self.now) if window and not (row and status.up) else ()
+            if spec.respawns is None or (len(marks) if window else status.respawned + 1) <= count:
+                self.amend(recent=marks, respawned=status.respawned + 1)
                 self.back_off(end)
                 return
             if count:
-                detail = f" (respawns = {count}{'/' + spell_duration(window) if window else ''}, used up)"
+                within = f"/{OK if row else spell_duration(window)}" if window else ""
+                detail = f" (respawns = {count}{within}, used up)"
         state, level = (DONE, "info") if success else (FAILED, "error")
         self.enter(state, why=end)
         if spec.kind == "main" and not end.startswith("cannot"):
@@ -1555,9 +1596,9 @@ Next = namedtuple("Next", "deed whom at why", defaults=("", None, -1, ""))
 
 class Unit:
     __slots__ = tuple(
-        "name spec status deps dependents team wanted by queued tried succeeded waits at reason stuck waiters ran"
-        " reach leaving changing blockers cleared levels story note next_run kin sessions born user told timer ear"
-        " notices stop_command probers plan queue".split()
+        "name spec status deps dependents team wanted by queued tried ended succeeded begun waits at reason stuck"
+        " waiters ran reach leaving changing blockers cleared levels story note next_run kin sessions born user told timer"
+        " ear notices stop_command probers plan queue".split()
     )
 
     def __init__(self, spec: Spec) -> None:
@@ -1568,8 +1609,9 @@ class Unit:
         self.team: list[Unit] = []  # all instances of its daemon
         self.queue = False  # it is to be looked at
         self.wanted, self.by = False, ""  # it is to be up; who wanted that, or which unit a script runs for
-        # Of a script: who wants its next run; it has run for those that need it `ok`; it has succeeded for them.
-        self.queued, self.tried, self.succeeded = "", False, False
+        # Of a script: who wants its next run; it has begun to run for its dependents; has ended; and has succeeded.
+        self.queued, self.tried, self.ended, self.succeeded = "", False, False, False
+        self.begun = False  # it has been started, or has failed to, since it was last wanted
         self.waits: Unit | None = None  # the unit that it waits for
         self.at, self.reason = -1, ""  # the index of that in deps; what it waits for, in words
         self.stuck: Unit | None = None  # the unit at the end of that chain, if it has ended for good
@@ -1638,8 +1680,10 @@ class Unit:
     def find_asker(self) -> Next:
         """Return who wants it up. Dependents do not bring back a daemon that ended for good."""
         if self.spec.kind != "script":
-            needed = self.wanted or (self.status.state == IDLE and self.waiters)
-            return Next("want", why=self.by if self.wanted else BY_NEED) if needed else Next()
+            if self.wanted:
+                return Next("want", why=self.by)
+            needed = self.status.state == IDLE and any(each.needs() != "started" for each in self.waiters)
+            return Next("want", why=BY_NEED) if needed else Next()
         if self.queued:
             return Next("want", why=self.queued)
         needs = [(each, each.needs()) for each in self.waiters]
@@ -1674,8 +1718,19 @@ class Unit:
         if dep.leaving:
             return False
         if dep.spec.kind == "script":
-            return dep.name in self.ran if how == "always" else dep.succeeded
+            return dep.name in self.ran if how == "always" else dep.ended if how == "ended" else dep.succeeded
+        if how == "started":
+            return dep.begun or dep.in_vain() or not dep.is_coming()
         return bool(dep.status.state == OK or (self.spec.kind == "main" and dep.rests()))
+
+    def is_coming(self) -> bool:
+        """Tell whether it is wanted, or will be by one that is on its way and needs it."""
+
+        def find_asking(unit: Unit) -> list[Unit]:
+            coming = [each for each in unit.dependents if each.status.state in (IDLE, WAITING) and not each.in_vain()]
+            return [each for each in coming if unit in needs_of(each)] if unit.status.state == IDLE else []
+
+        return any(unit.wanted for unit in spread([self], find_asking))
 
     def find_turn(self) -> Next:
         """Return whether its stale process is stopped now, or waits for instances and ancestors."""
@@ -1713,6 +1768,11 @@ def spread(units: Iterable[Unit], following: Callable[[Unit], Iterable[Unit]]) -
         seen.update(more)
         found += more
     return found
+
+
+def needs_of(unit: Unit) -> list[Unit]:
+    """Return what a unit has started."""
+    return [dep for dep, how in unit.deps if how != "started"]
 
 
 def bouncing(units: Iterable[Unit]) -> list[Unit]:
@@ -1760,6 +1820,7 @@ class Fleet:
 
     def take_config(self, config: Config) -> None:
         self.config, self.settings = config, config.settings
+        self.idle = False  # nothing is left to run, and that has been said
         self.scheduled = any(spec.schedule for spec in config.units.values())
         self.units = {name: self.units.get(name) or Unit(config.units[name]) for name in config.order}
         teams: dict[str, list[Unit]] = {}
@@ -1858,8 +1919,8 @@ class Fleet:
                 self.finish_reload()
         if self.ending and not self.uncleared and not self.sweeping:
             self.begin_sweep(now)
-        elif not (self.ending or self.busy or self.scheduled):
-            self.shut_down_idle(now)
+        else:
+            self.idle = not (self.ending or self.busy or self.scheduled) and (self.idle or self.rest_idle(now))
 
     def look_later(self, unit: Unit, first: bool = False) -> None:
         """`first`: it begins to be waited for. COST: while a script rests, each waiter looks at all others."""
@@ -1903,11 +1964,13 @@ class Fleet:
             if unit not in whom.waiters:
                 whom.waiters[unit] = None
                 self.look_later(whom, first=True)
-            stuck = whom if whom.rests() and not whom.find_next().deed else whom.stuck
+            if unit.needs() != "started":  # else `whom` is on its way
+                stuck = whom if whom.rests() and not whom.find_next().deed else whom.stuck
         if stuck is not unit.stuck:
             unit.stuck = stuck
             for waiter in unit.waiters:
                 self.look_later(waiter)
+            self.look_below(unit)
         if fresh and unit.status.state == WAITING:
             self.add_to_timeline(unit, f"{WAITING} for {reason}", now)
             self.say("debug" if unit.name == MAIN else "info", unit.name, f"waiting for {reason}")
@@ -1924,7 +1987,14 @@ class Fleet:
         for other in bouncing([unit]) if unit.status.state in ENDED else ():
             if other.waits and other.at < 0:
                 self.look_later(other)
+        self.look_below(unit)
         self.look_later(unit)
+
+    def look_below(self, unit: Unit) -> None:
+        """Look at those that only wait for their turn after a daemon that this unit may have started, or no longer."""
+        for dep in spread([unit], lambda other: [each for each in needs_of(other) if each.status.state == IDLE])[1:]:
+            for waiter in [each for each in dep.waiters if each.needs() == "started"]:
+                self.look_later(waiter)
 
     def apply(self, unit: Unit, event: Event, now: float) -> None:
         """Let the Machine make the next status of a unit. No state changes anywhere else."""
@@ -1969,7 +2039,9 @@ class Fleet:
             unit.ran.clear()
         if rests and not (self.pending and unit.leaving and new.state == STOPPED):
             unit.wanted = False
+        unit.begun = not rests and (unit.begun or new.state in (STARTING, BACKOFF))
         if rests and unit.spec.kind == "script":
+            unit.ended = unit.ended or (new.state in (OK, DONE, FAILED) and unit.by != BY_CLOCK)
             unit.succeeded = unit.succeeded or (new.state == OK and unit.by != BY_CLOCK)
             other = self.units.get(unit.by)
             if other and other.status.state == WAITING:  # it is an `always` script of `other`
@@ -2000,31 +2072,36 @@ class Fleet:
         spec, status = unit.spec, unit.status
         gone = spec.kind == "main" and status.left
         ended = status.state in (DONE, FAILED) or (status.state == OK and spec.kind == "script") or gone
-        for_one = unit.by in self.units  # an `always` script
-        if not ended or not (for_one or unit.by in (BY_CONFIG, BY_NEED)):
+        needed = spec.kind != "script" or any((unit, OK) in other.deps for other in unit.dependents)
+        lenient = unit.by in self.units or not needed  # run for a dependency `always` or `ended`
+        if not ended or not (unit.by in self.units or unit.by in (BY_CONFIG, BY_NEED)):
             return
         failed = status.state == FAILED or (gone and status.code not in spec.success)
         policy = spec.on_success
         if failed:
-            policy = spec.on_failure or ("ignore" if for_one else "shutdown")
-            if self.first_failure is None and not for_one:
+            policy = spec.on_failure or ("ignore" if lenient else "shutdown")
+            if self.first_failure is None and not lenient:
                 self.first_failure = exit_code(status.code)
         if policy == "shutdown":
             end = status.why or f"{spell_exit(status)} after {spell_duration(status.lived)}"
             why = f"{MAIN} {end}" if spec.kind == "main" else f"{unit.name} {'failed' if failed else 'ended'}: {end}"
             self.shut_down(why, exit_code(status.code) if failed else 0, now)
 
-    def shut_down_idle(self, now: float) -> None:
-        """Shut down because nothing runs, and nothing can ever run again."""
+    def rest_idle(self, now: float) -> bool:
+        """Shut down, or say that overlord stays, if nothing runs and nothing can ever run again. Return whether so."""
         units = self.units.values()
         if any(unit.reach == "asked" for unit in units):
-            return
+            return False
         waiting = [f"{unit.name} waits {unit.why_wait()}" for unit in units if unit.status.state == WAITING]
         detail = f" ({'; '.join(waiting[:3])}{'; ...' if len(waiting) > 3 else ''})" if waiting else ""
         if all(unit.spec.kind == "script" for unit in units):
             detail = ": there is no daemon, and a script runs only when a unit depends on it"
-        self.shut_down(f"nothing is left to run{detail}", self.first_failure or 0, now)
-        self.work(now)
+        if self.settings.when_idle == "exit":
+            self.shut_down(f"nothing is left to run{detail}", self.first_failure or 0, now)
+            self.work(now)
+        else:
+            self.say("info", "", f"nothing is left to run{detail}: staying (when_idle = stay)")
+        return True
 
     def explain(self, unit: Unit, now: float) -> str:
         """Return in words why a unit is in its state, and what is next."""
@@ -2056,7 +2133,7 @@ class Fleet:
     # --------------------------------------------------------------------------------------------------- by hand
     def start(self, asked: list[Unit], now: float, going: Iterable[Unit] = ()) -> list[Unit]:
         """Start units and all that they depend on; return them all. The scripts in `going` run already."""
-        found = spread(asked, lambda unit: [dep for dep, _ in unit.deps])
+        found = spread(asked, needs_of)
         for unit in [*reversed(found[len(asked) :]), *asked]:  # dependencies first
             if unit.spec.kind == "script":
                 unit.tried = False
@@ -2961,32 +3038,51 @@ def execute(argv: Iterable[str | bytes], environment: Mapping[bytes, bytes]) -> 
     return f"{decode(words[0])}: {why}", code
 
 
-def variable_files(spec: Spec, environment: Mapping[bytes, bytes]) -> Iterator[tuple[str, str, str]]:
-    """Yield the name in messages, the path and the secret ("" for `env_file`) of each file with variables."""
+VARIABLE = rb"[^\s'\"$=]+"
+
+
+def variable_files(spec: Spec, environment: Mapping[bytes, bytes], read: Callable[..., Any]) -> Iterator[Any]:
+    """Yield the name in messages, the path, the variable that has all the content ("": lines KEY=value), and the
+    content of each file with variables. `read` returns that, or the names in a folder, or an OSError."""
     for path in spec.env_file:
         path = path[path[0] == "-" :]
-        yield f"env_file {path}", path, ""
+        content = read(path)
+        if not isinstance(content, list):
+            yield f"env_file {path}", path, "", content
+            continue
+        for name in sorted(content):
+            content = read(f"{path}/{name}", inside=True)
+            if name[0] != "." and not isinstance(content, list):
+                yield f"env_file {path}/{name}", f"{path}/{name}", name, content
     for name in spec.secrets:
         path = decode(environment.get(f"{name}_FILE".encode(), b"")) or f"/run/secrets/{name}"
-        yield f"secret {name}: {path}", path, name
+        yield f"secret {name}: {path}", path, name, read(path)
 
 
-def try_slurp(path: str) -> bytes | OSError:
+def try_read(path: str, inside: bool = False) -> bytes | list[str] | OSError:
+    """Return the content of a file, or the names in a folder. `inside`: what is no regular file has no names."""
     try:
-        return slurp(path)
+        kind = os.stat(path).st_mode & S_IFMT
+        if inside and kind != S_IFREG:
+            return []
+        return os.listdir(path) if kind == S_IFDIR else slurp(path)
     except OSError as error:
         return error
 
 
-def read_fixed(spec: Spec, environment: Mapping[bytes, bytes]) -> dict[str, bytes | OSError]:
+def read_fixed(spec: Spec, environment: Mapping[bytes, bytes]) -> dict[str, bytes | list[str] | OSError]:
     """Read, with overlord's rights, the files with variables that only root and overlord's user can replace."""
-    held: dict[str, bytes | OSError] = {}
-    for _, path, _ in variable_files(spec, environment):
+    held: dict[str, bytes | list[str] | OSError] = {}
+
+    def read(path: str, **inside: bool) -> bytes | list[str] | OSError:
         place = call_or(None, find, os.path.join(os.getcwd(), path))
         if place:
             os.close(place.folder)
             if place.safe:
-                held[path] = try_slurp(path)
+                held[path] = try_read(path, **inside)
+        return held.get(path, b"")
+
+    deque(variable_files(spec, environment, read), 0)
     return held
 
 
@@ -2994,8 +3090,11 @@ def read_variables(spec: Spec, environment: Mapping[bytes, bytes], held: Mapping
     """Return the variables of `env_file` and `secrets`; reads, as the unit's user, the files that are not in `held`,
     from `read_fixed`. Raises StartError, which shows no value."""
     found: dict[bytes, bytes] = {}
-    for what, path, secret in variable_files(spec, environment):
-        content = held[path] if path in held else try_slurp(path)
+
+    def read(path: str, **inside: bool) -> Any:
+        return held[path] if path in held else try_read(path, **inside)
+
+    for what, path, whole, content in variable_files(spec, environment, read):
         if isinstance(content, OSError):
             if content.errno == errno.ENOENT and f"-{path}" in spec.env_file:
                 continue
@@ -3003,16 +3102,17 @@ def read_variables(spec: Spec, environment: Mapping[bytes, bytes], held: Mapping
             if content.errno == errno.EACCES and spec.uid and path not in held:
                 why += f" (read as {spec.uid}: others than root can change the path)"
             raise StartError(why)
-        if secret:
-            if b"\0" in content:
-                raise StartError(f"{what}: holds a NUL byte")
-            found[secret.encode()] = re.sub(rb"\r?\n\Z", b"", content)
+        if whole:
+            key = os.fsencode(whole)
+            if b"\0" in content or not re.fullmatch(VARIABLE, key):
+                raise StartError(f"{what}: " + ("holds a NUL byte" if b"\0" in content else "is no name of a variable"))
+            found[key] = re.sub(rb"\r?\n\Z", b"", content)
             continue
         for number, line in enumerate(map(bytes.strip, content.splitlines()), 1):
             key, equals, value = line.partition(b"=")
             if not line or line.startswith(b"#"):
                 continue
-            if not equals or b"\0" in line or not re.fullmatch(rb"[^\s'\"$]+", key):
+            if not equals or b"\0" in line or not re.fullmatch(VARIABLE, key):
                 raise StartError(f"{what}:{number}: is not of the form KEY=value")
             found[key] = value[1:-1] if re.fullmatch(rb"'[^']*'|\"[^\"]*\"", value) else value
     return found
@@ -3242,16 +3342,13 @@ class Kernel:
 
     def variables(self, spec: Spec, environment: dict[bytes, bytes], extra: Mapping[str, str]) -> dict[bytes, bytes]:
         """Add a unit's variables to an environment, and return it. Raises StartError."""
-        pairs = spec.env
+        pairs, own = spec.env, own_variables(spec.name, spec.instance)
         if spec.env_file or spec.secrets:  # else the configuration has filled them
             try:
-                pairs = fill_env(pairs, {decode(key): decode(value) for key, value in environment.items()})
+                pairs = fill_env(pairs, {**{decode(key): decode(value) for key, value in environment.items()}, **own})
             except Mistake as error:
                 raise StartError(f"env: {error}") from None
-        own = [("OVERLORD_NAME", spec.name)]
-        if spec.instance:
-            own.append(("OVERLORD_INSTANCE", str(spec.instance)))
-        for key, value in (*pairs, *own, *extra.items()):
+        for key, value in (*pairs, *own.items(), *extra.items()):
             environment[os.fsencode(key)] = os.fsencode(value)
         return environment
 
@@ -4226,7 +4323,8 @@ class Control:
             state = unit.status.state
             said = f"stopped (it was {state})" if state in (WAITING, BACKOFF) else f"is not running ({state})"
             request.add_lines([f"{unit.name}: {said}"])
-        dependents = {each for unit in chosen if not unit.rests() for each in unit.dependents}.difference(chosen)
+        live = [unit for unit in chosen if not unit.rests()]
+        dependents = {each for unit in live for each in unit.dependents if unit in needs_of(each)}.difference(chosen)
         alive = [unit.name for unit in self.fleet.units.values() if unit in dependents and unit.lives()]
         request.add_lines(f"{name} depends on what is stopped, and goes on running" for name in alive)
         self.fleet.stop(chosen, now)
@@ -5256,7 +5354,8 @@ class Loop:
     def relay(self, number: int, times: int = 1) -> None:
         """Pass a signal to the main command, as often as it came, and to the daemons that want and survive it."""
         units = self.fleet.units
-        targets = [(unit, to) for unit in units.values() for source, to in unit.spec.forward if source == number]
+        daemons = [unit for unit in units.values() if unit.spec.kind == "daemon"]
+        targets = [(unit, to) for unit in daemons for source, to in unit.spec.forward if source == number]
         for unit, target in [(units[MAIN], number), *targets] if MAIN in units else targets:
             name, pid = unit.name, unit.status.pid
             if not pid or unit.status.left:
@@ -5400,7 +5499,7 @@ def warn_of_image(config: Config, environment: Mapping[bytes, bytes]) -> Iterato
     for name, unit in config.units.items():
         pairs = () if unit.env_file or unit.secrets else unit.env
         own = {**environment, **{os.fsencode(key): os.fsencode(value) for key, value in pairs}}
-        program = first_program(unit.cmd)
+        program = first_program(re.sub(r"^exec\s+(?!-)", "", unit.cmd))
         paths = [os.path.join(unit.dir or ".", decode(path)) for path in find_paths(os.fsencode(program), own)]
         if program and not any(os.path.isfile(path) and os.access(path, os.X_OK) for path in paths):
             yield f"{name}: cmd: {program} is not there, or not executable"

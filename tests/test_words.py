@@ -67,14 +67,19 @@ def test_spelled_durations_are_near(seconds: float) -> None:
 
 @pytest.mark.parametrize(
     ("text", "size"),
-    [("0", 0), ("1", 1), ("64K", 65536), ("64k", 65536), ("10M", 10 << 20), ("1G", 1 << 30), ("2 m", 2 << 20), ("007", 7)],
+    [
+        ("0", 0), ("1", 1), ("64K", 65536), ("64k", 65536), ("10M", 10 << 20), ("1G", 1 << 30), ("2 m", 2 << 20), ("007", 7),
+        ("64KB", 65536), ("2 gb", 2 << 30),
+    ],  # fmt: skip
 )
 def test_size(text: str, size: int) -> None:
-    """A number of bytes, or one of the three units."""
+    """A number of bytes, or one of the three units, with a B or without."""
     assert overlord.parse_size(text) == size
 
 
-@pytest.mark.parametrize("text", ["", "K", "-1", "+1", "1.5M", "1e6", "10MB", "10Ki", "1T", "٣", "0x10", "1_000", " 1", "1 0"])
+@pytest.mark.parametrize(
+    "text", ["", "K", "-1", "+1", "1.5M", "1e6", "10MBB", "10B", "10Ki", "1T", "٣", "0x10", "1_000", " 1", "1 0"]
+)
 def test_no_size(text: str) -> None:
     """All else is a mistake that says what would be right."""
     with pytest.raises(Mistake, match="64K 10M 1G"):
