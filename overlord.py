@@ -522,7 +522,8 @@ def parse_choice(words: str, text: str, path: bool = False) -> str | None:
     choices = words.split()
     if text not in choices and not (path and text.startswith("/") and not text.endswith("/")):
         forms = ", ".join([*choices, "/PATH of a file"] if path else choices)
-        raise Mistake(f"{text!r} is none of: {forms}{suggest(text, choices)}")
+        meant = FOREIGN_VALUES.get(text.lower(), "")
+        raise Mistake(f"{text!r} is none of: {forms}{suggest(meant if meant in choices else text, choices)}")
     return None if text == "none" else text
 
 
@@ -920,6 +921,40 @@ OPTIONS = tuple(Option(*row) for row in (
      "instances `NAME-1` to `NAME-N`, each with `OVERLORD_INSTANCE`; a dependency on `NAME` means all; `0`: none"),
     ("autostart", "d", parse_boolean, "true", "`false`: started only as a dependency or by hand"),
 ))  # fmt: skip
+# Words of supervisord and circus, options and sections, or how they begin, and what to do about them here.
+RENAMED = """command cmd args cmd executable cmd user uid directory dir working_dir dir workdir dir startsecs warmup
+    exitcodes success stopsignal stop_signal stopwaitsecs stop_timeout graceful_timeout stop_timeout loglevel log_level
+    stdout_logfile_maxbytes log_max stderr_logfile_maxbytes log_max stdout_logfile_backups log_keep
+    stderr_logfile_backups log_keep autorestart restart respawn restart""".split()
+FOREIGN_VALUES = {"true": "always", "false": "never", "unexpected": "on-failure", "auto": "inherit", "none": "null"}
+FOREIGN = {word: advice for words, advice in (
+    *((old, f"write `{new}`") for old, new in zip(RENAMED[::2], RENAMED[1::2])),
+    ("autorestart respawn", "write `restart` = always for true, on-failure for unexpected, never for false"),
+    ("environment env", "write `env`, one KEY=value a line, without commas"),
+    ("startretries max_retry", "write `respawns` = 3/ok for 3"),
+    ("stopasgroup stop_children", "write `kill_mode` = all for true"),
+    ("numprocs numprocesses", "write `count`; the instances are NAME-1, NAME-2, ..."),
+    ("priority depend depends", "write `deps` = NAME, to start when that is up, or NAME:started, for the order alone"),
+    ("redirect_stderr", "write `stderr` = stdout"),
+    ("stdout_logfile stderr_logfile stdout_stream stderr_stream logfile",
+     "write `stdout` or `stderr` = /PATH, null for NONE, inherit for AUTO and /dev/stdout; overlord's log is stderr"),
+    ("rlimit minfds", "write `limits` = nofile=65536"),
+    ("max_age_variance", "write `max_age` = 1h~10m, for 10 minutes"),
+    ("hooks", "write a [script:SCRIPT], and `deps` = SCRIPT:always"),
+    ("include include_dir files", "write `configdir` in [overlord], which is a folder"),
+    ("group programs", "leave it out: verbs take globs, overlord.py restart 'web-*'; a user's group is `gid`"),
+    ("eventlistener events", "leave it out: on_failure = shutdown ends the container, overlord.py events shows all"),
+    ("socket use_sockets", "leave it out: a daemon opens its own sockets"),
+    ("supervisord circus", "write [overlord]; make convert, where overlord.py comes from, converts whole files"),
+    ("program fcgi-program watcher", "write [daemon:NAME], or [script:NAME] for what runs once"),
+    ("unix_http_server inet_http_server rpcinterface supervisorctl ctlplugin plugin endpoint pubsub multicast stats"
+     " statsd httpd serverurl", "leave it out: overlord.py status, start, stop and so on need nothing"),
+    ("process_name numprocs_start singleton killasgroup copy shell nodaemon daemon silent childlogdir identifier"
+     " nocleanup strip minprocs stdout_syslog stderr_syslog stdout_capture stderr_capture stdout_events stderr_events"
+     " logfile_maxbytes logfile_backups warmup_delay check_delay send_hup on_demand close virtualenv buffer result"
+     " debug logoutput loggerconfig fqdn", "leave it out: there is nothing like it, or no need of it"),
+    ("DEFAULT", "write [daemon] or [script] for the defaults of all units of that kind"),
+) for word in words.split()}  # fmt: skip
 # Options that shape the process: a reload that changes one restarts the unit.
 SHAPING = frozenset("kind cmd dir uid gid env env_file secrets umask nice limits stdout stderr ready pidfile".split())
 # What is not expanded here, but by the shell or at the start of the unit: options, or lines of them, that begin so.
@@ -1074,8 +1109,8 @@ class Draft:
         option = BY_KIND[kind].get(name)
         if not option:
             owners = "] and [".join(other for other in KINDS if name in BY_KIND[other])
-            near = suggest(name, BY_KIND[kind])
-            raise Mistake(f"is an option of [{owners}] alone" if owners else f"unknown option{near}")
+            alone = owners and f"is an option of [{owners}] alone"
+            raise Mistake(alone or explain_word("option", name, BY_KIND[kind]))
         parts, written = text.split("\n") if name == "wait_for" else [text], text
         verbatim = UNEXPANDED.get(name, ())
         text = "\n".join(part if part.startswith(verbatim) else fill(parse_template(part), known) for part in parts)
@@ -1207,16 +1242,21 @@ class Draft:
         return numbered
 
 
+def explain_word(what: str, word: str, known: Iterable[str], otherwise: str = "") -> str:
+    """Return what to write in place of an unknown word: what it is called here, or a word that is near."""
+    begins = (re.split(pattern, word, maxsplit=1)[0] for pattern in (r"[:=]", r"\.", "_(?!.*_)", "_"))
+    advice = [f", {FOREIGN[begin]}" for begin in begins if begin in FOREIGN]
+    known_here = word.split(":")[0] not in FOREIGN and suggest(word, known)
+    return f"unknown {what}{known_here or (advice or [otherwise])[0]}"
+
+
 def explain_section(section: str) -> str:
     """Return what is wrong with the name of a section."""
     kind, _, name = section.partition(":")
-    if section == "DEFAULT":
-        return "write [daemon] or [script] for the defaults of all units of that kind"
     if kind in ("daemon", "script"):
         return f"{name!r} is not a name: letters, digits, _ . - make one"
     known = ("overlord", f"daemon:{name}", f"script:{name}") if name else KINDS
-    near = suggest(kind if kind == "overlord" else section, known)
-    return f"unknown section{near or f', {SECTIONS}'}"
+    return explain_word("section", kind if kind == "overlord" else section, known, f", {SECTIONS}")
 
 
 def list_changes(old: Spec, new: Spec) -> list[str]:
@@ -1597,8 +1637,8 @@ Next = namedtuple("Next", "deed whom at why", defaults=("", None, -1, ""))
 class Unit:
     __slots__ = tuple(
         "name spec status deps dependents team wanted by queued tried ended succeeded begun waits at reason stuck"
-        " waiters ran reach leaving changing blockers cleared levels story note next_run kin sessions born user told timer"
-        " ear notices stop_command probers plan queue".split()
+        " waiters ran reach leaving changing blockers cleared levels story note next_run kin sessions born user told"
+        " timer ear notices stop_command probers plan queue".split()
     )
 
     def __init__(self, spec: Spec) -> None:
@@ -5513,6 +5553,24 @@ def warn_of_image(config: Config, environment: Mapping[bytes, bytes]) -> Iterato
             yield f"{name}: no unit depends on this script, so it never runs"
 
 
+DOUBTS = (  # options, "" for all; what is valid and surely not meant, in the value without quoted parts; what to say
+    ("cmd stop_cmd", r"(?s)\A(?!.*<<).*[^\\\n]\n\s*-",
+     "a line that begins with '-' is a command of its own: to go on with the line before, end that with \\"),
+    ("env", r",\s*[A-Z_][A-Z0-9_]*=", "what follows the comma is a part of the value: write one KEY=value a line"),
+    ("", r"%\((?!asctime|level|message|name\)|process\)|thread|module|line|file|func)\w+\)\d*[sd]|\$\(\(?circus\.",
+     "%(...)s and $(circus...) are not expanded here: write ${...}"),  # in Python's log formats they are meant
+)  # fmt: skip
+
+
+def warn_of_doubts(draft: Draft) -> Iterator[str]:
+    for section, options in draft.sections.items():
+        for name, ((file, line), text) in options.items():
+            bare = re.sub(r"'[^']*'|\"(?:\\.|[^\"\\])*\"", "''", text)
+            for names, pattern, doubt in DOUBTS:
+                if re.search(pattern, bare if names else text) and name in (names.split() or [name]):
+                    yield f"{draft.files[file]}:{line}: [{section}] {name}: {doubt}"
+
+
 def warn_of_stop_time(config: Config) -> Iterator[str]:
     chains: dict[str, tuple[float, tuple[str, ...]]] = {}  # unit -> seconds, and the units stopped in that time
     for name in config.order:
@@ -5577,9 +5635,11 @@ Asked = namedtuple("Asked", "path options words")  # of a verb: the file of -c, 
 
 def check(asked: Asked) -> None:
     environment = found_environment()
-    config, files = read_config(asked.path, environment, optional=True)
+    draft, files = read_files(asked.path, environment)
+    config = draft.validate()
     warnings = [] if files else [f"there is no {DEFAULT_CONFIG}: nothing but a COMMAND can be run"]
-    warnings += [*warn_of_writers(files, config.settings.configdir), *warn_of_image(config, environment)]
+    warnings += [*warn_of_doubts(draft), *warn_of_writers(files, config.settings.configdir)]
+    warnings += warn_of_image(config, environment)
     for warning in (*warnings, *warn_of_stop_time(config)):
         complain(f"warning: {warning}")
     if not COMPILED:
