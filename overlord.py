@@ -952,7 +952,7 @@ FOREIGN = {word: advice for words, advice in (
     ("process_name numprocs_start singleton killasgroup copy shell nodaemon daemon silent childlogdir identifier"
      " nocleanup strip minprocs stdout_syslog stderr_syslog stdout_capture stderr_capture stdout_events stderr_events"
      " logfile_maxbytes logfile_backups warmup_delay check_delay send_hup on_demand close virtualenv buffer result"
-     " debug logoutput loggerconfig fqdn", "leave it out: there is nothing like it, or no need of it"),
+     " debug logoutput loggerconfig fqdn stream", "leave it out: there is nothing like it, or no need of it"),
     ("DEFAULT", "write [daemon] or [script] for the defaults of all units of that kind"),
 ) for word in words.split()}  # fmt: skip
 # Options that shape the process: a reload that changes one restarts the unit.
@@ -1720,10 +1720,8 @@ class Unit:
     def find_asker(self) -> Next:
         """Return who wants it up. Dependents do not bring back a daemon that ended for good."""
         if self.spec.kind != "script":
-            if self.wanted:
-                return Next("want", why=self.by)
-            needed = self.status.state == IDLE and any(each.needs() != "started" for each in self.waiters)
-            return Next("want", why=BY_NEED) if needed else Next()
+            needed = self.wanted or (self.status.state == IDLE and self.waiters)
+            return Next("want", why=self.by if self.wanted else BY_NEED) if needed else Next()
         if self.queued:
             return Next("want", why=self.queued)
         needs = [(each, each.needs()) for each in self.waiters]
@@ -1760,17 +1758,8 @@ class Unit:
         if dep.spec.kind == "script":
             return dep.name in self.ran if how == "always" else dep.ended if how == "ended" else dep.succeeded
         if how == "started":
-            return dep.begun or dep.in_vain() or not dep.is_coming()
+            return dep.begun or dep.in_vain() or not dep.wanted
         return bool(dep.status.state == OK or (self.spec.kind == "main" and dep.rests()))
-
-    def is_coming(self) -> bool:
-        """Tell whether it is wanted, or will be by one that is on its way and needs it."""
-
-        def find_asking(unit: Unit) -> list[Unit]:
-            coming = [each for each in unit.dependents if each.status.state in (IDLE, WAITING) and not each.in_vain()]
-            return [each for each in coming if unit in needs_of(each)] if unit.status.state == IDLE else []
-
-        return any(unit.wanted for unit in spread([self], find_asking))
 
     def find_turn(self) -> Next:
         """Return whether its stale process is stopped now, or waits for instances and ancestors."""
@@ -1842,6 +1831,7 @@ class Fleet:
         self.deadline: float | None = None  # of a shutdown
         self.events: deque[tuple[Unit, Event]] = deque()  # to be applied
         self.looks: deque[Unit] = deque()  # units to be looked at
+        self.lasts: deque[Unit] = deque()  # after those
         self.pending: Config | None = None  # of a reload, until all that leaves for it has stopped
         self.uncleared = 0  # units that are not cleared yet, in a reload or a shutdown
         self.followed = False  # a client wants to know of each change
@@ -1948,11 +1938,11 @@ class Fleet:
     # ----------------------------------------------------------------------------------------------- the engine
     def work(self, now: float) -> None:
         """Apply events and look at units until nothing follows."""
-        while self.events or self.looks or (self.pending and not self.uncleared):
+        while self.events or self.looks or self.lasts or (self.pending and not self.uncleared):
             if self.events:
                 self.apply(*self.events.popleft(), now)
-            elif self.looks:
-                unit = self.looks.popleft()
+            elif self.looks or self.lasts:
+                unit = (self.looks or self.lasts).popleft()
                 unit.queue = False
                 self.advance(unit, now)
             else:  # no event and no look is left of the units that this removes
@@ -1972,6 +1962,10 @@ class Fleet:
         answer = unit.find_next()
         deed, why = answer.deed, answer.why
         self.wait_on(unit, answer, now)
+        if deed == "start" and self.looks and any(dep.status.state == IDLE for dep, _ in unit.deps):
+            unit.queue = True
+            self.lasts.append(unit)  # somebody may want it yet, and then it comes first
+            return
         if self.uncleared and not (unit.cleared or unit.blockers or (unit.leaving and unit.lives())):
             unit.cleared = True
             self.uncleared -= 1
@@ -2004,13 +1998,11 @@ class Fleet:
             if unit not in whom.waiters:
                 whom.waiters[unit] = None
                 self.look_later(whom, first=True)
-            if unit.needs() != "started":  # else `whom` is on its way
-                stuck = whom if whom.rests() and not whom.find_next().deed else whom.stuck
+            stuck = whom if whom.rests() and not whom.find_next().deed else whom.stuck
         if stuck is not unit.stuck:
             unit.stuck = stuck
             for waiter in unit.waiters:
                 self.look_later(waiter)
-            self.look_below(unit)
         if fresh and unit.status.state == WAITING:
             self.add_to_timeline(unit, f"{WAITING} for {reason}", now)
             self.say("debug" if unit.name == MAIN else "info", unit.name, f"waiting for {reason}")
@@ -2027,14 +2019,7 @@ class Fleet:
         for other in bouncing([unit]) if unit.status.state in ENDED else ():
             if other.waits and other.at < 0:
                 self.look_later(other)
-        self.look_below(unit)
         self.look_later(unit)
-
-    def look_below(self, unit: Unit) -> None:
-        """Look at those that only wait for their turn after a daemon that this unit may have started, or no longer."""
-        for dep in spread([unit], lambda other: [each for each in needs_of(other) if each.status.state == IDLE])[1:]:
-            for waiter in [each for each in dep.waiters if each.needs() == "started"]:
-                self.look_later(waiter)
 
     def apply(self, unit: Unit, event: Event, now: float) -> None:
         """Let the Machine make the next status of a unit. No state changes anywhere else."""

@@ -259,6 +259,36 @@ def test_env_file_that_a_script_writes(overlord: Start, tmp_path: Path) -> None:
     assert o.stop() == 0
 
 
+def test_env_folder(overlord: Start, tmp_path: Path) -> None:
+    """A folder has a regular file for each variable: all of it is the value, less one newline at the end."""
+    folder = tmp_path / "folder"
+    (folder / "sub").mkdir(parents=True)
+    os.mkfifo(folder / "fifo")
+    for name, content in {"A": "1\n", "B": "two\nlines\n\n", "C": "", "D.e": "'x' #\n", ".hidden": "no", "E": "first"}.items():
+        (folder / name).write_text(content)
+    (folder / "link").symlink_to("A")
+    (tmp_path / "file").write_text("E=second\n")
+    o = overlord(daemon("web", SLEEPING, env_file=f"{folder} -{tmp_path}/none {tmp_path}/file", env="F=${A}!"))
+    o.says("web", "ok")
+    found = dict(pair.partition(b"=")[::2] for pair in o.unit_is("web", "sleep").environ)
+    expected = {"A": "1", "B": "two\nlines\n", "C": "", "D.e": "'x' #", "E": "second", "F": "1!", "link": "1"}
+    assert {key: found[key.encode()].decode() for key in expected} == expected
+    assert not {b"sub", b"fifo", b".hidden"} & found.keys()
+    assert o.stop() == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"), [("A=B", "1", "A=B: is no name of a variable"), ("A", "x\0y", "A: holds a NUL byte")]
+)
+def test_env_folder_that_fails(overlord: Start, tmp_path: Path, name: str, content: str, said: str) -> None:
+    """What cannot be a variable is a failed start that names the file."""
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / name).write_text(content)
+    o = overlord(daemon("web", SLEEPING, env_file=f"{tmp_path}/folder", **FAILS))
+    assert o.says("web", f"failed: cannot start: env_file {tmp_path}/folder/{said}")
+    o.wait_exit()
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [(None, "No such file"), ("A=1\nno equals sign\n", "file:2: is not of the form KEY=value"), ("=x\n", "file:1: ")],

@@ -566,6 +566,41 @@ def test_one_instance_has_its_number() -> None:
     assert read(f"{WEB}[daemon:web-1]\ncmd = x\ncount = 2\n").order == ["web", "web-1-1", "web-1-2"]
 
 
+def test_own_variables() -> None:
+    """A unit's values know its name, and an instance's its number, those of [daemon] and [script] too."""
+    text = "[daemon]\nstdout = /log/${OVERLORD_NAME}\n[script]\nenv = ME=${OVERLORD_NAME}\n"
+    text += "[script:setup]\ncmd = x\n[daemon:db]\ncmd = x\n"
+    text += f"{WEB}count = 2\nready = tcp:800${{OVERLORD_INSTANCE}}\nenv =\n  A=${{OVERLORD_NAME}}\n  B=${{A}}!\n"
+    units = read(text, environment={"OVERLORD_NAME": "outer", "OVERLORD_INSTANCE": "7"}).units
+    assert [units[name].stdout for name in ("db", "web-1", "web-2")] == ["/log/db", "/log/web-1", "/log/web-2"]
+    assert [units[name].ready.port for name in ("web-1", "web-2")] == [8001, 8002]
+    assert units["web-2"].env == (("A", "web-2"), ("B", "web-2!"))
+    assert units["setup"].env == (("ME", "setup"),)
+
+
+def test_own_variables_where_there_are_none() -> None:
+    """Without a count there is no number; nothing in [overlord] is a unit's."""
+    (line,) = mistakes(f"{WEB}stdout = /log/${{OVERLORD_INSTANCE}}\n")
+    assert line.startswith("0.conf:3: [daemon:web] stdout: ${OVERLORD_INSTANCE}: is not set")
+    (line,) = mistakes(f"[daemon]\nstdout = /log/${{OVERLORD_INSTANCE}}\n{WEB}")
+    assert line.startswith("0.conf:2: [daemon] stdout: ${OVERLORD_INSTANCE}: is not set")
+    assert not mistakes(f"[daemon]\nstdout = /log/${{OVERLORD_INSTANCE}}\n{WEB}count = 1\n")
+    (line,) = mistakes(f"[overlord]\noutput = /log/${{OVERLORD_NAME}}\n{WEB}")
+    assert "${OVERLORD_NAME}: is not set" in line
+    assert len(mistakes(f"{WEB}count = 3\nready = tcp:9999${{OVERLORD_INSTANCE}}\n")) == 3
+
+
+def test_own_variables_in_dependencies() -> None:
+    """Each instance may need another unit; cycles are found all the same."""
+    rest = "".join(f"[daemon:db{number}]\ncmd = x\n" for number in (1, 2))
+    units = read(f"{WEB}count = 2\ndeps = db${{OVERLORD_INSTANCE}}\n{rest}").units
+    assert [units[name].deps for name in ("web-1", "web-2")] == [(("db1", "ok"),), (("db2", "ok"),)]
+    (line,) = mistakes(f"{WEB}count = 3\ndeps = db${{OVERLORD_INSTANCE}}\n{rest}")
+    assert "there is no unit 'db3'" in line
+    (line,) = mistakes(f"{WEB}count = 2\ndeps = db${{OVERLORD_INSTANCE}}\n{rest}deps = web\n")
+    assert "web-2 -> db2 -> web-2" in line
+
+
 @pytest.mark.parametrize("option", ["env_file = /e", "secrets = TOKEN"])
 def test_env_waits_for_what_it_may_see(option: str) -> None:
     """With an env_file or secrets, what `env` says is known at the start only; its form is checked now."""
@@ -1496,6 +1531,8 @@ cmd = $NOPE/nope
         ("cmd = nope --fast", ["web", "nope"]),
         ("cmd = nope $A > /dev/null", ["web", "nope"]),
         ("cmd = /opt/nope", ["web", "/opt/nope"]),
+        ("cmd = exec nope -x", ["web", "nope"]),
+        ("cmd = exec /opt/nope", ["web", "/opt/nope"]),
         ("cmd = ./plain", ["web", "./plain"]),
         ("cmd = plain\nenv = PATH=/nowhere", ["web", "plain"]),
         ("cmd = sleep 5\nenv = PATH=/nowhere", ["web", "sleep"]),
@@ -1518,6 +1555,129 @@ def test_check_warns_of_all_that_lacks(main: SimpleNamespace, capfd: Capture) ->
     text = "[daemon:a]\ncmd = nope1\nuid = nope2\ndir = /nope3\n[script:b]\ncmd = nope4\ngid = nope5\n"
     warnings = "\n".join(check(main, capfd, text))
     assert [word for word in ("nope1", "nope2", "/nope3", "nope4", "nope5") if word not in warnings] == []
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        ("cmd = sleep 5\n  --workers 3", "\\"),
+        ("cmd = sleep \\\n  5\n\n    --workers 3", "\\"),
+        ("cmd = sleep 5\nstop_cmd = true\n  -x", "\\"),
+        ('cmd = sleep 5\nenv = HOME="/x",USER="y"', "KEY=value"),
+        ("cmd = sleep 5\nenv =\n  A=1\n  B=2, C=3".replace(" C", "C"), "KEY=value"),
+        ("cmd = sleep %(ENV_TIME)s", "${...}"),
+        ("cmd = sleep 5\nstdout = %(here)s.log".replace("%", "/tmp/%"), "${...}"),
+        ("cmd = sleep 5\nenv = A='%(process_num)02d'", "${...}"),
+        ("cmd = sleep 5\ndir = /\nenv = A=$(circus.env.x)", "${...}"),
+    ],
+)
+def test_check_doubts(options: str, word: str, main: SimpleNamespace, capfd: Capture) -> None:
+    """What is valid and surely not meant has a warning, with its line."""
+    (warning,) = check(main, capfd, f"[daemon:web]\n{options}\n")
+    assert re.match(r"main.conf:[234]: \[daemon:web\] (cmd|stop_cmd|env|stdout): ", warning)
+    assert word in warning
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "cmd = sleep \\\n  5 \\\n  --workers 3",
+        "cmd =\n  sleep 5\n  sleep 6",
+        "cmd =\n  cat <<E\n  - one\n  E",
+        "cmd = sh -c 'sleep\n  - x'",
+        "cmd = sleep 5\nenv = OPTS=a=1,b=2",
+        'cmd = sleep 5\nenv = OPTS="-DA=1,B=2"',
+        "cmd = sleep 5\nenv = FORMAT='%(asctime)s %(levelname)s %(name)s %(message)s'",
+        "cmd = sleep $(date +%s)",
+    ],
+)
+def test_check_does_not_doubt(options: str, main: SimpleNamespace, capfd: Capture) -> None:
+    """What only looks like it has none."""
+    assert check(main, capfd, f"[daemon:web]\n{options}\n") == []
+
+
+# The options of supervisor 4.3.0 (options.py) and circus 0.19.0 (config.py, watcher.py), and what they are here: "" nothing.
+FOREIGN = {
+    "cmd": "command args executable",
+    "uid": "user",
+    "dir": "directory working_dir workdir",
+    "env": "environment",
+    "restart": "autorestart respawn",
+    "warmup": "startsecs",
+    "respawns": "startretries max_retry",
+    "success": "exitcodes",
+    "stop_signal": "stopsignal",
+    "stop_timeout": "stopwaitsecs graceful_timeout",
+    "kill_mode": "stopasgroup stop_children",
+    "count": "numprocs numprocesses",
+    "deps": "priority depends_on depend hooks.before_start",
+    "stderr": "redirect_stderr stderr_logfile stderr_stream.class stderr_stream.filename",
+    "stdout": "stdout_logfile stdout_stream.class stdout_stream.max_bytes logfile",
+    "log_max": "stdout_logfile_maxbytes stderr_logfile_maxbytes",
+    "log_keep": "stdout_logfile_backups stderr_logfile_backups",
+    "limits": "rlimit_nofile rlimit_core minfds",
+    "max_age": "max_age_variance",
+    "log_level": "loglevel",
+    "configdir": "include include_dir files",
+    "": "process_name numprocs_start killasgroup serverurl nodaemon silent childlogdir identifier nocleanup strip_ansi minprocs"
+    " stdout_capture_maxbytes stderr_capture_maxbytes stdout_events_enabled stderr_events_enabled stdout_syslog stderr_syslog"
+    " logfile_maxbytes logfile_backups programs events buffer_size result_handler socket_owner socket_mode socket_backlog"
+    " copy_env copy_path shell shell_args warmup_delay send_hup singleton use_sockets on_demand close_child_stdin"
+    " close_child_stdout close_child_stderr virtualenv virtualenv_py_ver check_delay endpoint endpoint_owner pubsub_endpoint"
+    " multicast_endpoint stats_endpoint statsd statsd_close_outputs httpd httpd_host httpd_port httpd_close_outputs debug"
+    " debug_gc logoutput loggerconfig fqdn_prefix stream_backend",
+}
+
+
+@pytest.mark.parametrize(("option", "word"), [(option, word) for option, words in FOREIGN.items() for word in words.split()])
+def test_foreign_options(option: str, word: str) -> None:
+    """A word of another supervisor is told its name here; one without a counterpart is told that."""
+    (line,) = mistakes(f"{WEB}{word} = x\n")
+    assert f"[daemon:web] {word}: " in line
+    assert f"`{option}`" in line if option else "leave it out" in line
+
+
+@pytest.mark.parametrize(
+    ("section", "words"),
+    [
+        *[(f"{kind}:x", ["[daemon:NAME]", "[script:NAME]"]) for kind in ("program", "fcgi-program", "watcher")],
+        *[(kind, ["[overlord]"]) for kind in ("supervisord", "circus")],
+        ("program=x", ["[daemon:NAME]"]),
+        ("include", ["configdir"]),
+        ("eventlistener:x", ["on_failure"]),
+        ("group:x", ["glob"]),
+        *[(kind, ["`env`"]) for kind in ("env", "env:x")],
+        *[(kind, ["leave it out"]) for kind in ("unix_http_server", "inet_http_server", "supervisorctl")],
+        *[(kind, ["leave it out"]) for kind in ("rpcinterface:supervisor", "socket:x", "plugin:x", "ctlplugin:x")],
+    ],
+)
+def test_foreign_sections(section: str, words: list[str]) -> None:
+    """So is a section."""
+    (line,) = mistakes(f"{WEB}[{section}]\nx = y\n")
+    assert line.startswith(f"0.conf:3: [{section}]: ")
+    assert [word for word in words if word not in line] == []
+
+
+@pytest.mark.parametrize(
+    ("option", "text", "right"),
+    [
+        ("restart", "unexpected", "on-failure"), ("restart", "true", "always"), ("restart", "False", "never"),
+        ("stdout", "AUTO", "inherit"), ("stderr", "NONE", "null"),
+    ],
+)  # fmt: skip
+def test_foreign_values(option: str, text: str, right: str) -> None:
+    """So is a value."""
+    (line,) = mistakes(f"{WEB}{option} = {text}\n")
+    assert f'did you mean "{right}"?' in line
+
+
+@pytest.mark.parametrize(
+    ("word", "right"), [("env_fil", "env_file"), ("comand", ""), ("stop_singal", "stop_signal"), ("cnd", "cmd")]
+)
+def test_foreign_words_hide_no_near_one(word: str, right: str) -> None:
+    """A misspelt word of overlord's own is still told the right one."""
+    (line,) = mistakes(f"{WEB}{word} = x\n")
+    assert (f'did you mean "{right}"?' in line) == bool(right)
 
 
 CHAIN = (

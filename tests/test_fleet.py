@@ -247,6 +247,135 @@ def test_ok_script_failed_for_good() -> None:
     assert stage.starts.count("setup") == 1
 
 
+# --- order alone, and ends -------------------------------------------------------------------------------------------
+
+
+def test_started_is_order_alone() -> None:
+    """It starts right after the other, which need not be up, and stops after this one."""
+    stage = Stage(prompt("web", deps="db:started") + daemon("db", "x", warmup="1h"))
+    assert stage.starts == ["db", "web"]
+    assert stage.states("db", "web") == [STARTING, OK]
+    assert starts_since(stage, lambda: stage.exit("db", 1), 1.0) == ["db"]
+    stage.request()
+    assert [kill[1] for kill in stage.kills] == ["web", "db"]
+
+
+def test_started_waits_for_the_others_turn() -> None:
+    """What the other waits for, this one waits for too."""
+    stage = Stage(prompt("c", deps="b:started") + prompt("b", deps="a") + daemon("a", "x", warmup="5s"))
+    assert (stage.starts, stage.explain("c")) == (["a"], "for b:started")
+    stage.advance(5.0)
+    assert stage.starts == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        prompt("db", autostart="false"),  # nobody wants it
+        prompt("db", deps="setup") + setup(on_failure="ignore"),  # it waits for what has ended for good
+        prompt("db", deps="setup:always", respawns=0, on_failure="ignore") + setup(),  # it has failed itself
+        prompt("db", deps="setup:always", backoff="1h..1h") + setup(),  # its start has failed, and will be tried again
+    ],
+    ids=("unwanted", "in vain", "failed", "failing"),
+)
+def test_started_does_not_wait_for_what_does_not_start(other: str) -> None:
+    """It is not started for it, either."""
+    stage = Stage(prompt("web", deps="db:started") + other, boot=False)
+    stage.tempers["setup"] = FAILING
+    stage.boot()
+    stage.advance(SETTLED)
+    assert stage.state("web") == OK
+    assert "db" not in stage.starts
+
+
+def test_started_after_what_another_wants() -> None:
+    """Somebody may have the other started only a moment later, in the same breath."""
+    text = prompt("web", deps="db:started") + prompt("db", autostart="false") + prompt("app", deps="db")
+    assert Stage(text).starts == ["db", "web", "app"]
+
+
+def test_started_does_not_hang_on_itself() -> None:
+    """The other will be wanted only by what needs this one first."""
+    text = prompt("web", deps="db:started") + prompt("db", autostart="false") + prompt("app", deps="web, db")
+    stage = Stage(text)
+    assert sorted(stage.starts) == ["app", "db", "web"]
+
+
+def test_started_and_restarts() -> None:
+    """Neither the other's restarts nor its end hold up this one's."""
+    stage = Stage(prompt("web", deps="db:started") + prompt("db", backoff="1h", restart="on-failure", on_failure="ignore"))
+    for _ in range(2):
+        stage.exit("db", 1)
+    assert stage.state("db") == BACKOFF
+    assert starts_since(stage, lambda: stage.exit("web", 1), 1.0) == ["web"]
+    stage.stop("db")
+    assert starts_since(stage, lambda: stage.exit("web", 1), 1.0) == ["web"]
+
+
+def test_started_by_hand() -> None:
+    """By hand the order holds too, but starts nothing that was not named."""
+    stage = Stage(prompt("web", deps="db:started") + prompt("db"))
+    stage.stop("db", "web")
+    stage.advance(1.0)
+    assert starts_since(stage, lambda: stage.start("web")) == ["web"]
+    stage.stop("web")
+    stage.advance(1.0)
+    assert starts_since(stage, lambda: stage.start("web", "db")) == ["db", "web"]
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_ended(code: int) -> None:
+    """It has run to its end, whatever came of it; once."""
+    stage = Stage(prompt("web", deps="setup:ended") + prompt("late", deps="setup:ended") + setup())
+    assert stage.states("web", "late") == [WAITING, WAITING]
+    stage.exit("setup", code)
+    assert (stage.states("web", "late"), stage.code) == ([OK, OK], None)
+    assert starts_since(stage, lambda: stage.exit("web", 1)) == ["web"]
+
+
+def test_ended_after_its_restarts() -> None:
+    """A run that is tried again has not ended."""
+    stage = Stage(prompt("web", deps="setup:ended") + setup(respawns=1, backoff="0"))
+    stage.exit("setup", 1)
+    assert stage.states("setup", "web") == [RUNNING, WAITING]
+    stage.exit("setup", 1)
+    assert stage.states("setup", "web") == [FAILED, OK]
+
+
+@pytest.mark.parametrize(
+    ("options", "more", "code"),
+    [
+        ({}, "", None),
+        ({"on_failure": "ignore"}, "", None),
+        ({"on_failure": "shutdown"}, "", 3),
+        ({}, prompt("needs", deps="setup"), 3),
+    ],
+    ids=("unset", "ignore", "shutdown", "another needs its success"),
+)
+def test_ended_and_its_own_on_failure(options: dict[str, object], more: str, code: int | None) -> None:
+    """The script's own `on_failure` applies only if it is set, unless something needs its success."""
+    stage = Stage(prompt("web", deps="setup:ended") + setup(**options) + more)
+    stage.exit("setup", 3)
+    assert stage.code == code
+
+
+def test_run_dry_and_stay() -> None:
+    """`when_idle = stay`: it says so once, and waits for a person; a reload may end that."""
+    text = prompt("a", restart="never", on_failure="ignore") + prompt("b", autostart="false", restart="never")
+    stage = Stage(settings(when_idle="stay") + text)
+    for _ in range(2):
+        stage.exit("a", 3)
+        stage.advance(SETTLED)
+        assert stage.code is None
+        assert stage.text_of("")[-1].startswith("nothing is left to run")
+        stage.start("a")
+    stage.exit("a", 3)
+    stage.stop("b")
+    assert len([text for text in stage.text_of("") if "nothing is left" in text]) == 3
+    stage.reload(settings(when_idle="exit") + text)
+    assert stage.code == 3
+
+
 def test_dependency_down_at_a_restart() -> None:
     """It is waited for; `ok` does not restart who runs."""
     stage = Stage(prompt("web", deps="db") + prompt("db", backoff="5s"))

@@ -569,6 +569,53 @@ def test_respawns_in_a_window() -> None:
     assert "(respawns = 2/1 min, used up)" in unit.said[0]
 
 
+def test_respawns_in_a_row() -> None:
+    """`respawns = 2/ok`: at most two without being OK in between; the end of a run that was OK is none of them."""
+    unit = a_daemon(respawns="2/ok", backoff="0")
+    for _ in range(5):
+        for _ in range(2):
+            assert unit.up().exit(1) == BACKOFF
+            unit.due()
+        assert unit.ok().exit(1, after=0.5) == BACKOFF
+        unit.due()
+    for _ in range(2):
+        assert unit.up().exit(1) == BACKOFF
+        unit.due()
+    assert unit.up().exit(1) == FAILED
+    assert "(respawns = 2/ok, used up)" in unit.said[0]
+
+
+def test_no_respawns_in_a_row() -> None:
+    """`respawns = 0/ok`: restarted after a run that was OK alone."""
+    unit = a_daemon(respawns="0/ok", backoff="0")
+    for _ in range(3):
+        assert unit.ok().exit(0) == BACKOFF
+        unit.due()
+    assert unit.up().exit(0) == FAILED
+
+
+def test_respawns_of_a_script_in_a_row() -> None:
+    """What counts for a script is its last success."""
+    unit = a_script(respawns="1/ok", backoff="0")
+    for _ in range(3):
+        assert unit.up().exit(1) == BACKOFF
+        unit.due()
+        assert unit.up().exit(0) == OK
+    assert unit.up().exit(1) == BACKOFF
+    unit.due()
+    assert unit.up().exit(1) == FAILED
+
+
+def test_nothing_is_a_success() -> None:
+    """`success = none`: no exit code is one, and that of a success becomes 1."""
+    unit = a_daemon(success="none", restart="on-failure", respawns=1, backoff="0")
+    assert unit.ok().exit(0) == BACKOFF
+    unit.due()
+    assert unit.ok().exit(0) == FAILED
+    assert unit.status.code == 1
+    assert a_script(success="none").up().exit(0) == FAILED
+
+
 @pytest.mark.parametrize(("third", "state"), [(59.9, FAILED), (60.0, BACKOFF)])
 def test_window_slides(third: float, state: str) -> None:
     """What counts is any 60 s, not a minute of the clock."""

@@ -312,6 +312,29 @@ def test_a_user_points_at_what_he_may_not_read(overlord: Start, folder: Path, se
     assert o.count("xyzzy") == 0
 
 
+def test_a_folder_of_variables(overlord: Start, folder: Path) -> None:
+    """A folder that only root can enter is read with root's rights."""
+    for name in ("real", "..data"):
+        (folder / name).mkdir(mode=0o700)
+    (folder / "..data" / "KEY").write_text("xyzzy")
+    (folder / "real" / "KEY").symlink_to("../..data/KEY")
+    o = shows(overlord, folder / "real", secret=False)
+    o.wait_for(r"^web \| got xyzzy$", lines=o.out)
+
+
+def test_a_folder_of_variables_of_a_users(overlord: Start, folder: Path) -> None:
+    """What he links there is read with his rights."""
+    (folder / "real").write_text("xyzzy")
+    (folder / "real").chmod(0o400)
+    users = folder / "users"
+    users.mkdir()
+    (users / "KEY").symlink_to("../real")
+    os.chown(users, NOBODY, NOBODY)
+    o = shows(overlord, users, secret=False)
+    o.says("web", f"failed: cannot start: env_file {users}/KEY: Permission denied .read as {NOBODY}")
+    assert o.count("xyzzy") == 0
+
+
 COME_AND_GO = """
 import os, sys
 while True:

@@ -8,7 +8,7 @@ import signal
 import pytest
 
 from conftest import Start
-from harness import Process, children, daemon, eventually, program, storm
+from harness import Process, children, daemon, eventually, program, script, storm
 
 # How a program can meet a signal, and whether it then notices it.
 MEETS = {"catch": True, "block": True, "thread": True, "ignore": False}
@@ -86,6 +86,18 @@ def test_forward_decides(overlord: Start) -> None:
         "several got SIGHUP",
         "several got SIGHUP",
     ]
+
+
+def test_scripts_get_none(overlord: Start) -> None:
+    """A signal that is relayed is for daemons alone."""
+    running = script("setup", program("on_signal.py", "setup", "catch", "SIGHUP"))
+    o = overlord(running + daemon("web", deps="setup") + listener("probe", "catch", "SIGHUP"))
+    o.journal.wait_for("setup ready")
+    o.journal.wait_for("probe ready")
+    for times in (1, 2):
+        o.send(signal.SIGHUP)
+        o.journal.wait_for("probe got SIGHUP", times)
+    assert "setup got SIGHUP" not in o.journal.lines()
 
 
 @pytest.mark.parametrize("who", ("daemon", "main command"))

@@ -288,9 +288,12 @@ class Stage:
         # Script -> when its successful runs began, and for whom, that no dependent has used up.
         self.runs: dict[str, list[tuple[int, str | None]]] = {}
         self.succeeded: set[str] = set()
+        self.ran_out: set[str] = set()  # scripts that have come to their end, whatever it was
+        self.tried: set[str] = set()  # daemons that have been started, or have failed to, since they last rested
         self.ok_at: dict[str, int] = {}
         self.launched_at: dict[str, int] = {}
         self.respawns: dict[str, list[float]] = {}
+        self.oks_at: dict[str, int] = {}  # how often a unit had been OK at its last restart
         self.seen: Counter[tuple[str, str, str]] = Counter()
         self.failures: list[tuple[int, bool]] = []  # codes of units that failed for good, and whether for one dependent
         self.cause: int | None = None  # the code that the shutdown should lead to, where a unit caused it
@@ -427,7 +430,7 @@ class Stage:
         found, todo = set(), list(names)
         while todo:
             name = todo.pop()
-            todo += [dep for dep, _ in self.fleet.units[name].spec.deps if dep not in found]
+            todo += [dep for dep, how in self.fleet.units[name].spec.deps if dep not in found and how != "started"]
             found.add(name)
         self.meddled = True
         self.touched |= found
@@ -844,7 +847,9 @@ class Stage:
                 self.runs[dep].remove(fresh[0])
             return bool(fresh)
         if spec.kind == "script":
-            return dep in self.succeeded
+            return dep in (self.ran_out if how == "ended" else self.succeeded)
+        if how == "started":
+            return dep in self.tried or self.is_in_vain(dep) or not self.fleet.units[dep].wanted
         process = self.current.get(dep)
         up = process and (not process.reaped or status.left) and self.is_up(process)
         return bool(up) and status.state == OK
@@ -889,9 +894,10 @@ class Stage:
         units = {name: unit.spec for name, unit in self.fleet.units.items()}
         for name, old in list(self.specs.items()):
             if name not in units or units[name].kind != old.kind:
-                for known in (self.runs, self.respawns, self.ok_at, self.launched_at, self.waiting_since, self.run_began):
+                counts = (self.respawns, self.oks_at, self.ok_at, self.launched_at, self.waiting_since, self.run_began)
+                for known in (self.runs, *counts):
                     known.pop(name, None)
-                for names in (self.succeeded, self.held_down, self.touched):
+                for names in (self.succeeded, self.ran_out, self.tried, self.held_down, self.touched):
                     names.discard(name)
             elif name in self.in_between or shaped(old, units[name]):
                 self.respawns.pop(name, None)
@@ -941,7 +947,8 @@ class Stage:
             if each.stale and not ending:
                 self.check_stale(name)
             busy = busy or state in BUSY or each.pid > 0 or (state == WAITING and bool(spec.wait_for)) or bool(spec.schedule)
-        check(busy or ending, "nothing runs and nothing ever can, and it goes on")
+        stays = fleet.settings.when_idle == "stay"
+        check(busy or ending or stays, "nothing runs and nothing ever can, and it goes on")
         if ending and self.code is None:
             idle = "" not in armed and fleet.deadline is not None and not self.is_armed("", fleet.deadline)
             idle = idle or (fleet.deadline is None and not self.in_flight(overlord.Exit, ""))
@@ -1021,6 +1028,12 @@ class Stage:
 
     def remember(self, name: str, spec: Any, event: Event, old: overlord.Status, new: overlord.Status) -> None:
         """Note what later checks need."""
+        if new.state in (STARTING, BACKOFF):
+            self.tried.add(name)
+        elif new.state in RESTING:
+            self.tried.discard(name)
+        if spec.kind == "script" and new.state in (OK, DONE, FAILED) and self.for_whom != overlord.BY_CLOCK:
+            self.ran_out.add(name)
         if new.state == WAITING:
             self.waiting_since[name] = self.clock
         elif new.state in (STARTING, RUNNING):
@@ -1037,16 +1050,24 @@ class Stage:
             check(not process.reaped and self.is_up(process), f"{name} is ok and was not: {new}")
             self.ok_at[name] = self.clock
         elif new.state == FAILED:
-            maybe = bool(self.dependents_always(name)) or name in self.touched or self.reloads > 0
+            maybe = self.is_lenient(name) or name in self.touched or self.reloads > 0
             maybe = maybe or self.for_whom == overlord.BY_CLOCK
             self.failures.append((self.code_of(name, event, new), maybe))
 
-    def dependents_always(self, name: str) -> list[str]:
-        return [other for other, unit in self.fleet.units.items() if (name, "always") in unit.spec.deps]
+    def is_lenient(self, name: str) -> bool:
+        """Tell whether something needs a script as `always` or `ended`, so that its failure may not count."""
+        deps = [dep for unit in self.fleet.units.values() for dep in unit.spec.deps]
+        return (name, "always") in deps or (name, "ended") in deps
 
     def count_respawn(self, name: str, spec: Any) -> None:
         """Check `respawns` with a count of one's own."""
         instants = self.respawns.setdefault(name, [])
+        in_a_row = spec.respawns and spec.respawns[1] == overlord.IN_A_ROW
+        if in_a_row and self.fleet.units[name].status.oks > self.oks_at.get(name, 0):
+            instants.clear()  # the run that has ended was OK, or a script has succeeded since
+            self.oks_at[name] = self.fleet.units[name].status.oks
+            if spec.kind == "daemon":
+                return
         instants.append(self.now)
         if spec.respawns is not None:
             count, window = spec.respawns
@@ -1120,6 +1141,10 @@ class Stage:
     def is_hopeless(self, dep: str, how: str) -> bool:
         """Tell whether a dependency will never be met."""
         state = self.fleet.units[dep].status.state
+        if how == "started":
+            return state == WAITING and not self.is_in_vain(dep)
+        if how == "ended":
+            return state == WAITING or (state in (OK, FAILED, STOPPED) and dep not in self.ran_out)
         if self.config.units[dep].kind == "daemon":
             return state == WAITING or (how != "up" and state in ENDED)
         # OK and not succeeded: its run for those who need it failed, and one by the clock, which does not count, did not
@@ -1447,7 +1472,7 @@ def random_text(rng: random.Random, lasting: bool = False) -> str:
     """Return a configuration by chance: any graph, any option that shapes a unit's life; or one that no failure ends."""
     count = rng.choice((1, 2, 3, 4, 5, 6, 8, 12))
     density = rng.choice((0.1, 0.3, 0.6)) if count < 6 else rng.choice((0.1, 0.25))
-    bounces, scripts = rng.random(), rng.choice((0.0, 0.2, 0.4))
+    bounces, orders, scripts = rng.random(), rng.choice((0.0, 0.2, 0.5)), rng.choice((0.0, 0.2, 0.4))
     fatal = 0.0 if lasting else rng.choice((0.0, 0.1, 0.5))
     ages = rng.choice((0.0, 0.0, 0.0, 0.3))
     kinds: dict[str, str] = {}
@@ -1459,7 +1484,9 @@ def random_text(rng: random.Random, lasting: bool = False) -> str:
         for other in rng.sample(list(kinds), len(kinds)):
             if rng.random() < density:
                 if kinds[other] == "script":
-                    state = rng.choice(("ok", "always"))
+                    state = rng.choice(("ok", "always", "ended"))
+                elif rng.random() < orders:
+                    state = "started"
                 else:
                     state = "bounce" if kind == "daemon" and rng.random() < bounces else "ok"
                 deps.append(f"{other}:{state}")
@@ -1471,13 +1498,15 @@ def random_text(rng: random.Random, lasting: bool = False) -> str:
     rng.shuffle(sections)
     forever = rng.choice(("true", "true", "true", "false"))
     total = rng.choice(("9s", "9s", "2s", "300ms", "30s"))
-    return f"[overlord]\nforever = {forever}\nshutdown_timeout = {total}\n" + "".join(sections)
+    idle = rng.choice(("exit", "exit", "exit", "stay"))
+    head = f"[overlord]\nforever = {forever}\nshutdown_timeout = {total}\nwhen_idle = {idle}\n"
+    return head + "".join(sections)
 
 
 def random_options(rng: random.Random, kind: str, fatal: float, ages: float) -> dict[str, str]:
     """Return options of one unit by chance."""
     choices: dict[str, Sequence[str]] = {
-        "respawns": ("0", "1", "3", "2/10s", "5/60s", "unlimited", "unlimited"),
+        "respawns": ("0", "1", "3", "2/10s", "5/60s", "0/ok", "2/ok", "unlimited", "unlimited"),
         "backoff": ("100ms..30s", "1s..8s", "50ms", "0"),
         "success": ("0", "0 2", "TERM 7"),
         "stop_timeout": ("8s", "1s", "0"),
@@ -1578,7 +1607,8 @@ def mutate_text(rng: random.Random, text: str) -> str:
     sections = []
     for name, kind in kinds.items():
         for dep, state in deps[name].items():
-            states = ("ok", "always") if kinds[dep] == "script" else ("ok", "bounce") if kind == "daemon" else ("ok",)
+            of_daemon = ("ok", "started", "bounce") if kind == "daemon" else ("ok", "started")
+            states = ("ok", "always", "ended") if kinds[dep] == "script" else of_daemon
             again = state not in states or rng.random() < 0.1
             deps[name][dep] = rng.choice(states) if again else state
         words = ", ".join(f"{dep}:{state}" for dep, state in deps[name].items())

@@ -70,10 +70,9 @@ def graphs(count: int) -> Iterator[list[tuple[str, int, dict[str, str]]]]:
     """Yield every graph of so many processes: of each unit its kind, its number of instances, its dependencies."""
     for kinds in itertools.product(("daemon", "script"), repeat=count):
         pairs = [(above, below) for above in range(count) for below in range(above)]
-        states = [
-            (None, OK, "always") if kinds[below] == "script" else (None, OK, "bounce") if kinds[above] == "daemon" else (None, OK)
-            for above, below in pairs
-        ]
+        on_daemon = {"daemon": (None, OK, "bounce", "started"), "script": (None, OK, "started")}
+        on_script = (None, OK, "always", "ended")
+        states = [on_script if kinds[below] == "script" else on_daemon[kinds[above]] for above, below in pairs]
         for chosen in itertools.product(*states):
             if count == 3 and chosen.count(None) > 1:  # one stands apart, so that nothing is seen that two do not show
                 continue
@@ -143,7 +142,11 @@ class Watched(Fleet):
             check(not self.ending, f"{unit.name} starts although the shutdown has begun")
             check(not unit.status.pid, f"{unit.name} starts while its process before lives")
             for dep, how in unit.deps:
-                there = dep.status.state == OK if dep.spec.kind == "daemon" else dep.succeeded or how == "always"
+                if dep.spec.kind == "script":
+                    there = dep.succeeded or how == "always" or (how == "ended" and dep.ended)
+                else:
+                    begun = dep.begun or dep.in_vain() or not dep.wanted
+                    there = begun if how == "started" else dep.status.state == OK
                 check(there, f"{unit.name} starts, and {dep.name}:{how} is not there")
         serves = event.kind == "stop" and unit.status.stale == event.why and unit.status.state == OK and not event.fails
         if serves and unit.spec.instance and not unit.leaving:
@@ -355,7 +358,7 @@ def copy_fleet(fleet: Any) -> Any:
         twin.waiters = {mine[each]: None for each in unit.waiters}
         twin.ran, twin.queue, twin.story = dict(unit.ran), False, ()
     new.units = {name: mine[unit] for name, unit in fleet.units.items()}
-    new.actions, new.events, new.looks, new.began, new.killed = [], deque(), deque(), None, []
+    new.actions, new.events, new.looks, new.lasts, new.began, new.killed = [], deque(), deque(), deque(), None, []
     return new
 
 
@@ -369,6 +372,8 @@ def unit_key(unit: Unit) -> Any:
     past = (min(status.respawned, spec.respawns[0]) if spec.respawns else 0, status.delay is not None and spec.instance)
     bounced = any((unit, "bounce") in each.deps for each in unit.dependents)  # by its second OK
     past += (min(status.oks, 2) if bounced else 0,)
+    ways = {how for each in unit.dependents for dep, how in each.deps if dep is unit}
+    past += ("started" in ways and unit.begun, "ended" in ways and unit.ended)
     by = unit.by if " " not in unit.by or unit.by == overlord.BY_CLOCK else ""  # where no failure ends it all, it is the same
     wish = (unit.wanted, by, unit.queued, unit.tried, unit.succeeded, unit.at, tuple(unit.ran.items()), unit.reach)
     wait = (unit.waits and unit.waits.name, unit.stuck and unit.stuck.name, tuple(each.name for each in unit.waiters))
