@@ -779,7 +779,7 @@ def parse_env(text: str) -> tuple[tuple[str, Template], ...]:
         for piece in re.finditer(SHELL_PIECE, word):
             single, double, escaped, bare, other = piece.groups("")
             if other:
-                raise Mistake(f"the value of {key} has a blank or a lone quote, write {key}='...'")
+                raise Mistake(f"the value of {key} has a blank or a lone quote: write {key}='...', one pair a line")
             parts += [single, escaped[1:], *parse_template(bare), *parse_template(double, QUOTED_TOKEN)]
         pairs.append((key, tuple(parts)))
     return tuple(pairs)
