@@ -760,9 +760,7 @@ TOKEN = r"\$\{(?:([A-Za-z_][A-Za-z0-9_.]*)(?=\}|:[-?])(:[-?])?)?|\$\$|\}"
 QUOTED_TOKEN = rf'\\[$"`\\]|{TOKEN}'  # in double quotes a backslash escapes as in the shell
 # single-quoted, double-quoted, escaped, bare, anything else; COST: one way to match a text, so no backtracking
 SHELL_PIECE = r"(?s)'([^']*)'|\"((?:\\.|[^\"\\])*)\"|(\\.)|((?:\$\{[^}]*\}|(?!\$\{)[^\s'\"\\])+)|(.)"
-
-
-# a comment, a value that begins with a quote and may go on over several lines, any other line
+# A comment; a line whose value begins with a quote, which may end in another line; any other line.
 ENV_LINE = r"(?s)#[^\n]*|[^\n=#]*=(?:'[^']*'|\"(?:\\.|[^\"\\])*\")[^\n]*|[^\n]+"
 
 
@@ -922,10 +920,11 @@ OPTIONS = tuple(Option(*row) for row in (
     ("autostart", "d", parse_boolean, "true", "`false`: started only as a dependency or by hand"),
 ))  # fmt: skip
 # Words of supervisord and circus, options and sections, or how they begin, and what to do about them here.
+# RENAMED: pairs of the word there and the one here.
 RENAMED = """command cmd args cmd executable cmd user uid directory dir working_dir dir workdir dir startsecs warmup
     exitcodes success stopsignal stop_signal stopwaitsecs stop_timeout graceful_timeout stop_timeout loglevel log_level
-    stdout_logfile_maxbytes log_max stderr_logfile_maxbytes log_max stdout_logfile_backups log_keep
-    stderr_logfile_backups log_keep autorestart restart respawn restart""".split()
+    stdout_logfile_maxbytes log_max stderr_logfile_maxbytes log_max
+    stdout_logfile_backups log_keep stderr_logfile_backups log_keep""".split()
 FOREIGN_VALUES = {"true": "always", "false": "never", "unexpected": "on-failure", "auto": "inherit", "none": "null"}
 FOREIGN = {word: advice for words, advice in (
     *((old, f"write `{new}`") for old, new in zip(RENAMED[::2], RENAMED[1::2])),
@@ -1223,8 +1222,7 @@ class Draft:
             return [unit]
         numbers, own = range(1, unit.count + 1), self.has_own(section_of(unit))
         made = [self.make_unit(unit.kind, unit.name, {}, settings, number) if own else unit for number in numbers]
-        names = [f"{unit.name}-{number}" for number in numbers]
-        return [each._replace(name=name, instance=n, count=None) for each, name, n in zip(made, names, numbers)]
+        return [each._replace(name=f"{unit.name}-{n}", instance=n, count=None) for n, each in enumerate(made, 1)]
 
     def expand_counts(self, units: dict[str, Spec], settings: Settings) -> dict[str, Spec]:
         """Replace each unit that has a count by its instances, in the dependencies of others too."""
@@ -1244,6 +1242,7 @@ class Draft:
 
 def explain_word(what: str, word: str, known: Iterable[str], otherwise: str = "") -> str:
     """Return what to write in place of an unknown word: what it is called here, or a word that is near."""
+    # as in program:x, hooks.before_start, stdout_events_enabled, rlimit_nofile
     begins = (re.split(pattern, word, maxsplit=1)[0] for pattern in (r"[:=]", r"\.", "_(?!.*_)", "_"))
     advice = [f", {FOREIGN[begin]}" for begin in begins if begin in FOREIGN]
     known_here = word.split(":")[0] not in FOREIGN and suggest(word, known)
