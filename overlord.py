@@ -2315,6 +2315,14 @@ LEVELS = ("debug", "info", "warning", "error")
 COLOURS = (36, 33, 32, 35, 34, 96, 93, 92, 95, 94)  # SGR foregrounds without red: ECMA-48 8.3.117
 
 
+def call_or(default: Any, call: Callable[..., Any], *words: Any) -> Any:
+    """Return the result of a call, or a default if it raises OSError."""
+    try:
+        return call(*words)
+    except OSError:
+        return default
+
+
 class Watch:
     """Calls functions when a descriptor is ready or an instant has come."""
 
@@ -2336,8 +2344,18 @@ class Watch:
         if self.calls.pop(fd, None):
             self.epoll.unregister(fd)
 
-    def later(self, instant: float, call: Callable[[], Any]) -> list[Any]:
-        """Call once, at that instant; return what `cancel` takes."""
+    def close(self, fd: int) -> int:
+        """Close a descriptor, watched or not, if it is one. Return -1, which is none."""
+        if fd >= 0:
+            self.off(fd)
+            os.close(fd)
+        return -1
+
+    def later(self, instant: float | None, call: Callable[[], Any], old: list[Any] | None = None) -> list[Any] | None:
+        """Call once, at that instant (None: never), in place of an old timer; return what `cancel` takes."""
+        self.cancel(old)
+        if instant is None:
+            return None
         self.count += 1
         timer = [instant, self.count, call]
         heappush(self.timers, timer)
@@ -2571,8 +2589,7 @@ class Stream:
             self.waiting.pop().resume()
 
     def release(self) -> None:
-        self.watch.off(self.fd)
-        os.close(self.fd)
+        self.fd = self.watch.close(self.fd)
 
 
 class LogFile:
@@ -2610,8 +2627,7 @@ class LogFile:
         except OSError as error:
             fault = error.strerror or "error"
             Stream.broken = Stream.broken or error.errno == errno.EFBIG
-            self.watch.cancel(self.timer)
-            self.timer = self.watch.later(time.monotonic() + FILE_RETRY, self.write_kept)
+            self.timer = self.watch.later(time.monotonic() + FILE_RETRY, self.write_kept, self.timer)
         if fault and fault != self.fault:
             kept = f"up to {spell_size(FILE_KEPT)} of lines are kept until it can be written"
             self.log_message("error", f"cannot write {self.path}: {fault}; {kept}")
@@ -2631,10 +2647,7 @@ class LogFile:
     def make_room(self, size: int) -> None:
         """Open the file if needed, and rotate it if so many bytes more do not fit. Raises OSError.
         COST: one stat(2) a block, to see whether somebody has moved or truncated the file."""
-        try:
-            stat = os.stat(self.path)
-        except FileNotFoundError:
-            stat = None
+        stat = call_or(None, os.stat, self.path)
         if not stat or not os.path.samestat(stat, self.opened):
             stat = self.open_file()
         if self.most and stat.st_size and stat.st_size + size > self.most and self.rotate():
@@ -2642,7 +2655,7 @@ class LogFile:
 
     def open_file(self) -> os.stat_result:
         fd = open_path(self.path, os.O_WRONLY | os.O_APPEND, S_IFREG)
-        self.close_file()
+        self.watch.close(self.fd)
         self.fd, self.opened = fd, os.fstat(fd)
         return self.opened
 
@@ -2678,12 +2691,7 @@ class LogFile:
         if self.fault:
             lost = self.lost + self.kept.count(b"\n")
             self.log_message("warning", f"{lost} lines for {self.path} were given up: {self.fault}")
-        self.close_file()
-
-    def close_file(self) -> None:
-        if self.fd >= 0:
-            os.close(self.fd)
-        self.fd = -1
+        self.fd = self.watch.close(self.fd)
 
 
 class Tail:
@@ -2737,10 +2745,7 @@ class Capture:
 
     def read_block(self) -> int:
         """Pass on what can be read at once; return its size."""
-        try:
-            block = os.read(self.fd, LINE_MAX - len(self.line))
-        except BlockingIOError:
-            return 0
+        block = call_or(b"", os.read, self.fd, LINE_MAX - len(self.line))
         self.pass_lines(block)
         return len(block)
 
@@ -2769,17 +2774,16 @@ class Capture:
             if self.is_blocked() or not self.read_block():
                 break
 
-    def finish_run(self) -> None:
+    def finish_run(self, left: bool = False) -> None:
+        """Read what a process has left, and end its last line, unless others of the unit are `left` to do that."""
         self.drain()
-        if not self.is_blocked() and (self.line or self.sink.unfinished is self):
+        if not left and not self.is_blocked() and (self.line or self.sink.unfinished is self):
             self.pass_lines(b"\n")
 
     def end_capture(self) -> None:
         self.finish_run()
-        self.watch.off(self.fd)
-        os.close(self.fd)
+        self.fd = self.watch.close(self.fd)
         os.close(self.end)
-        self.fd = -1
 
 
 def spell_json(value: Any) -> str:
@@ -2895,12 +2899,9 @@ class Output:
 
     def sink(self, path: str, spec: Spec) -> Stream | LogFile:
         """Return the one writer of a file, whatever its path. Raises OSError."""
-        try:
-            for fd, stream in self.streams.items():
-                if os.path.samefile(path, fd):
-                    return stream
-        except OSError:  # the writer will report it
-            pass
+        for fd, stream in self.streams.items():
+            if call_or(False, os.path.samefile, path, fd):
+                return stream
         try:
             place = find(path)
             os.close(place.folder)
@@ -2976,14 +2977,6 @@ class Output:
 
 # =========================================================================================================== Kernel
 # The system calls that touch processes: spawn, signal, reap, look into /proc.
-
-
-def call_or(default: Any, call: Callable[..., Any], *words: Any) -> Any:
-    """Return the result of a call, or a default if it raises OSError."""
-    try:
-        return call(*words)
-    except OSError:
-        return default
 
 
 def try_stage(stage: str, call: Callable[..., Any], *words: Any) -> Any:
@@ -3207,10 +3200,6 @@ def is_masked(status: str, masks: bytes, signum: int) -> bool:
     return any(int(mask, 16) >> (signum - 1) & 1 for mask in found)
 
 
-def ignores(pid: int, signum: int) -> bool:
-    return is_masked(f"/proc/{pid}/status", b"Ign", signum)
-
-
 def survives(pid: int, signum: int) -> bool:
     """Tell whether a signal is known not to kill a process: by default, or as one of its threads handles it."""
     if signum in HARMLESS:
@@ -3256,9 +3245,7 @@ class Kernel:
         self.ignored = {n for n in SETTABLE if signal.getsignal(n) == signal.SIG_IGN} - OWN_FAULTS
         # LINUX: dup2 of a descriptor to itself does not make it inheritable, nor does posix_spawn before glibc 2.29
         self.may_spawn = is_inheritable(1) and is_inheritable(2) and not may_hang()
-        for fd in (0, 1, 2):
-            if not is_open(fd):  # no pipe of overlord's may become a standard output
-                os.open(os.devnull, os.O_RDWR)
+        fill_standard(os.O_RDWR)
         entries = call_or(range(256), os.listdir, "/proc/self/fd")
         # the descriptors that overlord was started with. PYTHON: its own are not inheritable
         self.handed = [fd for fd in map(int, entries) if fd > 2 and is_inheritable(fd)]
@@ -3286,7 +3273,7 @@ class Kernel:
             self.shed_signals(self.ignored, self.mask)
             return execute(cmd, self.environment)
 
-        return self.fork(become_main)
+        return self.fork(become_main, apart=False)
 
     def make_process(self, spec: Spec, stdio: Pair, extra: Mapping[str, str], fd: Pair = (-1, -1)) -> int:
         """Return the pid of a new process for a unit. Raises StartError. `stdio`: what becomes descriptors 1 and 2,
@@ -3294,23 +3281,26 @@ class Kernel:
         pid = self.posix_spawn(spec, stdio, extra) if fd[0] < 0 else 0
         return pid or self.fork(lambda: self.become(spec, stdio, extra, fd))
 
-    def fork(self, child: Callable[[], tuple[str, int]]) -> int:
-        """Return the pid of a child that makes a call, which returns why it failed, or "", and an exit code for that.
-        Raises StartError. RACE: all signals are blocked until `shed_signals`, since the child shares overlord's
-        wake-up pipe."""
+    def fork(self, child: Callable[[], tuple[str, int]], apart: bool = True) -> int:
+        """Return the pid of a child that makes a call, which returns why it failed, or "", and an exit code for that;
+        `apart`: in a session of its own. Raises StartError. RACE: all signals are blocked until `shed_signals`, since
+        the child shares overlord's wake-up pipe."""
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, ALL_SIGNALS)
         try:
             pid = os.fork()
             if not pid:
-                self.run_child(child)
+                self.run_child(child, apart)
             return pid
         except OSError as error:
             raise StartError(f"fork: {error.strerror}", passing=True) from None
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
-    def run_child(self, child: Callable[[], tuple[str, int]]) -> None:
+    def run_child(self, child: Callable[[], tuple[str, int]], apart: bool) -> None:
         try:
+            if apart:
+                self.shed_signals()  # a signal must be able to stop the rest, which may take long
+                os.setsid()
             text, code = child()
         except StartError as error:
             text, code = str(error), 1
@@ -3334,8 +3324,6 @@ class Kernel:
             return
 
         def child() -> tuple[str, int]:
-            self.shed_signals()
-            os.setsid()
             data.write(call())
             return "", 0
 
@@ -3378,8 +3366,6 @@ class Kernel:
 
     def become(self, spec: Spec, stdio: Pair, extra: Mapping[str, str], fd: Pair) -> tuple[str, int]:
         """Turn this child into the process of a unit. Return why `execute` failed. Raises OSError, StartError."""
-        self.shed_signals()  # a signal must be able to stop the rest, which may take long
-        os.setsid()
         for number, given in enumerate((-1, *stdio)):
             put_descriptor(self.null if given < 0 else given, number)
         os.close(self.null)  # the rest needs a descriptor, and there may be no other left
@@ -3496,8 +3482,11 @@ def in_foreground() -> bool:
     return bool(call_or(-1, os.tcgetpgrp, 0) == os.getpgrp())
 
 
-def is_open(fd: int) -> bool:
-    return bool(call_or(-1, fcntl.fcntl, fd, fcntl.F_GETFD) >= 0)
+def fill_standard(flags: int) -> None:
+    """Open /dev/null in place of closed standard descriptors, or a pipe or socket of overlord's becomes one."""
+    for fd in (0, 1, 2):
+        if call_or(-1, fcntl.fcntl, fd, fcntl.F_GETFD) < 0:
+            os.open(os.devnull, flags)
 
 
 def is_inheritable(fd: int) -> bool:
@@ -3915,56 +3904,44 @@ def locate_socket(socket: str) -> str:
     Containers may share a network namespace, and with it all abstract sockets: the name tells them apart."""
     if socket != "abstract":
         return socket
-    try:
-        spaces = [os.stat(f"/proc/self/ns/{kind}").st_ino for kind in ("pid", "mnt")]
-    except OSError:
-        spaces = [0, 0]
+    spaces = call_or([0, 0], lambda: [os.stat(f"/proc/self/ns/{kind}").st_ino for kind in ("pid", "mnt")])
     return f"\0overlord/{spaces[0]}/{spaces[1]}"
-
-
-def open_stream_socket() -> Any:
-    return _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC | _socket.SOCK_NONBLOCK)
 
 
 def look_at_peer(sock: Any) -> tuple[int, int]:
     """Return pid and user of the process at the other end; the pid is 0 in another PID namespace.
     LINUX: SO_PEERCRED says 0 unless that namespace is a child; then /proc/PID/status has several pids."""
     pid, uid = read_numbers(sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, 8))
-    try:
-        numbers = re.search(rb"(?m)^NSpid:(.*)", slurp(f"/proc/{pid}/status"))
-        if numbers and len(numbers[1].split()) > 1:
-            pid = 0
-    except OSError:  # it has ended, or there is no /proc
-        pass
-    return pid, uid
+    status = call_or(b"", slurp, f"/proc/{pid}/status")  # none if it has ended, or without /proc
+    numbers = re.search(rb"(?m)^NSpid:(.*)", status)
+    return 0 if numbers and len(numbers[1].split()) > 1 else pid, uid
 
 
 def read_numbers(value: bytes) -> list[int]:
     return [int.from_bytes(value[at : at + 4], sys.byteorder) for at in range(0, len(value) - 3, 4)]
 
 
-def shed(controls: list[tuple[int, int, bytes]]) -> None:
-    """Close the descriptors that came with a message (SCM_RIGHTS in unix(7)).
-    LINUX: closing a socket with SO_LINGER may block: socket(7)."""
+def receive(sock: Any) -> tuple[bytes, list[tuple[int, int, bytes]]]:
+    """Return a message and what came with it, but close the descriptors among that (SCM_RIGHTS in unix(7)).
+    Raises OSError. LINUX: closing a socket with SO_LINGER may block: socket(7)."""
+    data, controls, _, _ = sock.recvmsg(4096, 4096, MSG_DONTWAIT)
     for fd in [fd for _, kind, value in controls if kind == 1 for fd in read_numbers(value)]:
         try:
-            sock = _socket.socket(fileno=fd)
+            sent = _socket.socket(fileno=fd)
         except OSError:  # not a socket
             os.close(fd)
         else:
-            sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_LINGER, bytes(8))
-            sock.close()
+            sent.setsockopt(_socket.SOL_SOCKET, _socket.SO_LINGER, bytes(8))
+            sent.close()
+    return data, controls
 
 
 def close_socket(sock: Any) -> None:
-    """Close a unix socket, and the descriptors in its unread messages as `shed` does."""
+    """Close a unix socket, and the descriptors in its unread messages."""
     try:
         sock.shutdown(2)  # RACE: a child before its exec still holds the socket, and would keep the other end waiting
-        while True:
-            data, controls, _, _ = sock.recvmsg(4096, 4096, MSG_DONTWAIT)
-            shed(controls)
-            if not (data or controls):
-                break
+        while any(receive(sock)):
+            pass
     except OSError:
         pass
     sock.close()
@@ -3972,17 +3949,13 @@ def close_socket(sock: Any) -> None:
 
 def remove_stale(path: str) -> None:
     """Remove a socket that nobody listens on. Raises OSError."""
-    probe = open_stream_socket()
-    try:
-        probe.connect(path)
-    except ConnectionRefusedError:
+    probe = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_NONBLOCK)
+    refused = probe.connect_ex(path) == errno.ECONNREFUSED  # else nothing, or somebody listens: bind(2) will tell
+    probe.close()
+    if refused:
         if os.lstat(path).st_mode & S_IFMT != S_IFSOCK:
-            raise OSError(errno.EEXIST, "is not a socket") from None
+            raise OSError(errno.EEXIST, "is not a socket")
         os.unlink(path)
-    except OSError:  # nothing there, or somebody listens: bind(2) will tell
-        pass
-    finally:
-        probe.close()
 
 
 # ========================================================================================================== Control
@@ -4039,18 +4012,16 @@ class Request:
         self.await_words()
 
     def set_timeout(self, seconds: float, call: Callable[[], None]) -> None:
-        self.watch.cancel(self.timer)
-        self.timer = self.watch.later(time.monotonic() + seconds, call)
+        self.timer = self.watch.later(time.monotonic() + seconds, call, self.timer)
 
     def read_request(self) -> bool:
         """Read what there is. Return whether a verb was obeyed."""
         try:
-            data, controls, _, _ = self.sock.recvmsg(4096, 4096, MSG_DONTWAIT)
+            data, _ = receive(self.sock)
         except BlockingIOError:
             return False
         except OSError:
-            data, controls = b"", []
-        shed(controls)
+            data = b""
         self.heard += data
         gone = not data and (self.silent or not (self.asked or self.heard))
         if gone or (self.asked and len(self.heard) > REQUEST_MAX):
@@ -4147,7 +4118,7 @@ class Control:
         place, mask = locate_socket(socket), os.umask(0o177)
         has_file = place[0] == "/"
         try:
-            sock = open_stream_socket()
+            sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_NONBLOCK)
             if has_file:
                 remove_stale(place)
             sock.bind(place)
@@ -4540,8 +4511,6 @@ def read_pidfile(path: str) -> str:
 
 
 def try_probe(probe: Probe, spec: Spec, kernel: Kernel) -> str:
-    kernel.shed_signals()
-    os.setsid()
     if probe.kind == "file":
         return "" if os.path.exists(probe.path) else "no such file"
     if probe.kind == "pidfile":
@@ -4611,48 +4580,28 @@ class Prober:
 
     def run_shell(self, command: str) -> None:
         """Run the command of a `cmd:` probe, and read its output if a descriptor is free. Raises StartError."""
-        end, self.output = -1, b""
-        try:
-            self.pipe, end = os.pipe()
-            os.set_blocking(self.pipe, False)
-        except OSError:
-            pass
+        self.output = b""
+        self.pipe, end = call_or((-1, -1), os.pipe)
+        call_or(None, os.set_blocking, self.pipe, False)
         try:
             self.pid = pid = self.loop.run_command(self.unit, command, (end, end), self.end_try)
-        except StartError:
-            self.close_pipe()
-            raise
         finally:
-            if end >= 0:
-                os.close(end)
+            self.watch.close(end)
         self.watch.later(time.monotonic() + OUTPUT_LOOK, lambda: self.look_at_output(pid))
 
-    def look_at_output(self, pid: int) -> bool:
+    def look_at_output(self, pid: int) -> None:
         """Empty the pipe now and then. COST: to read at once takes half a CPU if the command never stops writing."""
         if self.pipe >= 0 and pid == self.pid:
             self.read_output()
             self.watch.later(time.monotonic() + OUTPUT_LOOK, lambda: self.look_at_output(pid))
-        return False
 
     def read_output(self) -> None:
-        try:
-            data = os.read(self.pipe, PIPE_SIZE)
-        except BlockingIOError:
-            return
+        data = call_or(b"", os.read, self.pipe, PIPE_SIZE)  # nothing as long as it is empty
         self.output = (self.output + data)[-OUTPUT_KEPT:]
-        if not data:
-            self.close_pipe()
-
-    def close_pipe(self) -> None:
-        if self.pipe >= 0:
-            os.close(self.pipe)
-            self.pipe = -1
 
     def end_try(self, code: int, why: str) -> None:
         self.loop.kernel.send_signals(-self.pid, SIGNALS["KILL"])
-        if self.pipe >= 0:  # overlord may hear of the end before it has read all
-            self.read_output()
-        self.close_pipe()
+        self.read_output()  # overlord may hear of the end before it has read all
         if self.timer:
             lines = decode(self.output).split("\n") if code and not why else []
             said = [f": {clean(line.strip()[:OUTPUT_SHOWN])}" for line in lines if line.strip()]
@@ -4661,14 +4610,13 @@ class Prober:
 
     def give_up_try(self) -> bool:
         kill_child(self.loop.kernel, self.pid)
-        self.close_pipe()
         self.take_result(f"no answer within {spell_duration(self.unit.spec.health_timeout)}")
         return True
 
     def take_result(self, wrong: str, scarce: bool = False) -> None:
         """Act on what a try found wrong. `scarce`: the try tells nothing, for lack of memory or descriptors."""
         self.watch.cancel(self.timer)
-        self.timer = None
+        self.timer, self.pipe = None, self.watch.close(self.pipe)
         if not self.is_current():
             return
         now, unit, log = time.monotonic(), self.unit, self.loop.log
@@ -4714,25 +4662,26 @@ class Notices:
 
     def wire_notices(self, unit: Unit) -> tuple[dict[str, str], tuple[int, int]]:
         """Return a daemon's variables, and a descriptor's number there and here, or -1. Raises OSError."""
-        self.close_ear(unit)
+        unit.ear = self.watch.close(unit.ear)
         kind = unit.spec.ready.kind if unit.spec.ready else ""
-        if kind != "fd":
-            return {"NOTIFY_SOCKET": self.address(unit)} if kind == "notify" else {}, (-1, -1)
-        unit.ear, end = os.pipe()
-        self.watch.on(unit.ear, select.EPOLLIN, lambda: self.hear_newline(unit))
-        return {}, (unit.spec.ready.port, end)
+        if kind == "fd":
+            unit.ear, end = os.pipe()
+            self.watch.on(unit.ear, select.EPOLLIN, lambda: self.hear_newline(unit))
+            return {}, (unit.spec.ready.port, end)
+        if kind == "notify" and not unit.notices:
+            sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_DGRAM | _socket.SOCK_NONBLOCK)
+            sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_PASSCRED, 1)
+            address = f"@overlord/{os.urandom(8).hex()}/{unit.name}"[:100]  # of the 108 bytes that unix(7) allows
+            sock.bind(b"\0" + address[1:].encode())
+            unit.notices = (sock, address)
+            self.watch.on(sock.fileno(), select.EPOLLIN, lambda: self.read_notice(unit))
+        return {"NOTIFY_SOCKET": unit.notices[1]} if kind == "notify" else {}, (-1, -1)
 
     def hear_newline(self, unit: Unit) -> bool:
         data = os.read(unit.ear, 4096)
         if not data or b"\n" in data:
-            self.close_ear(unit)
+            unit.ear = self.watch.close(unit.ear)
         return b"\n" in data and self.loop.inform(unit, "ready")
-
-    def close_ear(self, unit: Unit) -> None:
-        if unit.ear >= 0:
-            self.watch.off(unit.ear)
-            os.close(unit.ear)
-            unit.ear = -1
 
     def seek_line(self, unit: Unit) -> None:
         """Look for the line of `ready = log:` in what the unit's process writes from now on."""
@@ -4748,20 +4697,8 @@ class Notices:
 
         tail.seek = search
 
-    def address(self, unit: Unit) -> str:
-        """Return the value of NOTIFY_SOCKET."""
-        if not unit.notices:
-            style = _socket.SOCK_DGRAM | _socket.SOCK_NONBLOCK | _socket.SOCK_CLOEXEC
-            sock = _socket.socket(_socket.AF_UNIX, style)
-            sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_PASSCRED, 1)
-            address = f"@overlord/{os.urandom(8).hex()}/{unit.name}"[:100]  # of the 108 bytes that unix(7) allows
-            sock.bind(b"\0" + address[1:].encode())
-            unit.notices = (sock, address)
-            self.watch.on(sock.fileno(), select.EPOLLIN, lambda: self.read_notice(unit))
-        return str(unit.notices[1])
-
     def forget_unit(self, unit: Unit) -> None:
-        self.close_ear(unit)
+        unit.ear = self.watch.close(unit.ear)
         if unit.notices:
             self.watch.off(unit.notices[0].fileno())
             close_socket(unit.notices[0])
@@ -4770,10 +4707,9 @@ class Notices:
     def read_notice(self, unit: Unit) -> bool:
         """Read one message; obey it if the unit has sent it. Return whether there was one."""
         try:
-            data, controls, _, _ = unit.notices[0].recvmsg(4096, 4096)
+            data, controls = receive(unit.notices[0])  # without descriptors, as for systemd's FDSTORE
         except OSError:
             return False
-        shed(controls)  # as for systemd's FDSTORE
         senders = [read_numbers(value) for _, kind, value in controls if kind == 2]  # SCM_CREDENTIALS
         if not (unit.status.pid and senders and self.is_inside(unit, senders[0][0], senders[0][1])):
             return True
@@ -4826,11 +4762,11 @@ class Clock:
             unit.next_run = time.strftime("%Y-%m-%d %H:%M", time.localtime(instant)) if instant else "never"
 
     def wind(self) -> None:
-        self.loop.watch.cancel(self.timer)
         now, wall = time.monotonic(), time.time()
         plans = [unit.plan for unit in self.fleet.units.values() if unit.plan]
         waits = [instant - now if plan.every else min(60.0, instant - wall) for plan, instant in plans]
-        self.timer = self.loop.watch.later(now + max(0.0, min(waits)), self.strike) if waits else None
+        due = now + max(0.0, min(waits)) if waits else None
+        self.timer = self.loop.watch.later(due, self.strike, self.timer)
 
     def strike(self) -> bool:
         """Run what is due, except what was missed because the clock was set or the container paused."""
@@ -4975,11 +4911,8 @@ class Loop:
         return True
 
     def read_signals(self) -> None:
-        try:
-            while True:
-                self.arrived += os.read(self.wake, 4096)
-        except BlockingIOError:
-            pass
+        for data in iter(lambda: call_or(b"", os.read, self.wake, 4096), b""):
+            self.arrived += data
 
     def awake(self) -> bool:
         """Read signals. Return whether `turn` is needed. COST: orphans are reaped here, without one."""
@@ -5120,22 +5053,17 @@ class Loop:
         user = read_origin(main, {}).user if unit.user is None and main else unit.user
         return len(orphan.makers) == 1 or (trusted and read_origin(process, {}).user in (None, user))
 
-    def watch_main(self, unit: Unit, pid: int) -> None:
-        """Watch a main process that is not overlord's child, without pidfd_open(2) by a look once a second.
+    def watch_main(self, unit: Unit, pid: int, fd: int = -1) -> bool:
+        """See a main process that is not overlord's child end: by pidfd_open(2), else by a look once a second.
         LINUX: since 5.3. PYTHON: since 3.9."""
-        try:
-            fd = os.pidfd_open(pid)  # type: ignore[attr-defined,unused-ignore]
-            self.watch.on(fd, select.EPOLLIN, lambda: self.look_at_main(unit, pid, fd))
-        except (AttributeError, OSError):
-            self.look_at_main(unit, pid)
-
-    def look_at_main(self, unit: Unit, pid: int, fd: int = -1) -> bool:
-        if fd >= 0:
-            self.watch.off(fd)
-            os.close(fd)
+        self.watch.close(fd)
         process, named = read_process(pid), self.pids.get(pid) == unit.name
         if named and process and process.born == unit.kin.get(pid, process.born):
-            self.watch.later(time.monotonic() + 1, lambda: self.look_at_main(unit, pid))
+            try:
+                fd = os.pidfd_open(pid)  # type: ignore[attr-defined,unused-ignore]
+                self.watch.on(fd, select.EPOLLIN, lambda: self.watch_main(unit, pid, fd))
+            except (AttributeError, OSError):
+                self.watch.later(time.monotonic() + 1, lambda: self.watch_main(unit, pid))
         elif named:
             self.reap()  # it may be overlord's child by now
             if self.pids.get(pid) == unit.name:
@@ -5184,10 +5112,7 @@ class Loop:
     def hear_out(self, name: str, left: bool = False) -> None:
         """Read what a unit wrote before it ended: it belongs before the message of its end."""
         for capture in self.output.of(name):
-            if left:
-                capture.drain()
-            else:
-                capture.finish_run()
+            capture.finish_run(left)
 
     def look_at_lingering(self, now: float) -> None:
         """Find the units that have no process left: no signal tells when another process's child ends."""
@@ -5256,10 +5181,7 @@ class Loop:
     def set_timer(self, action: Wake) -> None:
         owner: Any = self.fleet.units.get(action.unit) if action.unit else self
         if owner:
-            self.watch.cancel(owner.timer)
-            owner.timer = None
-            if action.instant is not None:
-                owner.timer = self.watch.later(action.instant, lambda: self.due.setdefault(action.unit, True))
+            owner.timer = self.watch.later(action.instant, lambda: self.due.setdefault(action.unit, True), owner.timer)
 
     def replan(self, action: Replan) -> None:
         self.clock.plan()
@@ -5315,7 +5237,7 @@ class Loop:
     def post_mortem(self, unit: Unit) -> dict[str, str | list[str]]:
         """Return what a person wants to know about a unit that has failed for good."""
         spec, status, tail = unit.spec, unit.status, self.output.tails.get(unit.name)
-        restarts = f"{max(0, status.starts - 1)} time{'' if status.starts == 2 else 's'}"
+        restarts = count_of(max(0, status.starts - 1), "time")
         user = spec.uid or f"{os.geteuid()} (overlord's own)"
         told: dict[str, str | list[str]] = {"command": spec.cmd, "user": user, "restarted": restarts}
         if status.started:
@@ -5366,7 +5288,8 @@ class Loop:
         for process in targets[:SIGNAL_BATCH]:
             if process.born and not is_there(process):
                 continue
-            own = signum if exact or not ignores(process.pid, signum) else SIGNALS["TERM"]
+            ignores = not exact and is_masked(f"/proc/{process.pid}/status", b"Ign", signum)
+            own = SIGNALS["TERM"] if ignores else signum
             fault = self.kernel.send_signals(process.pid, *with_continue(own))
             if fault:
                 what = f"{spell_signal(own)} to {spell_processes([process])}"
@@ -5403,8 +5326,7 @@ class Loop:
         self.control.stop_listening()
         ending: Any = self.fleet.ending
         self.output.write_rest(max(ending.end, time.monotonic() + 0.2))
-        if not self.init.is_pid1:
-            self.init.take_terminal(self.kernel)
+        self.init.take_terminal(self.kernel)
         self.code = action.code
 
 
@@ -5487,27 +5409,27 @@ def read_files(path: str | None, environment: Mapping[bytes, bytes]) -> tuple[Dr
     return draft, files
 
 
-def read_config(path: str | None, environment: Mapping[bytes, bytes], optional: bool) -> tuple[Config, list[str]]:
-    """Return the configuration and the paths of its files, none only if `optional`. Raises Mistakes."""
+def read_config(path: str | None, environment: Mapping[bytes, bytes], command: list[str]) -> tuple[Config, list[str]]:
+    """Return the configuration, with a main command, and the paths of its files: none only with that command.
+    Raises Mistakes."""
     draft, files = read_files(path, environment)
-    if not files and not optional:
+    if not files and not command:
         text = "there is no such file, nothing in /etc/overlord/ and no COMMAND; overlord.py help shows an example"
         draft.mistake((0, 1), "", text)
-    return draft.validate(), files
-
-
-def add_main(config: Config, command: list[str]) -> None:
-    config.units[MAIN] = main_spec(command, [name for name in config.order if config.units[name].kind == "daemon"])
-    config.order.append(MAIN)
+    config = draft.validate()
+    if command:
+        daemons = [name for name in config.order if config.units[name].kind == "daemon"]
+        config.units[MAIN] = main_spec(command, daemons)
+        config.order.append(MAIN)
+    return config, files
 
 
 def warn_of_writers(files: list[str], configdir: str) -> Iterator[str]:
     """Warn, as root, of files and folders of the configuration that others can write."""
     paths = [configdir, *(path for file in files for path in (os.path.dirname(file) or ".", file))]
     for path in dict.fromkeys(paths if os.geteuid() == 0 else ()):
-        try:
-            found = os.stat(path)
-        except OSError:
+        found = call_or(None, os.stat, path)
+        if not found:
             continue
         others, is_folder = found.st_mode & (0o022 if found.st_gid else 0o002), os.path.isdir(path)
         # In a sticky folder others cannot replace root's files, only add some, which matters in the configdir.
@@ -5570,10 +5492,7 @@ def warn_of_stop_time(config: Config) -> Iterator[str]:
 
 
 def warn_of_shell() -> str:
-    try:
-        name = decode(slurp("/proc/1/comm")).strip() if os.getppid() == 1 else ""
-    except OSError:
-        return ""
+    name = decode(call_or(b"", slurp, "/proc/1/comm")).strip() if os.getppid() == 1 else ""
     text = f"PID 1 is {name}, which passes no signal on, so docker stop ends in SIGKILL: start overlord with exec"
     return text if name in ("sh", "ash", "bash", "busybox", "dash") else ""
 
@@ -5583,13 +5502,7 @@ def run(path: str | None, command: list[str]) -> int:
     import _random  # COST: `random` imports a dozen others
 
     environment = found_environment()
-
-    def read_all() -> tuple[Config, list[str]]:
-        config, files = read_config(path, environment, optional=bool(command))
-        if command:
-            add_main(config, command)
-        return config, files
-
+    read_all = partial(read_config, path, environment, command)
     try:
         kernel = Kernel(environment, FOUND_MASK)
         if not path and not environment.get(b"OVERLORD_CONFIG"):  # before mistakes of the configuration
@@ -5976,9 +5889,7 @@ def main(arguments: list[str]) -> int:
         if verb == "run":
             return run(path, words)
         gc.enable()
-        for fd in (0, 1, 2):
-            if not is_open(fd):  # or the socket becomes stdout; writing to this one fails as before
-                os.open(os.devnull, os.O_RDONLY)
+        fill_standard(os.O_RDONLY)  # writing to these fails as before
         for number in ("INT", "PIPE"):
             signal.signal(SIGNALS[number], signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, FOUND_MASK)

@@ -522,7 +522,7 @@ def notices(data: bytes) -> None:
     loop.inform = types.MethodType(overlord.Loop.inform, loop)
     taken = overlord.Notices(loop)
     unit = play.fleet.units[name]
-    address = taken.address(unit)
+    address = taken.wire_notices(unit)[0]["NOTIFY_SOCKET"]
     sock = unit.notices[0]
     try:
         unit.status = unit.status._replace(state=overlord.STARTING, ready=False, pid=os.getpid())

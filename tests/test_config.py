@@ -968,7 +968,7 @@ def test_configdir(main: SimpleNamespace, tmp_path: Path) -> None:
     for name in [*passed, "sub.conf/x.conf"]:
         (folder / name).write_text("this is no configuration\n")
     (tmp_path / "main.conf").write_text(f"[overlord]\nconfigdir = {folder}\n{WEB}nice = 0\n")
-    config, read_from = overlord.read_config("main.conf", {}, optional=False)
+    config, read_from = overlord.read_config("main.conf", {}, [])
     order = sorted(files)
     assert read_from == ["main.conf", *[str(folder / name) for name in order]]
     assert list(config.units) == ["web", *[str(files[name]) for name in order]]
@@ -980,7 +980,7 @@ def test_configdir_without_files(configdir: str, main: SimpleNamespace, tmp_path
     """A folder that is not there, or empty, is fine."""
     (tmp_path / "empty.d").mkdir()
     (tmp_path / "main.conf").write_text(f"[overlord]\nconfigdir = {configdir}\n{WEB}")
-    assert overlord.read_config("main.conf", {}, optional=False)[1] == ["main.conf"]
+    assert overlord.read_config("main.conf", {}, [])[1] == ["main.conf"]
 
 
 def test_configdir_from_a_variable(main: SimpleNamespace, tmp_path: Path) -> None:
@@ -988,7 +988,7 @@ def test_configdir_from_a_variable(main: SimpleNamespace, tmp_path: Path) -> Non
     (tmp_path / "prod.d").mkdir()
     (tmp_path / "prod.d" / "web").write_text(WEB)
     (tmp_path / "main.conf").write_text("[overlord]\nconfigdir = ${STAGE}.d\n")
-    assert overlord.read_config("main.conf", {b"STAGE": b"prod"}, optional=False)[1] == ["main.conf", "prod.d/web"]
+    assert overlord.read_config("main.conf", {b"STAGE": b"prod"}, [])[1] == ["main.conf", "prod.d/web"]
 
 
 def test_which_file(main: SimpleNamespace, tmp_path: Path) -> None:
@@ -1002,34 +1002,32 @@ def test_which_file(main: SimpleNamespace, tmp_path: Path) -> None:
         (None, {b"OVERLORD_CONFIG": b""}, "default"),
         (None, {}, "default"),
     ]:
-        assert list(overlord.read_config(path, environment, optional=False)[0].units) == [name]
+        assert list(overlord.read_config(path, environment, [])[0].units) == [name]
 
 
 def test_default_file_absent(main: SimpleNamespace, tmp_path: Path) -> None:
     """Fine with a COMMAND, or with files in the configdir; a mistake with neither, or where the file was asked for."""
-    config, files = overlord.read_config(None, {}, optional=True)
-    overlord.add_main(config, ["nginx", "-g", "daemon off;"])
+    config, files = overlord.read_config(None, {}, ["nginx", "-g", "daemon off;"])
     assert (files, config.order) == ([], [overlord.MAIN])
     assert config.units[overlord.MAIN].cmd == ("nginx", "-g", "daemon off;")
     with pytest.raises(overlord.Mistakes) as found:
-        overlord.read_config(None, {}, optional=False)
+        overlord.read_config(None, {}, [])
     (line,) = found.value.args[0]
     assert line.startswith(f"{tmp_path}/default.conf:1: there is no such file")
     for path, environment in (("absent.conf", {}), (None, {b"OVERLORD_CONFIG": b"absent.conf"})):
         with pytest.raises(overlord.Mistakes) as found:
-            overlord.read_config(path, environment, optional=True)
+            overlord.read_config(path, environment, ["true"])
         assert found.value.args[0] == ["absent.conf:1: cannot be read: No such file or directory"]
     (tmp_path / "default.d").mkdir()
     (tmp_path / "default.d" / "web.conf").write_text(WEB)
-    config, files = overlord.read_config(None, {}, optional=False)
+    config, files = overlord.read_config(None, {}, [])
     assert (files, list(config.units)) == ([str(tmp_path / "default.d" / "web.conf")], ["web"])
 
 
 def test_main_command_needs_all_daemons(main: SimpleNamespace, tmp_path: Path) -> None:
     """The main command comes after the units, and its name can be no other's."""
     (tmp_path / "main.conf").write_text(f"{WEB}[script:setup]\ncmd = true\n")
-    config, _ = overlord.read_config("main.conf", {}, optional=False)
-    overlord.add_main(config, ["bash"])
+    config, _ = overlord.read_config("main.conf", {}, ["bash"])
     assert config.order[-1] == overlord.MAIN and set(config.units) == {"web", "setup", overlord.MAIN}
     assert [name for name, _ in config.units[overlord.MAIN].deps] == ["web"]
     assert len(mistakes(f"[daemon:{overlord.MAIN}]\ncmd = true\n")) == 1

@@ -1087,7 +1087,7 @@ def test_a_fault_is_said_once(tmp_path: Path) -> None:
     file.write_kept()
     assert [level for level, _, _ in said] == ["error", "error", "warning"]
     assert (folder / "log").read_text() == "one\n"
-    file.close_file()
+    file.release()
 
 
 def test_truncated_by_somebody_else(overlord: Start, tmp_path: Path) -> None:

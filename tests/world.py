@@ -124,7 +124,10 @@ class Watch:
     def off(self, fd: int) -> None:
         pass
 
-    def later(self, instant: float, call: Callable[[], Any]) -> list[Any]:
+    def later(self, instant: float | None, call: Callable[[], Any], old: list[Any] | None = None) -> list[Any] | None:
+        self.cancel(old)
+        if instant is None:
+            return None
         timer = [instant, next(self.serial), call]
         heapq.heappush(self.timers, timer)
         return timer
