@@ -176,6 +176,7 @@ def test_kill_mode_process(fleet: Start, hiding: str) -> None:
     (job,) = eventually(lambda: living(o, "sleep", "1000"), "the job")
     assert o.ask("restart", "web").returncode == 0
     o.wait_for(rf"web: left running: sleep \(pid {job.pid}\)")
+    eventually(lambda: len(living(o, "sleep", "1000")) == 2, "the second one")
     o.kill_unit("web")
     o.wait_ok("web", 3)
     assert job.alive
