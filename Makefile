@@ -66,6 +66,9 @@ $(VENV)/ready: tests/requirements.txt
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r tests/requirements.txt
 	touch $@
 
+convert: ## a file of supervisord or circus, or a Procfile, as one for overlord: make convert FROM=supervisord.conf
+	@$(PYTHON) tests/convert.py "$(FROM)"
+
 clean: ## remove what the targets above left in this folder
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -73,4 +76,4 @@ clean: ## remove what the targets above left in this folder
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
 
-.PHONY: run test check lint proofs docker bench sim worlds mutants chaos fuzz soak coverage clean help
+.PHONY: run test check lint proofs docker bench sim worlds mutants chaos fuzz soak coverage convert clean help
