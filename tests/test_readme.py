@@ -88,7 +88,7 @@ def test_names_in_the_guide_to_the_code_exist() -> None:
 
 @pytest.mark.parametrize("text", blocks("ini"))
 def test_configuration_is_valid(text: str) -> None:
-    draft = overlord.Draft({"DB_PASSWORD": "x"})
+    draft = overlord.Draft({"DB_PASSWORD": "x", "APP_ENV": "x"})
     draft.read_text("overlord.conf", text.encode())
     assert draft.validate().units
 
@@ -102,6 +102,15 @@ def test_mistakes_are_printed_as_shown(tmp_path: Path) -> None:
     assert done.returncode == overlord.EX_CONFIG
     sample = next(block for block in blocks("") if "warmpu" in block)
     assert wording(done.stderr.replace("overlord.conf:", "/etc/overlord.conf:")) == wording(sample)
+
+
+def test_conversion_is_as_shown(tmp_path: Path) -> None:
+    """The tool makes the second file of the first one."""
+    text = TEXT.partition("## Coming from another supervisor\n")[2].partition("\n### ")[0]
+    (before,), (after,) = blocks("dosini", text), blocks("ini", text)
+    (tmp_path / "supervisord.conf").write_text(before)
+    argv = ["make", "-s", "convert", f"FROM={tmp_path}/supervisord.conf"]
+    assert subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=True).stdout == after
 
 
 # --- its examples ----------------------------------------------------------------------------------------------------
