@@ -359,6 +359,17 @@ def test_ended_and_its_own_on_failure(options: dict[str, object], more: str, cod
     assert stage.code == code
 
 
+def test_waiting_in_a_reload() -> None:
+    """While a reload stops something else, a unit that waits still says for what."""
+    rest = daemon("db", "x", warmup="1h")
+    stage = Stage(prompt("web", deps="db") + rest + prompt("old"), boot=False)
+    stage.tempers["old"] = STUBBORN
+    stage.boot()
+    stage.reload(prompt("web", deps="db", stop_timeout="1s") + rest)
+    stage.advance(1.0)
+    assert (stage.state("old"), stage.explain("web")) == (STOPPING, "for db:ok")
+
+
 def test_run_dry_and_stay() -> None:
     """`when_idle = stay`: it says so once, and waits for a person; a reload may end that."""
     text = prompt("a", restart="never", on_failure="ignore") + prompt("b", autostart="false", restart="never")
