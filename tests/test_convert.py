@@ -30,7 +30,7 @@ CASES = ROOT / "tests" / "convert"
 FORMS = (".conf", ".circus.ini", ".Procfile")
 # Warnings of `check` about what a machine lacks, or who can write to it; and the note that the source is not compiled.
 OF_THE_MACHINE = r"is not there, or not executable|no such (?:user|group|folder)|can be written by others|^overlord: note: "
-slow = settings(deadline=None, max_examples=300, suppress_health_check=list(HealthCheck))
+slow = settings(deadline=None, max_examples=120, suppress_health_check=list(HealthCheck))
 
 
 def find_sources() -> dict[str, str]:
@@ -180,7 +180,7 @@ VALID.update({option.replace("stdout", "stderr"): values for option, values in V
 def section_of(*names: str) -> st.SearchStrategy[dict[str, str]]:
     """Return a strategy for the options of a section: valid values, odd ones, and ones with variables in them."""
     values = {name: st.one_of(st.sampled_from(VALID[name]), st.sampled_from(VALID[name]), STRANGE, st.builds(
-        "{}{}{}".format, STRANGE, st.sampled_from(VARIABLE_TEXTS), STRANGE)) for name in names}  # fmt: skip
+        "{}{}{}".format, STRANGE, st.sampled_from(VARIABLE_TEXTS), STRANGE).filter(is_plain)) for name in names}  # fmt: skip
     return st.fixed_dictionaries({}, optional=values)
 
 
