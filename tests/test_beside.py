@@ -36,13 +36,13 @@ LIMIT = ["prlimit", "--nofile=1024:4096"]  # what a container engine of today gi
 class Case(NamedTuple):
     """What is done with one configuration, and which facts are looked at beside those of the journal.
 
-    All of `runs` have to start, then come the `steps`, then the stop. A step waits for something (`starts NAME N`, `notes NAME
+    All of `runs` have to start, then come the `steps`, then SIGTERM. A step waits for something (`starts NAME N`, `notes NAME
     EVENT`, `state NAME STATE`, `prints NAME`, `holds FILE TEXT`, `exit` of the container by itself) or does it (`send SIGNAL` to
     PID 1, `touch FILE`); after `theirs` or `ours` it is for one side.
     """
 
-    runs: str
-    steps: str = ""
+    runs: str  # NAME NAME ...
+    steps: str = ""  # separated by commas
     starts: str = ""  # in which order these are started
     stops: str = ""  # and stopped: was each asked after the end of the one before?
     status: str = ""  # what is looked at there: `states` or `names`
@@ -284,11 +284,11 @@ def furnish(folder: Path) -> Path:
 # --- what is done, and what is seen ----------------------------------------------------------------------------------
 
 
-def take(side: Peer | Ours, step: str) -> int | None:
+def do_step(side: Peer | Ours, step: str) -> int | None:
     """Do one step of a case; return the exit code where the container has ended."""
     word, name, rest = (*step.split(maxsplit=2), "", "")[:3]
     if word in ("theirs", "ours"):
-        return take(side, f"{name} {rest}") if (word == "ours") == isinstance(side, Ours) else None
+        return do_step(side, f"{name} {rest}") if (word == "ours") == isinstance(side, Ours) else None
     if word == "starts":
         eventually(lambda: len(events(side, name, "start")) >= int(rest), f"{step}\n{side}")
     elif word == "notes":
@@ -317,14 +317,14 @@ def events(side: Peer | Ours, name: str, event: str) -> list[int]:
 
 
 class Facts:
-    """The facts of one run, as text by name."""
+    """The facts of one run, as text by name. To make them is to do the steps of the case, to the end of the container."""
 
     def __init__(self, side: Peer | Ours, case: Case):
         self.side = side
         self.found: dict[str, str] = {}
         code = None
         for step in (*(f"starts {name} 1" for name in case.runs.split()), *filter(None, case.steps.split(", "))):
-            code = take(side, step)
+            code = do_step(side, step)
         self.add_status(case)
         if code is None:
             side.signal(signal.SIGTERM)
@@ -401,7 +401,7 @@ class Facts:
 
 
 class Difference(NamedTuple):
-    """A fact that is not the same on purpose."""
+    """A fact that differs on purpose."""
 
     case: str
     fact: str
@@ -410,64 +410,64 @@ class Difference(NamedTuple):
     why: str
 
 
-# What supervisord did is kept where it is known to be relied on; these are the rest.
+# Why a fact differs. What the original does is kept where it is known to be relied on; these are the rest.
 TOGETHER = "supervisord stops one after the other, the last first; overlord together what does not depend on one another"
 BY_NAME = "of one priority supervisord starts first what comes first in the alphabet, overlord what comes first in the file"
 RETRIED = "supervisord tries to start it again although it is not to be restarted"
-UNLUCKY = "an end with another code than those of success is a failure, also where nothing is restarted"
+FAILURE = "an end with another code than those of success is a failure, also where nothing is restarted"
 SHOWN = "supervisord hides output that no option is given for in a temporary file"
-LATER = "a log file is made with its first line"
+FIRST_LINE = "a log file is made with its first line"
 ROTATED = "supervisord looks at the limit after it has written"
-BY_A_SHELL = "in a command, the shell expands a variable: it finds files for `*`, and takes quotes as they are"
+BY_A_SHELL = "the shell expands a variable in a command: it finds files for `*`, and takes quotes as they are"
 OF_THE_USER = "HOME and what belongs to it are those of the user"
 LIMITS = "supervisord raises the limit to its minfds, for its programs too"
 NAMED = "each says who it is"
-EMPTY = "nobody can write to it: supervisord holds a pipe open for nothing"
+STDIN = "nobody can write to it: supervisord holds a pipe open for nothing"
 PIPE = "Python ignores SIGPIPE, and supervisord's programs with it; overlord sets it back"
-NUMBERED = "what is only one needs no number"
+NO_NUMBER = "what is only one needs no number"
 RELAYED = "supervisord stops all programs and starts them anew; overlord passes the signal on"
-SURVIVOR = "what a program leaves behind is asked to end before it is started again, and at the end"
-FAILED = "the exit code of the container is that of what failed"
+LEFT_BEHIND = "what a program leaves behind is asked to end before it is started again, and at the end"
+EXIT_CODE = "the exit code of the container is that of what failed"
 INHERITED = "the container's variables are always there"
 REVERSED = "circus starts in the order of priorities, and stops all at once; overlord keeps the reverse order"
 
 DIFFERENCES = [
     Difference("together", "web: runs", "killed", "TERM 0", TOGETHER),
     Difference("together", "start order", "api, web", "web, api", BY_NAME),
-    Difference("restarts", "never: state", "ended", "failed", UNLUCKY),
+    Difference("restarts", "never: state", "ended", "failed", FAILURE),
     Difference("fatal", "neverup: runs", "1, then 1", "1", RETRIED),
     Difference("output", "hidden: stdout of the container", "", "hidden hello", SHOWN),
     Difference("output", "hidden: stderr of the container", "", "hidden trouble", SHOWN),
-    Difference("output", "quiet.log: owner and mode", "root -rw-r--r--", "", LATER),
+    Difference("output", "quiet.log: owner and mode", "root -rw-r--r--", "", FIRST_LINE),
     Difference("rotation", "kilobyte.log: the limit is kept", "False", "True", ROTATED),
     Difference("environment", "supervised: SUPERVISOR_ENABLED", "1", "(unset)", NAMED),
     Difference("environment", "supervised: SUPERVISOR_PROCESS_NAME", "supervised", "(unset)", NAMED),
     Difference("environment", "supervised: SUPERVISOR_GROUP_NAME", "supervised", "(unset)", NAMED),
     Difference("environment", "supervised: OVERLORD_NAME", "(unset)", "supervised", NAMED),
-    Difference("words", "input: stdin", "open", "at its end", EMPTY),
+    Difference("words", "input: stdin", "open", "at its end", STDIN),
     Difference("words", "pipes: words", "trap -- '' SIGPIPE", "", PIPE),
+    Difference("words", "star: words", "*, *, x*", "10-worker.conf, 20-other.conf, *, x*", BY_A_SHELL),
+    Difference("words", "quotes: words", "two words", "'two, words'", BY_A_SHELL),
     Difference(
         "instances",
         "names",
         "alone_00 port-1 port-2 worker_00 worker_01 worker_02 zero_0 zero_1",
         "alone port-1 port-2 worker_00 worker_01 worker_02 zero_0 zero_1",
-        NUMBERED,
+        NO_NUMBER,
     ),
     Difference("user", "nobody: HOME", "/root", "as in passwd", OF_THE_USER),
     Difference("user", "nobody: USER", "(unset)", "nobody", OF_THE_USER),
     Difference("user", "nobody: LOGNAME", "(unset)", "nobody", OF_THE_USER),
     Difference("user", "nobody: SHELL", "(unset)", "as in passwd", OF_THE_USER),
     Difference("user", "nobody: files", "2048", "1024", LIMITS),
-    Difference("family", "alone.child: runs", "killed", "TERM 0", SURVIVOR),
-    Difference("family", "crash.child: runs", "killed, then killed", "TERM 0, then TERM 0", SURVIVOR),
+    Difference("user", "home: words", "/root", PASSWD["HOME"], OF_THE_USER),
+    Difference("family", "alone.child: runs", "killed", "TERM 0", LEFT_BEHIND),
+    Difference("family", "crash.child: runs", "killed, then killed", "TERM 0, then TERM 0", LEFT_BEHIND),
     Difference("hup", "web: runs", "TERM 0, then TERM 0", "HUP TERM 0", RELAYED),
-    Difference("listener", "exit code", "0", "7", FAILED),
+    Difference("listener", "exit code", "0", "7", EXIT_CODE),
     Difference("watchers.circus", "bare: GREETING", "(unset)", "hello", INHERITED),
     Difference("stop.circus", "web: runs", "TERM 0", "killed", REVERSED),
-    Difference("stop.circus", "alone.child: runs", "killed", "TERM 0", SURVIVOR),
-    Difference("words", "star: words", "*, *, x*", "10-worker.conf, 20-other.conf, *, x*", BY_A_SHELL),
-    Difference("words", "quotes: words", "two words", "'two, words'", BY_A_SHELL),
-    Difference("user", "home: words", "/root", PASSWD["HOME"], OF_THE_USER),
+    Difference("stop.circus", "alone.child: runs", "killed", "TERM 0", LEFT_BEHIND),
 ]
 
 
@@ -491,7 +491,7 @@ def test_beside(
 ) -> None:
     """What is not the same differs on purpose, and just so."""
     case = CASES[name]
-    original = next(FOLDER.glob(f"{name}.[ci]*"))
+    original = FOLDER / (f"{name}.ini" if name.endswith(".circus") else f"{name}.conf")
     folder = request.getfixturevalue("public" if case.root else "tmp_path")
     theirs = peer(furnish(folder / "theirs"), original)
     ours = Ours(furnish(folder / "ours"), original, overlord)
@@ -503,7 +503,7 @@ def test_beside(
 
 
 def test_each_file_is_run() -> None:
-    """No configuration lies there for nothing."""
+    """Each file of the folder belongs to a case."""
     assert {path.name[: -len(path.suffix)] for path in FOLDER.glob("*.*")} == {*CASES}
 
 
