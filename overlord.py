@@ -863,7 +863,7 @@ OPTIONS = tuple(Option(*row) for row in (
     ("gid", "sd", parse_text, "", "group (or its number)", "of `uid`"),
     ("deps", "sd", parse_deps, "none", "comma-separated `name:state`, in order; `name` alone is `name:ok`"),
     ("env", "sd", parse_env, "none",
-     "`KEY=value`, one a line, quoted as a shell word; a quoted value may go on over several lines; `${...}` (not in "
+     "`KEY=value`, one a line, quoted as a shell word; a quoted value may have several lines; `${...}` (not in "
      "single quotes) sees earlier lines too"),
     ("env_file", "sd", partial(parse_words, partial(parse_matching, "-*[^-].*", "is not a file"), empty=""), "none",
      "files of `KEY=value` lines (values as they stand, less quotes), or folders with a file for each variable "
@@ -892,7 +892,7 @@ OPTIONS = tuple(Option(*row) for row in (
     ("on_failure", "sd", parse_ending, "", "what its final failure does: `shutdown` or `ignore`", "`shutdown`"),
     ("on_success", "sd", parse_ending, "ignore", "the same for its final success"),
     ("respawns", "sd", parse_respawns, "", "restarts after it ended by itself; `5/60s`: at most 5 in any 60 s; `3/ok`: "
-     "at most 3 in a row without being OK, where the end of a run that was OK is none of the three",
+     "at most 3 without being OK in between; one after a run that was OK does not count",
      "daemon: unlimited (0 when `forever=false` and `restart` is not set); script: 0"),
     ("restart", "d", partial(parse_choice, "always on-failure never"), "always", "or `on-failure`, or `never`"),
     ("success", "sd", partial(parse_words, parse_end, empty="none"), "0",
@@ -919,8 +919,8 @@ OPTIONS = tuple(Option(*row) for row in (
      "instances `NAME-1` to `NAME-N`, each with `OVERLORD_INSTANCE`; a dependency on `NAME` means all; `0`: none"),
     ("autostart", "d", parse_boolean, "true", "`false`: started only as a dependency or by hand"),
 ))  # fmt: skip
-# Words of supervisord and circus, options and sections, or how they begin, and what to do about them here.
-# RENAMED: pairs of the word there and the one here.
+# FOREIGN: options and sections of supervisord and circus, or how they begin, and what to do about them here.
+# RENAMED: pairs of the word there and the one here. FOREIGN_VALUES: the same of values, in small letters.
 RENAMED = """command cmd args cmd executable cmd user uid directory dir working_dir dir workdir dir startsecs warmup
     exitcodes success stopsignal stop_signal stopwaitsecs stop_timeout graceful_timeout stop_timeout loglevel log_level
     stdout_logfile_maxbytes log_max stderr_logfile_maxbytes log_max
@@ -1138,7 +1138,7 @@ class Draft:
         place, _ = self.sections.get("overlord", {}).get("configdir", ((0, 0), ""))
         if place[0]:
             self.blame("overlord", "configdir", "belongs only in the main file")
-        known = {**self.environment, **own_variables("x-1", 1)}
+        known = {**self.environment, **own_variables("x-1", 1)}  # of no unit: `make_unit` takes a unit's own
         bases = {kind: self.parse_section(kind, kind, known) for kind in ("script", "daemon")}
         units: dict[str, Spec] = {}
         for section, place in self.headers.items():
@@ -1152,7 +1152,7 @@ class Draft:
             else:
                 units[name] = self.make_unit(kind, name, bases[kind], settings)
         numbered = self.expand_counts(units, settings)
-        order, cycles = sort_units(units)
+        order, cycles = sort_units(units)  # a cycle without numbers, and of a unit with a count of 0 too
         if numbered != units:
             order, more = sort_units(numbered)
             cycles = cycles or more
@@ -1173,7 +1173,8 @@ class Draft:
         kind in `base`, else the defaults."""
         section, known = f"{kind}:{name}", self.environment
         if self.has_own(section):
-            number = number or int(any("count" in self.sections.get(owner, ()) for owner in (section, kind)))
+            if not number and any("count" in self.sections.get(owner, ()) for owner in (section, kind)):
+                number = 1  # until the count is known, the first instance stands for all
             known = {**known, **own_variables(f"{name}-{number}" if number else name, number)}
             base = self.parse_section(kind, kind, known)
         given = {**base, **self.parse_section(section, kind, known)}
@@ -1197,9 +1198,9 @@ class Draft:
             self.blame(section, "ready", "log: needs captured output, write stdout = prefix")
         return unit
 
-    def check_deps(self, units: dict[str, Spec], checked: Iterable[Spec]) -> None:
+    def check_deps(self, units: dict[str, Spec], dependents: Iterable[Spec]) -> None:
         hints: dict[str, str] = {}  # COST: a hint looks at every name, and many may miss the same unit
-        for unit in checked:
+        for unit in dependents:
             for name, state in unit.deps:
                 kind = units[name].kind if name in units else ""
                 states = (OK, "ended", "always") if kind == "script" else (OK, "bounce", "started")
@@ -1225,7 +1226,7 @@ class Draft:
         return [each._replace(name=f"{unit.name}-{n}", instance=n, count=None) for n, each in enumerate(made, 1)]
 
     def expand_counts(self, units: dict[str, Spec], settings: Settings) -> dict[str, Spec]:
-        """Replace each unit that has a count by its instances, in the dependencies of others too."""
+        """Replace each unit that has a count by its instances, in the dependencies of others too, which are checked."""
         teams = {name: self.make_instances(unit, settings) for name, unit in units.items()}
         self.check_deps(units, [unit for name in units for unit in teams[name] or [units[name]]])
         numbered: dict[str, Spec] = {}
@@ -1241,12 +1242,12 @@ class Draft:
 
 
 def explain_word(what: str, word: str, known: Iterable[str], otherwise: str = "") -> str:
-    """Return what to write in place of an unknown word: what it is called here, or a word that is near."""
-    # as in program:x, hooks.before_start, stdout_events_enabled, rlimit_nofile
+    """Return what to write in place of an unknown word: a word that is near, or what it is called here."""
+    # FOREIGN has how these begin: program:x, hooks.before_start, stdout_events_enabled, rlimit_nofile
     begins = (re.split(pattern, word, maxsplit=1)[0] for pattern in (r"[:=]", r"\.", "_(?!.*_)", "_"))
     advice = [f", {FOREIGN[begin]}" for begin in begins if begin in FOREIGN]
-    known_here = word.split(":")[0] not in FOREIGN and suggest(word, known)
-    return f"unknown {what}{known_here or (advice or [otherwise])[0]}"
+    near = word.split(":")[0] not in FOREIGN and suggest(word, known)
+    return f"unknown {what}{near or (advice or [otherwise])[0]}"
 
 
 def explain_section(section: str) -> str:
@@ -1314,7 +1315,7 @@ def unpack_config(data: bytes, base: Config) -> Config | list[str]:
 #   expires stale          when `max_age` is reached; why the process has to be replaced
 #   then                   its end is a "stop" or a failure ("fail"); "": the exit code decides
 #   delay                  the last back-off, in seconds
-#   respawned recent       how often it was restarted after it ended by itself; when (or after how many `oks`)
+#   respawned recent       how often it was restarted after it ended by itself; when, or for N/ok, after how many `oks`
 Status = namedtuple(
     "Status",
     "state since deadline pid left oks up ready named starts started lived expires stale then code delay respawned"
@@ -1526,15 +1527,18 @@ class Move:
         spec, status, detail = self.spec, self.status, ""
         if spec.restart == "always" or (spec.restart == "on-failure" and not success):
             count, window = spec.respawns or (0, 0.0)
-            row = window == IN_A_ROW
-            recent = tuple(mark for mark in status.recent if (mark == status.oks if row else mark > self.now - window))
-            marks = (*recent, status.oks if row else self.now) if window and not (row and status.up) else ()
-            if spec.respawns is None or (len(marks) if window else status.respawned + 1) <= count:
-                self.amend(recent=marks, respawned=status.respawned + 1)
+            in_a_row = window == IN_A_ROW
+            if in_a_row:  # a restart after a run that was OK does not count
+                recent = () if status.up else (*(oks for oks in status.recent if oks == status.oks), status.oks)
+            else:
+                recent = tuple(instant for instant in status.recent if instant > self.now - window)
+                recent = (*recent, self.now) if window else ()
+            if spec.respawns is None or (len(recent) if window else status.respawned + 1) <= count:
+                self.amend(recent=recent, respawned=status.respawned + 1)
                 self.back_off(end)
                 return
             if count:
-                within = f"/{OK if row else spell_duration(window)}" if window else ""
+                within = f"/{OK if in_a_row else spell_duration(window)}" if window else ""
                 detail = f" (respawns = {count}{within}, used up)"
         state, level = (DONE, "info") if success else (FAILED, "error")
         self.enter(state, why=end)
@@ -1799,7 +1803,7 @@ def spread(units: Iterable[Unit], following: Callable[[Unit], Iterable[Unit]]) -
 
 
 def needs_of(unit: Unit) -> list[Unit]:
-    """Return what a unit has started."""
+    """Return the dependencies that are started for a unit: all but those for order alone."""
     return [dep for dep, how in unit.deps if how != "started"]
 
 
@@ -1830,7 +1834,7 @@ class Fleet:
         self.deadline: float | None = None  # of a shutdown
         self.events: deque[tuple[Unit, Event]] = deque()  # to be applied
         self.looks: deque[Unit] = deque()  # units to be looked at
-        self.lasts: deque[Unit] = deque()  # after those
+        self.deferred: deque[Unit] = deque()  # after all those
         self.pending: Config | None = None  # of a reload, until all that leaves for it has stopped
         self.uncleared = 0  # units that are not cleared yet, in a reload or a shutdown
         self.followed = False  # a client wants to know of each change
@@ -1937,11 +1941,11 @@ class Fleet:
     # ----------------------------------------------------------------------------------------------- the engine
     def work(self, now: float) -> None:
         """Apply events and look at units until nothing follows."""
-        while self.events or self.looks or self.lasts or (self.pending and not self.uncleared):
+        while self.events or self.looks or self.deferred or (self.pending and not self.uncleared):
             if self.events:
                 self.apply(*self.events.popleft(), now)
-            elif self.looks or self.lasts:
-                unit = (self.looks or self.lasts).popleft()
+            elif self.looks or self.deferred:
+                unit = (self.looks or self.deferred).popleft()
                 unit.queue = False
                 self.advance(unit, now)
             else:  # no event and no look is left of the units that this removes
@@ -1963,7 +1967,7 @@ class Fleet:
         self.wait_on(unit, answer, now)
         if deed == "start" and self.looks and any(dep.status.state == IDLE for dep, _ in unit.deps):
             unit.queue = True
-            self.lasts.append(unit)  # somebody may want it yet, and then it comes first
+            self.deferred.append(unit)  # one of `looks` may yet want such a dependency, which then comes first
             return
         if self.uncleared and not (unit.cleared or unit.blockers or (unit.leaving and unit.lives())):
             unit.cleared = True
@@ -3059,8 +3063,8 @@ VARIABLE = rb"[^\s'\"$=]+"
 
 
 def variable_files(spec: Spec, environment: Mapping[bytes, bytes], read: Callable[..., Any]) -> Iterator[Any]:
-    """Yield the name in messages, the path, the variable that has all the content ("": lines KEY=value), and the
-    content of each file with variables. `read` returns that, or the names in a folder, or an OSError."""
+    """Yield of each file with variables: its name in messages, its path, the variable whose value is the whole content
+    ("": it has lines KEY=value), and what `read` returns: the content, the names in a folder, or an OSError."""
     for path in spec.env_file:
         path = path[path[0] == "-" :]
         content = read(path)
@@ -3077,7 +3081,8 @@ def variable_files(spec: Spec, environment: Mapping[bytes, bytes], read: Callabl
 
 
 def try_read(path: str, inside: bool = False) -> bytes | list[str] | OSError:
-    """Return the content of a file, or the names in a folder. `inside`: what is no regular file has no names."""
+    """Return the content of a file, or the names in a folder. `inside` a folder, only regular files are read: all else
+    is as an empty folder."""
     try:
         kind = os.stat(path).st_mode & S_IFMT
         if inside and kind != S_IFREG:
@@ -3091,15 +3096,16 @@ def read_fixed(spec: Spec, environment: Mapping[bytes, bytes]) -> dict[str, byte
     """Read, with overlord's rights, the files with variables that only root and overlord's user can replace."""
     held: dict[str, bytes | list[str] | OSError] = {}
 
-    def read(path: str, **inside: bool) -> bytes | list[str] | OSError:
+    def read(path: str, inside: bool = False) -> bytes | list[str] | OSError:
         place = call_or(None, find, os.path.join(os.getcwd(), path))
         if place:
             os.close(place.folder)
             if place.safe:
-                held[path] = try_read(path, **inside)
+                held[path] = try_read(path, inside)
         return held.get(path, b"")
 
-    deque(variable_files(spec, environment, read), 0)
+    for _ in variable_files(spec, environment, read):
+        pass
     return held
 
 
@@ -3108,8 +3114,8 @@ def read_variables(spec: Spec, environment: Mapping[bytes, bytes], held: Mapping
     from `read_fixed`. Raises StartError, which shows no value."""
     found: dict[bytes, bytes] = {}
 
-    def read(path: str, **inside: bool) -> Any:
-        return held[path] if path in held else try_read(path, **inside)
+    def read(path: str, inside: bool = False) -> Any:
+        return held[path] if path in held else try_read(path, inside)
 
     for what, path, whole, content in variable_files(spec, environment, read):
         if isinstance(content, OSError):
@@ -5459,7 +5465,8 @@ def warn_of_image(config: Config, environment: Mapping[bytes, bytes]) -> Iterato
             yield f"{name}: no unit depends on this script, so it never runs"
 
 
-DOUBTS = (  # options, "" for all; what is valid and surely not meant, in the value without quoted parts; what to say
+# Options; what is valid in their values and surely not meant, quoted parts aside; what to say. "": any value as it is.
+DOUBTS = (
     ("cmd stop_cmd", r"(?s)\A(?!.*<<).*[^\\\n]\n\s*-",
      "a line that begins with '-' is a command of its own: to go on with the line before, end that with \\"),
     ("env", r",\s*[A-Z_][A-Z0-9_]*=", "what follows the comma is a part of the value: write one KEY=value a line"),
@@ -5469,6 +5476,7 @@ DOUBTS = (  # options, "" for all; what is valid and surely not meant, in the va
 
 
 def warn_of_doubts(draft: Draft) -> Iterator[str]:
+    """Warn of values that are valid and surely not meant."""
     for section, options in draft.sections.items():
         for name, ((file, line), text) in options.items():
             bare = re.sub(r"'[^']*'|\"(?:\\.|[^\"\\])*\"", "''", text)

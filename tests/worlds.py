@@ -358,7 +358,7 @@ def copy_fleet(fleet: Any) -> Any:
         twin.waiters = {mine[each]: None for each in unit.waiters}
         twin.ran, twin.queue, twin.story = dict(unit.ran), False, ()
     new.units = {name: mine[unit] for name, unit in fleet.units.items()}
-    new.actions, new.events, new.looks, new.lasts, new.began, new.killed = [], deque(), deque(), deque(), None, []
+    new.actions, new.events, new.looks, new.deferred, new.began, new.killed = [], deque(), deque(), deque(), None, []
     return new
 
 
