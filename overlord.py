@@ -3096,7 +3096,7 @@ def read_fixed(spec: Spec, environment: Mapping[bytes, bytes]) -> dict[str, byte
     """Read, with overlord's rights, the files with variables that only root and overlord's user can replace."""
     held: dict[str, bytes | list[str] | OSError] = {}
 
-    def read(path: str, inside: bool = False) -> bytes | list[str] | OSError:
+    def hold(path: str, inside: bool = False) -> bytes | list[str] | OSError:
         place = call_or(None, find, os.path.join(os.getcwd(), path))
         if place:
             os.close(place.folder)
@@ -3104,7 +3104,7 @@ def read_fixed(spec: Spec, environment: Mapping[bytes, bytes]) -> dict[str, byte
                 held[path] = try_read(path, inside)
         return held.get(path, b"")
 
-    for _ in variable_files(spec, environment, read):
+    for _ in variable_files(spec, environment, hold):
         pass
     return held
 
@@ -3114,10 +3114,10 @@ def read_variables(spec: Spec, environment: Mapping[bytes, bytes], held: Mapping
     from `read_fixed`. Raises StartError, which shows no value."""
     found: dict[bytes, bytes] = {}
 
-    def read(path: str, inside: bool = False) -> Any:
+    def recall(path: str, inside: bool = False) -> Any:
         return held[path] if path in held else try_read(path, inside)
 
-    for what, path, whole, content in variable_files(spec, environment, read):
+    for what, path, whole, content in variable_files(spec, environment, recall):
         if isinstance(content, OSError):
             if content.errno == errno.ENOENT and f"-{path}" in spec.env_file:
                 continue
