@@ -9,8 +9,9 @@ carried over, or named in one of these.
 
 Exit code: 0; 1 where there is a TODO; 64 for a usage error; 78 where a file cannot be read, with file and line.
 
-The rooms, from top to bottom: Text (variables, quoting), Output (sections, remarks), Original (what was read), what all
-kinds share, supervisord, circus, Procfile, command line.
+The rooms, from top to bottom: Text (variables, quoting, values), Output (the sections that are printed), Original (those
+that were read), what is shared, supervisord, circus, Procfile, command line. An `option` is one of the original, a
+`target` the one of overlord that it becomes.
 """
 
 from __future__ import annotations
@@ -32,9 +33,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import overlord
 
 EX_TODO, EX_USAGE, EX_CONFIG = 1, 64, 78
-RANK = {option.name: number for number, option in enumerate(overlord.OPTIONS)}
-OPTIONAL = {option.name for option in overlord.OPTIONS if option.default == "none"}
-MOST_INSTANCES, MOST_WRITTEN_OUT = 1000, 100
+RANK = {option.name: number for number, option in enumerate(overlord.OPTIONS)}  # in this order they are printed
+OPTIONAL = {option.name for option in overlord.OPTIONS if option.default == "none"}  # to these, `none` is no value
+MOST_INSTANCES = 1000  # of a count
+MOST_WRITTEN_OUT = 100  # as units of their own, where a count will not do
+DEPENDS = "what is written here depends on it, so no variable can give it"
 
 Options = Dict[str, str]
 Sections = Dict[str, Options]
@@ -176,6 +179,14 @@ def is_complete(text: str) -> bool:
     return True
 
 
+def or_variable(parse: Callable[..., str]) -> Callable[..., str]:
+    """Have a parser leave a value as it is that is one variable."""
+    def parse_value(text: str, *more: Any) -> str:
+        return text if len(text) == 1 and VARIABLE.match(text) else parse(text, *more)
+
+    return parse_value
+
+
 def parse_integer(text: str) -> int:
     """Return a number of up to nine digits, as `int` reads it."""
     try:
@@ -187,10 +198,9 @@ def parse_integer(text: str) -> int:
     return number
 
 
+@or_variable
 def parse_count(text: str, low: int = 0) -> str:
-    """Return a number that is not negative; one variable stays as it is."""
-    if len(text) == 1 and VARIABLE.match(text):
-        return text
+    """Return a number that is not negative."""
     if parse_integer(text) < low:
         raise Refused(f"{text} is below {low}")
     return str(parse_integer(text))
@@ -202,20 +212,18 @@ def parse_seconds(text: str) -> str:
     return number if number == "0" or VARIABLE.match(number) else f"{number}s"
 
 
+@or_variable
 def parse_flag(text: str) -> str:
-    """Return `true` or `false` for a boolean of supervisord or circus; one variable stays as it is."""
-    if len(text) == 1 and VARIABLE.match(text):
-        return text
+    """Return `true` or `false` for a boolean of supervisord or circus."""
     word = text.strip().lower()
     if word not in ("yes", "true", "on", "1", "no", "false", "off", "0"):
         raise Refused(f"{text!r} is not a boolean")
     return "true" if word in ("yes", "true", "on", "1") else "false"
 
 
+@or_variable
 def parse_octal(text: str) -> str:
-    """Return a umask; one variable stays as it is."""
-    if len(text) == 1 and VARIABLE.match(text):
-        return text
+    """Return a umask."""
     try:
         number = int(text, 8)
     except ValueError:
@@ -225,10 +233,9 @@ def parse_octal(text: str) -> str:
     return f"{number:03o}"
 
 
+@or_variable
 def parse_stop_signal(text: str) -> str:
     """Return the name of a signal, without SIG."""
-    if len(text) == 1 and VARIABLE.match(text):
-        return text
     try:
         return overlord.spell_signal(overlord.parse_signal(text.strip()))[3:]
     except overlord.Mistake as mistake:
@@ -243,7 +250,7 @@ def parse_kill_mode(text: str) -> str:
 def require_flag(text: str) -> bool:
     """Return a boolean that decides what is written, and so cannot be a variable."""
     if VARIABLE.search(text):
-        raise Refused("what is written here depends on it, so no variable can give it")
+        raise Refused(DEPENDS)
     return parse_flag(text) == "true"
 
 
@@ -269,17 +276,18 @@ def one_line(text: str) -> str:
 
 
 class Part:
-    """A section of what comes out. `off`: as comments. An option without a value in it may have remarks too."""
+    """A section that is printed. `off`: as comments."""
 
     def __init__(self, header: str = "") -> None:
         self.header = header
+        self.name = header.partition(":")[2]  # of the unit
         self.values: dict[str, str] = {}
-        self.origins: dict[str, tuple[str, str]] = {}  # option -> the section and option that it was
-        self.remarks: list[tuple[str, str]] = []  # the option above which it stands, text
+        self.origins: dict[str, tuple[str, str]] = {}  # target -> the section and option that it was
+        self.remarks: list[tuple[str, str]] = []  # the target above which it stands, else at the end; text
         self.off = False
 
     def spell_part(self) -> Iterator[tuple[str, str]]:
-        """Yield each line, and the option that it belongs to."""
+        """Yield each line, and the target that it belongs to."""
         if self.header:
             yield f"[{self.header}]", ""
         for name in sorted(self.values, key=lambda name: RANK.get(name, len(RANK))):
@@ -298,12 +306,16 @@ class Part:
         return [(line if line[:1] == "#" else f"# {line}".rstrip(), name) for line, name in made] if self.off else made
 
 
+# =========================================================================================================== Original
+
+
 class Original:
     """A section of the original, with what became of each of its options."""
 
     def __init__(self, conversion: Conversion, name: str, options: Options) -> None:
         self.conversion = conversion
         self.name = name
+        self.kind, self.colon, self.subject = name.partition(":")
         self.options = options
         self.part = Part()
         self.known: Mapping[str, Any] = {}  # what is expanded in its values
@@ -320,14 +332,13 @@ class Original:
         return self.options.get(option)
 
     def note(self, option: str, text: str, at: str = "") -> None:
-        """Say where the meaning of an option shifts. `at`: the option of the output below it."""
+        """Say where the meaning of an option shifts. `at`: the target below it."""
         self.take(option)
         self.part.remarks.append((at, f"NOTE {self.quote_option(option)}: {self.conversion.variables.spell(text, str)}"))
 
     def ask(self, option: str, text: str, at: str = "") -> None:
         """Say that someone has to decide about an option."""
         self.fates[option] = "open"
-        self.conversion.todo = True
         remark = (at, f"TODO {self.quote_option(option)}: {self.conversion.variables.spell(text, str)}")
         if remark not in self.part.remarks:
             self.part.remarks.append(remark)
@@ -338,33 +349,33 @@ class Original:
             if option in self.options and option not in self.fates:
                 self.fates[option] = "idle"
 
-    def put(self, option: str, value: str, origin: str = "") -> None:
-        """Write an option. The word `none` would be none to overlord."""
-        wrong = f"overlord takes the word none for no {option}" if value == "none" and option in OPTIONAL else ""
-        if wrong or (value != value.strip() and option not in ("cmd", "env")):
-            self.ask(origin, wrong or "overlord takes no blanks at the end of a value", option)
+    def put(self, target: str, value: str, option: str = "") -> None:
+        """Write a target, unless overlord would read another value."""
+        wrong = f"overlord takes the word none for no {target}" if value == "none" and target in OPTIONAL else ""
+        if wrong or (value != value.strip() and target not in ("cmd", "env")):
+            self.ask(option, wrong or "overlord takes no blanks at the end of a value", target)
             return
-        self.part.values[option] = value
-        if origin:
-            self.part.origins[option] = self.name, origin
-        if option != "cmd" and "${" in self.options.get(origin, ""):
+        self.part.values[target] = value
+        if option:
+            self.part.origins[target] = self.name, option
+        if target != "cmd" and "${" in self.options.get(option, ""):
             text = "here neither; for the container's variable write it with one $ and, in env, in double quotes"
-            self.note(origin, f"{self.conversion.original} expanded no ${{...}}, and {text}", option)
+            self.note(option, f"{self.conversion.supervisor} expanded no ${{...}}, and {text}", target)
 
-    def carry(self, origin: str, option: str, parse: Callable[[str], str], default: str | None = None) -> None:
+    def carry(self, option: str, target: str, parse: Callable[[str], str], default: str | None = None) -> None:
         """Carry over an option whose value needs no more than another form; the default is not written."""
-        value = self.parse(origin, parse)
+        value = self.parse(option, parse)
         if value is not None and value != default:
-            self.put(option, self.conversion.variables.spell_plain(value), origin)
+            self.put(target, self.conversion.variables.spell_plain(value), option)
 
-    def parse(self, origin: str, parse: Callable[[str], Any], default: Any = None) -> Any:
+    def parse(self, option: str, parse: Callable[[str], Any], default: Any = None) -> Any:
         """Return an option, expanded and parsed; the default where it is not there or, with a TODO, not valid."""
         try:
-            text = self.expanded(origin)
+            text = self.expanded(option)
             return default if text is None else parse(text)
         except Refused as refused:
-            unknown = "what is written here depends on it, so no variable can give it"
-            self.ask(origin, unknown if "\\ud" in str(refused) else str(refused))
+            # A reason that quotes the value shows a variable in it as an escape.
+            self.ask(option, DEPENDS if "\\ud" in str(refused) else str(refused))
             return default
 
     def expanded(self, option: str) -> str | None:
@@ -379,10 +390,10 @@ class Original:
                 continue
             meant = MEANT.get(option)
             near = f"; probably meant: {meant} = {one_line(value)}" if meant else overlord.suggest(option, known)
-            self.ask(option, f"{self.conversion.original} has no such option here, and passed over it{near}")
+            self.ask(option, f"{self.conversion.supervisor} has no such option here, and passed over it{near}")
 
 
-# Options that real files hold though nobody reads them, and the option of overlord that they are for.
+# Options that real files hold though nobody reads them, and the target that they are for.
 MEANT = {
     **dict.fromkeys(("depend", "depends", "depends_on", "requires", "after"), "deps"),
     **dict.fromkeys(("workdir", "working_dir", "working_directory", "cwd", "chdir", "dir"), "dir"),
@@ -423,8 +434,7 @@ HINTS = (
     ("TODO", re.compile(r"supervisord?\.pid"), "there is no such pid file here: overlord.py shutdown ends the container"),
     ("TODO", re.compile(r"\bSUPERVISOR_\w+"), "is not set here: a unit has OVERLORD_NAME"),
 )  # fmt: skip
-
-
+# Of a user who is not root.
 OTHER_HOME = "HOME, USER, LOGNAME and SHELL are this user's here, there they stayed as they were"
 
 
@@ -436,10 +446,6 @@ class Unit(NamedTuple):
     group: tuple[int, str]
     own: int
 
-    def name(self) -> str:
-        """Return the name, as `deps` takes it."""
-        return self.part.header.partition(":")[2]
-
     def starts_itself(self) -> bool:
         """Tell whether it is started without being asked for."""
         return self.part.values.get("autostart") != "false"
@@ -448,9 +454,9 @@ class Unit(NamedTuple):
 class Conversion:
     """What is made of one file: the sections of the output, and the remarks above and below them."""
 
-    original = "supervisord"
-    expand: Callable[[str, Original], str]  # what was expanded in a value; raises Refused
-    ended = "overlord stops these together, supervisord stopped them one after the other, the last first"
+    supervisor = "supervisord"  # for which the file is
+    expand: Callable[[str, Original], str]  # returns a value as the original expands it; raises Refused
+    stops = "overlord stops these together, supervisord stopped them one after the other, the last first"
 
     def __init__(self, sections: Sections) -> None:
         self.variables = Variables()
@@ -461,7 +467,9 @@ class Conversion:
         self.units: list[Unit] = []
         self.names: set[str] = set()
         self.paths: set[str] = set()  # variables that have to be a path for overlord to accept the text
-        self.todo = False
+        self.known: dict[str, Any] = {}  # what is expanded in the values of all sections
+        self.environment: dict[str, str] = {}  # the variables that all units get
+        self.logs = False  # there are files that are rotated
 
     def open_unit(self, original: Original, wanted: str, kind: str = "daemon", count: str = "") -> Part:
         """Begin the section of a unit, with a free name of the letters that overlord allows."""
@@ -485,16 +493,16 @@ class Conversion:
             if not first:
                 raise Refused("there is nothing to run")
         except Refused as refused:
-            original.ask(option, f"{self.original} refuses it: {refused}")
+            original.ask(option, f"{self.supervisor} refuses it: {refused}")
             original.part.off = True
             return
         bare = [part for _, pieces in words for kind, part in pieces if kind == "bare"]
         special = [part for part in bare if FOR_A_SHELL.search(part)]
         shown = self.variables.show(" ".join(special[:1]))
         if first in SHELL_ALONE or re.match(r"\w+=", first):
-            original.ask(option, f"{self.original} ran no shell, and found no program {first}; here a shell reads it", "cmd")
+            original.ask(option, f"{self.supervisor} ran no shell, and found no program {first}; here a shell reads it", "cmd")
         elif special:
-            original.note(option, f"{self.original} ran no shell, so {shown} was a plain argument, and still is", "cmd")
+            original.note(option, f"{self.supervisor} ran no shell, so {shown} was a plain argument, and still is", "cmd")
         original.put("cmd", " ".join(self.variables.spell_word(raw, pieces) for raw, pieces in words), option)
         self.put_hints(original, option, self.variables.show(text))
 
@@ -506,7 +514,7 @@ class Conversion:
 
     def offer_script(self, original: Original, option: str, more: str = "") -> None:
         """Say how a program that is not restarted is written where it is to run once."""
-        name = original.part.header.partition(":")[2]
+        name = original.part.name
         text = f"if this runs once, to its end, write [script:{name}] without restart, and deps = {name} where it is needed"
         original.note(option, text + more, "restart")
 
@@ -539,20 +547,19 @@ class Conversion:
                 earlier = before
                 for level in levels.values():
                     for unit in level if earlier else ():
-                        unit.part.values["deps"] = ", ".join(f"{other.name()}:started" for other in earlier)
+                        unit.part.values["deps"] = ", ".join(f"{other.part.name}:started" for other in earlier)
                         unit.part.origins["deps"] = unit.section, option
                     earlier = level if any(map(Unit.starts_itself, level)) else [*earlier, *level]
                 last += [unit for unit in earlier if unit not in last]
             before = last if any(map(Unit.starts_itself, last)) else [*before, *last]
         if any("deps" in unit.part.values for unit in units):
-            self.top.append(f"NOTE {option}: :started is the order alone, as {self.original} kept it, and the reverse one for"
+            self.top.append(f"NOTE {option}: :started is the order alone, as {self.supervisor} kept it, and the reverse one for"
                             " stops; where another has to be up first, write its name without :started")  # fmt: skip
-        elif len(units) > 1 and self.ended:
-            self.top.append(f"NOTE {self.ended}; deps = NAME:started gives an order")
+        elif len(units) > 1 and self.stops:
+            self.top.append(f"NOTE {self.stops}; deps = NAME:started gives an order")
 
     def ask_about_section(self, original: Original, text: str) -> None:
         """Have a whole section decided by someone."""
-        self.todo = True
         original.part = Part()
         original.part.remarks.append(("", f"TODO [{original.name}]: {text}"))
         for option in original.options:
@@ -579,7 +586,7 @@ class Conversion:
                 self.settings.values["shutdown_timeout"] = found[3]
         for part in self.parts:
             if "$" in part.values.get("stop_timeout", ""):
-                text = f"NOTE {part.header[7:]} has stop_timeout = {part.values['stop_timeout']}, which is not counted here"
+                text = f"NOTE {part.name} has stop_timeout = {part.values['stop_timeout']}, which is not counted here"
                 self.settings.remarks.append(("shutdown_timeout", text))
         demanded = [name for name in self.variables.demanded if not re.match("(?:PATH|HOME|HOSTNAME|OVERLORD_.*)$", name)]
         if demanded:
@@ -588,7 +595,7 @@ class Conversion:
         parts = [[line for line, _ in part.lines()] for part in self.all_parts()]
         blocks = [[f"# {one_line(line)}" for line in self.top], *parts]
         text = "\n\n".join("\n".join(block) for block in [*blocks, self.summarize()] if block) + "\n"
-        return text, EX_TODO if self.todo else 0
+        return text, EX_TODO if re.search("^# TODO ", text, re.MULTILINE) else 0
 
     def all_parts(self) -> list[Part]:
         """Return the sections in the order of the output."""
@@ -612,7 +619,6 @@ class Conversion:
                 return config
             sections = [each for each in faults if not each[1]]
             for part, name, fault in sections or faults:
-                self.todo = True
                 if name:
                     value = part.values.pop(name)
                     text = f"TODO {name} = {one_line(value)}: overlord refuses this: {fault}"
@@ -620,7 +626,7 @@ class Conversion:
                 else:
                     part.off = True
                     part.remarks.append(("", f"TODO overlord refuses this section: {fault}"))
-                    self.forget(part.header.partition(":")[2])
+                    self.forget(part.name)
                 for option, (section, origin) in part.origins.items():
                     if name in ("", option):
                         self.originals[section].fates[origin] = "open"
@@ -635,7 +641,8 @@ class Conversion:
                 part.values.pop("deps", None)
 
     def read_back(self) -> tuple[Any, list[tuple[Part, str, str]]]:
-        """Return the configuration that overlord reads from the text, and what it refuses: section, option, why."""
+        """Return the configuration that overlord reads from the text, and what it refuses: section, target, why. For
+        that, each variable is 1, or a path where overlord refuses 1."""
         placed = [(part, line, name) for part in self.all_parts() for line, name in part.lines()]
         for second in (False, True):
             values = {name: "/1" if name in self.paths else "1" for name in self.variables.names}
@@ -790,10 +797,9 @@ def parse_pairs(text: str) -> tuple[dict[str, str], list[str]]:
     return found, passed
 
 
+@or_variable
 def parse_exit_codes(text: str) -> str:
     """Return `success` for `exitcodes`."""
-    if len(text) == 1 and VARIABLE.match(text):
-        return text
     codes = [parse_integer(code) for code in text.split(",")] if text else []
     wrong = [code for code in codes if not 0 <= code <= 255]
     if wrong:
@@ -830,22 +836,20 @@ class Supervisord(Conversion):
         super().__init__(sections)
         self.expand = self.expand_format
         self.fragment = "supervisord" not in sections
-        self.known: dict[str, Any] = {"here": os.path.dirname(os.path.abspath(path))}
-        self.environment: dict[str, str] = {}
+        self.known["here"] = os.path.dirname(os.path.abspath(path))
         self.here = self.known["here"] if "%(here)s" in text else ""
         self.groups: dict[str, tuple[str, int]] = {}  # program -> its group, and the priority of that
         self.policy = ""  # what a listener does at the end of a program: `exit` or `fatal` end the container
-        self.prefixed = False
-        self.hidden: list[str] = []
-        self.logs = False
-        self.user = ""
+        self.prefixed = False  # supervisor-stdout puts the name before each line
+        self.hidden: list[str] = []  # units whose output nobody saw
+        self.user = ""  # of supervisord itself, "" for root
 
     def expand_format(self, text: str, original: Original) -> str:
         """Return a text with %(...)s expanded."""
         return format_text(text, {**self.known, **original.known}, self.variables)
 
-    def convert_supervisord(self) -> None:
-        """Make all sections."""
+    def convert_supervisord(self) -> tuple[str, int]:
+        """Make all sections; return the text and the exit code."""
         self.read_main()
         self.read_groups()
         makers: dict[str, Callable[[Original], None]] = {
@@ -856,11 +860,10 @@ class Supervisord(Conversion):
             if original.name.startswith("eventlistener:"):
                 self.read_listener(original)
         for original in self.originals.values():
-            kind, colon, _ = original.name.partition(":")
-            if kind in ("unix_http_server", "rpcinterface", "supervisorctl", "ctlplugin"):
+            if original.kind in ("unix_http_server", "rpcinterface", "supervisorctl", "ctlplugin"):
                 original.drop(*original.options)
-            elif kind in makers and (colon or kind == "inet_http_server"):
-                makers[kind](original)
+            elif original.kind in makers and (original.colon or original.kind == "inet_http_server"):
+                makers[original.kind](original)
             elif original.name not in ("supervisord", "include"):
                 self.make_unknown(original)
         for original in self.originals.values():
@@ -869,6 +872,7 @@ class Supervisord(Conversion):
         self.remark_twice(self.twice, "last")
         self.put_supervisord_defaults()
         self.put_order("priority")
+        return self.finish()
 
     def read_main(self) -> None:
         """Take what [supervisord] and [include] say."""
@@ -887,13 +891,13 @@ class Supervisord(Conversion):
             main.put("uid", self.variables.spell_plain(self.user), "user")
             if not {"HOME", "USER"} <= set(self.environment):
                 main.note("user", OTHER_HOME, "uid")
-        for option, here, parse in (("umask", "umask", parse_octal), ("directory", "dir", str)):
+        for option, target, parse in (("umask", "umask", parse_octal), ("directory", "dir", str)):
             if main.options.get("nodaemon", "").lower() in ("true", "yes", "on", "1"):
                 main.drop(option)
                 at, text = "", "supervisord follows this only where it goes into the background itself, so it did not"
             else:
-                main.carry(option, here, parse)
-                at, text = here, "supervisord followed this only where it ran without -n, in the background"
+                main.carry(option, target, parse)
+                at, text = target, "supervisord followed this only where it ran without -n, in the background"
             if option in main.options:
                 main.note(option, text, at)
         if main.options.get("strip_ansi", "false").lower() not in ("false", "no", "off", "0"):
@@ -917,7 +921,7 @@ class Supervisord(Conversion):
         """Note which programs are in which group."""
         for original in self.originals.values():
             if original.name.startswith("group:"):
-                name = original.name.partition(":")[2].strip()
+                name = original.subject.strip()
                 priority = original.parse("priority", parse_integer, 999)
                 for program in self.find_members(original):
                     if program in self.groups:
@@ -931,7 +935,7 @@ class Supervisord(Conversion):
 
     def make_group(self, original: Original) -> None:
         """Say with which words a group is asked for."""
-        name = original.name.partition(":")[2].strip()
+        name = original.subject.strip()
         members = self.find_members(original)
         sections = {section.partition(":")[2].strip() for section in self.originals
                     if section.startswith(("program:", "fcgi-program:"))}  # fmt: skip
@@ -940,7 +944,7 @@ class Supervisord(Conversion):
             original.ask("programs", f"supervisord refuses it: there is no program {lost[0] if lost else 'in it'}")
         else:
             units = [unit for unit in self.units if unit.section.partition(":")[2].strip() in members]
-            words = " ".join(f"'{unit.name()}-*'" if "count" in unit.part.values else unit.name() for unit in units)
+            words = " ".join(f"'{unit.part.name}-*'" if "count" in unit.part.values else unit.part.name for unit in units)
             original.note("programs", f"verbs take several names and globs: overlord.py restart {words} is restart {name}:*")
         original.ask_about_rest(["programs", "priority"])
 
@@ -1024,7 +1028,7 @@ class Supervisord(Conversion):
 
     def make_program(self, original: Original) -> None:
         """Make the units of a program."""
-        program = original.name.partition(":")[2].strip()
+        program = original.subject.strip()
         group, priority = self.groups.get(program, (program, None))
         before = original.part
         own = original.parse("priority", parse_integer, 999)
@@ -1040,9 +1044,9 @@ class Supervisord(Conversion):
                 original.put("count", count, "numprocs")
                 option = "process_name" if "process_name" in original.options else "numprocs"
                 if count != "0":
-                    original.note(option, f"the names are {part.header[7:]}-1 and so on here", "count")
+                    original.note(option, f"the names are {part.name}-1 and so on here", "count")
             elif known["numprocs"] == 1 and original.options.get("process_name", "%(program_name)s") != "%(program_name)s":
-                original.note("process_name", f"the name is {part.header[7:]} here", "cmd")
+                original.note("process_name", f"the name is {part.name} here", "cmd")
             elif known["numprocs"] > 1 and not number:
                 original.note("numprocs", "written out, since the numbers of a count begin at 1 and have no leading zeros", "cmd")
             if number:
@@ -1127,7 +1131,6 @@ class Supervisord(Conversion):
             original.ask("command", str(refused), "cmd")
             text = format_text(original.options["command"], known, self.variables, lenient=True)
         if text is None:
-            self.todo = True
             original.part.remarks.append(("", "TODO there is no command, so supervisord refuses it"))
             original.part.off = True
             return
@@ -1217,14 +1220,14 @@ class Supervisord(Conversion):
             original.put("log_keep", self.variables.spell_plain(keep), keep_option)
 
     def find_target(self, original: Original, stream: str) -> str:
-        """Return `stdout` or `stderr`, "" where it is the default."""
+        """Return the value of `stdout` or `stderr`, "" where it is the default."""
         option = f"{stream}_logfile"
         events = self.prefixed and original.parse(f"{stream}_events_enabled", require_flag, False)
         text = original.parse(option, partial(self.expand_format, original=original))  # expanded twice there too
         word = "auto" if text is None else text.lower()
         own = OWN_OUTPUT.get(word)
         if word == "auto":
-            name = original.part.header[7:]
+            name = original.part.name
             if not events and name not in self.hidden:
                 self.hidden.append(name)
             return ""
@@ -1245,6 +1248,7 @@ def is_log(target: str) -> bool:
     return target[:1] in ("/", "$") and not target.startswith(("/dev/", "/proc/"))
 
 
+# option, target, parser, and the default of the target, which is not written
 PROGRAM_ROWS: tuple[tuple[str, str, Callable[[str], str], str | None], ...] = (
     ("directory", "dir", str, None),
     ("umask", "umask", parse_octal, None),
@@ -1324,10 +1328,9 @@ def parse_circus(sections: Sections, twice: list[tuple[str, str, str]], path: st
             options[name] = "" if value == '""' else value
 
 
+@or_variable
 def parse_fraction(text: str) -> str:
     """Return a duration from seconds that may be a fraction."""
-    if len(text) == 1 and VARIABLE.match(text):
-        return text
     if not re.fullmatch(r"\d{1,9}(?:\.\d{0,6})?|\.\d{1,6}", text.strip()):
         raise Refused(f"{text!r} is no duration")
     return f"{float(text):g}s" if float(text) else "0"
@@ -1336,17 +1339,14 @@ def parse_fraction(text: str) -> str:
 class Circus(Conversion):
     """The conversion of a configuration for circus."""
 
-    original = "circus"
-    ended = ""
+    supervisor = "circus"
+    stops = ""
 
     def __init__(self, path: str, text: str) -> None:
         sections, self.twice, self.missing = read_circus(path, text)
         super().__init__(sections)
-        self.expand = self.expand_dollars
-        self.known: dict[str, Any] = {}  # in small letters, as circus looks them up
-        self.environment: dict[str, str] = {}
-        self.logs = False
-        self.bare_environment: list[str] = []
+        self.expand = self.expand_dollars  # the names in `known` are in small letters, as circus looks them up
+        self.bare_environment: list[str] = []  # units without `copy_env`
         self.listeners: dict[str, str] = {}  # socket -> the unit that has it
 
     def expand_dollars(self, text: str, original: Original) -> str:
@@ -1363,24 +1363,22 @@ class Circus(Conversion):
 
         return CIRCUS_VARIABLE.sub(look_up, text)
 
-    def convert_circus(self) -> None:
-        """Make all sections."""
+    def convert_circus(self) -> tuple[str, int]:
+        """Make all sections; return the text and the exit code."""
         self.settings.values["when_idle"] = "stay"
         self.defaults.values.update(stop_timeout="30s", on_failure="ignore")
         self.read_circus_main()
         self.read_environment("env", self.environment)
         self.known = {f"env.{key.lower()}": value for key, value in self.environment.items()}
         for original in self.originals.values():
-            kind, colon, _ = original.name.partition(":")
-            if kind == "watcher" and colon:
+            if original.kind == "watcher" and original.colon:
                 self.make_watcher(original)
-            elif kind == "plugin" and colon:
+            elif original.kind == "plugin" and original.colon:
                 self.make_plugin(original)
-            elif kind not in ("env", "socket") and original.name != "circus":
+            elif original.kind not in ("env", "socket") and original.name != "circus":
                 self.ask_about_section(original, "circus passes over such a section")
         for original in self.originals.values():
-            kind, _, name = original.name.partition(":")
-            if kind == "socket" and name.lower() not in self.listeners:
+            if original.kind == "socket" and original.subject.lower() not in self.listeners:
                 self.ask_about_section(original, "no watcher takes it")
         if self.logs:
             self.defaults.values.update(log_max="0", log_keep="0")
@@ -1389,6 +1387,7 @@ class Circus(Conversion):
                             + ", ".join(self.bare_environment))  # fmt: skip
         self.put_order("priority")
         self.remark_twice(self.twice, "first")
+        return self.finish()
 
     def read_circus_main(self) -> None:
         """Take what [circus] says."""
@@ -1435,10 +1434,10 @@ class Circus(Conversion):
 
     def make_watcher(self, original: Original) -> None:
         """Make the unit of a watcher."""
-        watcher = original.name.partition(":")[2]
+        watcher = original.subject
         wanted = original.parse("numprocesses", parse_count, "1")
         part = self.open_unit(original, watcher, count="" if wanted == "1" else wanted)
-        name = part.header[7:]
+        name = part.name
         environment = dict(self.environment)
         for section in self.originals:
             patterns = section[4:].split(",") if section.startswith("env:") else ()
@@ -1483,7 +1482,7 @@ class Circus(Conversion):
         if wanted == "1":
             return {"wid": "1"}
         original.put("count", self.variables.spell_plain(wanted), "numprocesses")
-        name = original.part.header[7:]
+        name = original.part.name
         if wanted != "0":
             original.note("numprocesses", f"the names are {name}-1 and so on", "count")
         return {"wid": self.variables.mark("OVERLORD_INSTANCE")} if "wid" in text.lower() else {}
@@ -1519,7 +1518,7 @@ class Circus(Conversion):
             spread = max(spread, 0)
             original.put("max_age", f"{age + spread}s~{spread}s" if spread else f"{age}s", "max_age")
         if original.parse("send_hup", require_flag, False):
-            name = original.part.header[7:]
+            name = original.part.name
             original.note("send_hup", f"the HUP that circusctl reload sent is sent by overlord.py signal HUP {name}")
         if original.parse("warmup_delay", parse_fraction, "0") != "0":
             original.ask("warmup_delay", "instances start together here; where they must not, write them as daemons with deps")
@@ -1560,7 +1559,7 @@ class Circus(Conversion):
                 original.put("log_keep", keep)
 
     def find_stream(self, original: Original, stream: str, sizes: list[tuple[str, str]]) -> str:
-        """Return `stdout` or `stderr`, "" where nothing is said; add how a file is rotated to `sizes`."""
+        """Return the value of `stdout` or `stderr`, "" where nothing is said; add how a file is rotated to `sizes`."""
         kind = (original.take(f"{stream}_stream.class") or "").rpartition(".")[2]
         path = original.parse(f"{stream}_stream.filename", str, "")
         closed = original.parse(f"close_child_{stream}", require_flag, False)
@@ -1639,15 +1638,15 @@ PROCESS = re.compile(r"([A-Za-z0-9_-]+):\s*(.+)$")
 class Procfile(Conversion):
     """The conversion of a Procfile."""
 
-    original = "honcho"
-    ended = ""
+    supervisor = "honcho"  # a Procfile is for foreman too, which honcho follows
+    stops = ""
 
     def __init__(self, text: str) -> None:
         super().__init__({"Procfile": {}})
         self.text = text
 
-    def convert_procfile(self) -> None:
-        """Make a unit of each line."""
+    def convert_procfile(self) -> tuple[str, int]:
+        """Make a unit of each line; return the text and the exit code."""
         file = self.originals["Procfile"]
         self.settings.values["output"] = "prefix"
         shared = {"stop_timeout": "5s", "env_file": "-.env"}
@@ -1660,7 +1659,7 @@ class Procfile(Conversion):
         for match in filter(None, found):
             name, command = match[1], match[2]
             if name in file.options:
-                wrong.append(f"{match[0]}")
+                wrong.append(match[0])
                 continue
             file.options[name] = command
             kind = "script" if name == "release" else "daemon"
@@ -1680,8 +1679,8 @@ class Procfile(Conversion):
             ports += kind == "daemon"
             self.put_hints(file, name, command)
         for line in wrong:
-            self.todo = True
             self.top.append(f"TODO {one_line(line)!r} is not NAME: COMMAND, or its name is taken; it is passed over")
+        return self.finish()
 
 
 # ======================================================================================================== command line
@@ -1729,17 +1728,11 @@ def convert(path: str) -> tuple[str, int]:
     """Return the configuration that a file becomes, and the exit code: 0, or 1 where there is a TODO. Raises Unreadable."""
     text = read_text(path)
     kind = find_kind(path, text)
-    conversion: Conversion
     if kind == "circus":
-        conversion = made = Circus(path, text)
-        made.convert_circus()
-    elif kind == "supervisord":
-        conversion = supervisord = Supervisord(path, text)
-        supervisord.convert_supervisord()
-    else:
-        conversion = procfile = Procfile(text)
-        procfile.convert_procfile()
-    return conversion.finish()
+        return Circus(path, text).convert_circus()
+    if kind == "supervisord":
+        return Supervisord(path, text).convert_supervisord()
+    return Procfile(text).convert_procfile()
 
 
 def run_tool(arguments: list[str]) -> int:
