@@ -41,6 +41,7 @@ DEPENDS = "what is written here depends on it, so no variable can give it"
 
 Options = Dict[str, str]
 Sections = Dict[str, Options]
+Parser = Callable[[str], str]  # of a value; raises Refused
 
 
 class Unreadable(Exception):
@@ -261,10 +262,10 @@ def spell_bytes(number: int) -> str:
 
 
 def parse_bytes(text: str) -> str:
-    """Return a size of supervisord: a number, or one with KB, MB or GB."""
+    """Return a size of supervisord: a number or one variable, alone or with KB, MB or GB."""
     unit = {"kb": 10, "mb": 20, "gb": 30}.get(text[-2:].lower())
-    number = int(parse_count(text[:-2] if unit else text)) << (unit or 0)
-    return spell_bytes(number)
+    count = parse_count(text[:-2] if unit else text)
+    return text if VARIABLE.match(count) else spell_bytes(int(count) << (unit or 0))
 
 
 # ============================================================================================================= Output
@@ -362,7 +363,7 @@ class Original:
             text = "here neither; for the container's variable write it with one $ and, in env, in double quotes"
             self.note(option, f"{self.conversion.supervisor} expanded no ${{...}}, and {text}", target)
 
-    def carry(self, option: str, target: str, parse: Callable[[str], str], default: str | None = None) -> None:
+    def carry(self, option: str, target: str, parse: Parser, default: str | None = None) -> None:
         """Carry over an option whose value needs no more than another form; the default is not written."""
         value = self.parse(option, parse)
         if value is not None and value != default:
@@ -451,6 +452,14 @@ class Unit(NamedTuple):
         return self.part.values.get("autostart") != "false"
 
 
+def split_by(units: Iterable[Unit], key: Callable[[Unit], Any]) -> list[list[Unit]]:
+    """Return the units that have a key in common together, in the order in which the keys are met."""
+    found: dict[Any, list[Unit]] = {}
+    for unit in units:
+        found.setdefault(key(unit), []).append(unit)
+    return list(found.values())
+
+
 class Conversion:
     """What is made of one file: the sections of the output, and the remarks above and below them."""
 
@@ -535,17 +544,13 @@ class Conversion:
 
     def put_order(self, option: str) -> None:
         """Have each step of the order wait for the start of the step before."""
-        units = [unit for unit in self.units if not unit.part.off]
-        steps: dict[int, dict[str, dict[int, list[Unit]]]] = {}
-        for unit in sorted(units, key=lambda unit: (unit.group[0], unit.own)):
-            groups = steps.setdefault(unit.group[0], {})
-            groups.setdefault(unit.group[1], {}).setdefault(unit.own, []).append(unit)
+        units = sorted((unit for unit in self.units if not unit.part.off), key=lambda unit: (unit.group[0], unit.own))
         before: list[Unit] = []
-        for groups in steps.values():
+        for step in split_by(units, lambda unit: unit.group[0]):
             last: list[Unit] = []
-            for levels in groups.values():
+            for group in split_by(step, lambda unit: unit.group[1]):
                 earlier = before
-                for level in levels.values():
+                for level in split_by(group, lambda unit: unit.own):
                     for unit in level if earlier else ():
                         unit.part.values["deps"] = ", ".join(f"{other.part.name}:started" for other in earlier)
                         unit.part.origins["deps"] = unit.section, option
@@ -875,7 +880,7 @@ class Supervisord(Conversion):
         return self.finish()
 
     def read_main(self) -> None:
-        """Take what [supervisord] and [include] say."""
+        """Take what [supervisord] says."""
         main = self.originals.setdefault("supervisord", Original(self, "supervisord", {}))
         main.part = self.settings
         self.known["host_node_name"] = self.variables.mark("HOSTNAME")
@@ -904,6 +909,10 @@ class Supervisord(Conversion):
             main.ask("strip_ansi", "overlord passes colours on as they come")
         main.drop(*(option for option in main.options if option in SUPERVISORD_OPTIONS))
         main.ask_about_rest(SUPERVISORD_OPTIONS)
+        self.read_include()
+
+    def read_include(self) -> None:
+        """Take what [include] says, and say what to know about the file as a whole."""
         include = self.originals.get("include")
         if include:
             include.part = self.settings
@@ -1069,25 +1078,20 @@ class Supervisord(Conversion):
         form = original.take("process_name") or "%(program_name)s"
         texts = [value for option, value in original.options.items() if option not in ("process_name", "numprocs")]
         used = [use for text in texts for use in re.findall(r"%\(process_num\)[^a-zA-Z]*[a-zA-Z]", text)]
-        if VARIABLE.match(wanted):
-            if used and (first != 1 or {use[-2:] for use in used} - {")s", ")d", ")i"}):
-                original.ask("numprocs", f"the numbers in {used[0]} began at {first}, here they begin at 1", "count")
-            mark = self.variables.mark("OVERLORD_INSTANCE")
-            return [(program, {**known, "process_num": mark, "numprocs": wanted}, self.variables.spell_plain(wanted))]
-        number = int(wanted)
+        counts = not used or (first == 1 and {use[-2:] for use in used} <= {")s", ")d", ")i"})
+        number = -1 if VARIABLE.match(wanted) else int(wanted)  # -1: a variable gives it
         if number > MOST_INSTANCES:
             original.ask("numprocs", f"overlord has at most {MOST_INSTANCES} of a unit", "count")
             number = MOST_INSTANCES
-        if number != 1 and "%(process_num)" not in form and number:
+        if number > 1 and "%(process_num)" not in form:
             option = "process_name" if "process_name" in original.options else "numprocs"
             original.ask(option, "supervisord refuses it: process_name needs %(process_num)s where numprocs is above 1")
-        counted = not used or (first == 1 and {use[-2:] for use in used} <= {")s", ")d", ")i"})
-        if number > MOST_WRITTEN_OUT and not counted:
+        many = number < 0 or number > MOST_WRITTEN_OUT
+        if many and not counts:
             original.ask("numprocs", f"the numbers in {used[0]} began at {first}, here they begin at 1", "count")
-            counted = True
-        if number == 0 or (number > 1 and counted):
-            mark = self.variables.mark("OVERLORD_INSTANCE")
-            return [(program, {**known, "process_num": mark, "numprocs": number}, str(number))]
+        if many or number == 0 or (number > 1 and counts):
+            own = {"process_num": self.variables.mark("OVERLORD_INSTANCE"), "numprocs": wanted if number < 0 else number}
+            return [(program, {**known, **own}, self.variables.spell_plain(wanted) if number < 0 else str(number))]
         plans = []
         for process in range(first, first + number):
             own = {**known, "process_num": process, "numprocs": number}
@@ -1190,34 +1194,29 @@ class Supervisord(Conversion):
             targets["stderr"] = self.find_target(original, "stderr")
         if targets["stderr"] == "/dev/stdout" and targets["stdout"] in ("", "inherit"):
             targets["stderr"] = "stdout"
-        sizes = []
+        rotated = []
         for stream, target in targets.items():
             if target and (target != "inherit" or self.prefixed):
                 given = "redirect_stderr" if target == "stdout" and redirect else f"{stream}_logfile"
                 original.put(stream, target, given)
-            names = f"{stream}_logfile_maxbytes", f"{stream}_logfile_backups"
             if is_log(target):
-                size = original.parse(names[0], parse_bytes, "50M")
-                sizes.append((size, original.parse(names[1], parse_count, "10"), names))
-            original.drop(*names)
-        if sizes:
-            self.put_rotation(original, sizes)
+                rotated.append(stream)
+            else:
+                original.drop(f"{stream}_logfile_maxbytes", f"{stream}_logfile_backups")
+        for name, target, parse, default in ROTATION_ROWS if rotated else ():
+            self.put_rotation(original, [f"{stream}_logfile_{name}" for stream in rotated], target, parse, default)
 
-    def put_rotation(self, original: Original, sizes: list[tuple[str, str, tuple[str, str]]]) -> None:
-        """Write how log files are rotated."""
+    def put_rotation(self, original: Original, options: list[str], target: str, parse: Parser, default: str) -> None:
+        """Write how log files are rotated, which is the same for both streams."""
         self.logs = True
-        size, keep, (size_option, keep_option) = sizes[0]
-        for other_size, other_keep, (other_size_option, other_keep_option) in sizes[1:]:
-            if other_size != size:
-                given = other_size_option if other_size_option in original.options else size_option
-                original.ask(given, f"stdout and stderr have one log_max here; taken: {size}", "log_max")
-            if other_keep != keep:
-                given = other_keep_option if other_keep_option in original.options else keep_option
-                original.ask(given, f"stdout and stderr have one log_keep here; taken: {self.variables.show(keep)}", "log_keep")
-        if size != "50M":
-            original.put("log_max", size, size_option)
-        if keep != "10":
-            original.put("log_keep", self.variables.spell_plain(keep), keep_option)
+        taken, *others = [original.parse(option, parse, default) for option in options]
+        for option, other in zip(options[1:], others):
+            if other != taken:
+                given = option if option in original.options else options[0]
+                text = f"stdout and stderr have one {target} here; taken: {self.variables.show(taken)}"
+                original.ask(given, text, target)
+        if taken != default:
+            original.put(target, self.variables.spell_plain(taken), options[0])
 
     def find_target(self, original: Original, stream: str) -> str:
         """Return the value of `stdout` or `stderr`, "" where it is the default."""
@@ -1248,8 +1247,12 @@ def is_log(target: str) -> bool:
     return target[:1] in ("/", "$") and not target.startswith(("/dev/", "/proc/"))
 
 
-# option, target, parser, and the default of the target, which is not written
-PROGRAM_ROWS: tuple[tuple[str, str, Callable[[str], str], str | None], ...] = (
+# option, target, parser, and the default, which is not written
+ROTATION_ROWS: tuple[tuple[str, str, Parser, str], ...] = (
+    ("maxbytes", "log_max", parse_bytes, "50M"),
+    ("backups", "log_keep", parse_count, "10"),
+)
+PROGRAM_ROWS: tuple[tuple[str, str, Parser, str | None], ...] = (
     ("directory", "dir", str, None),
     ("umask", "umask", parse_octal, None),
     ("autostart", "autostart", parse_flag, "true"),
@@ -1531,7 +1534,7 @@ class Circus(Conversion):
             if option[7:].lower() not in overlord.LIMITS:
                 original.ask(option, f"overlord has the limits {' '.join(overlord.LIMITS)}", "limits")
             elif value is not None:
-                limits.append(f"{option[7:].lower()}={value}")
+                limits.append(f"{option[7:].lower()}={self.variables.spell_plain(value)}")
         if limits:
             original.put("limits", " ".join(limits), "")
 
@@ -1555,8 +1558,8 @@ class Circus(Conversion):
         for size, keep in sizes[:1]:
             self.logs = True
             if (size, keep) != ("0", "0"):
-                original.put("log_max", size)
-                original.put("log_keep", keep)
+                original.put("log_max", self.variables.spell_plain(size))
+                original.put("log_keep", self.variables.spell_plain(keep))
 
     def find_stream(self, original: Original, stream: str, sizes: list[tuple[str, str]]) -> str:
         """Return the value of `stdout` or `stderr`, "" where nothing is said; add how a file is rotated to `sizes`."""
@@ -1619,7 +1622,7 @@ class Circus(Conversion):
         return f"tcp:{self.variables.spell_plain(host)}:{self.variables.spell_plain(port)}"
 
 
-WATCHER_ROWS: tuple[tuple[str, str, Callable[[str], str], str | None], ...] = (
+WATCHER_ROWS: tuple[tuple[str, str, Parser, str | None], ...] = (
     ("working_dir", "dir", str, ""),
     ("uid", "uid", lambda text: "" if text in ("root", "0") else text, ""),
     ("gid", "gid", str, ""),
