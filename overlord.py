@@ -1517,7 +1517,7 @@ class Move:
             self.cancel_start()
             return
         end = f"cannot start: {self.event.why}"
-        self.amend(code=1)
+        self.amend(code=1, up=False)
         if self.event.passing:  # no fault of the unit, so not counted in `respawns`
             self.back_off(end, FORK_DELAY)
         else:

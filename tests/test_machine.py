@@ -585,6 +585,17 @@ def test_respawns_in_a_row() -> None:
     assert "(respawns = 2/ok, used up)" in unit.said[0]
 
 
+def test_a_barred_start_in_a_row() -> None:
+    """A start that an `always` script bars counts in `respawns = 2/ok`, whatever the run before it was."""
+    unit = a_daemon(respawns="2/ok", backoff="0")
+    assert unit.ok().exit(1, after=0.5) == BACKOFF
+    for _ in range(2):
+        unit.due()
+        assert unit.send("barred", why="script s failed") == BACKOFF
+    unit.due()
+    assert unit.send("barred", why="script s failed") == FAILED
+
+
 def test_no_respawns_in_a_row() -> None:
     """`respawns = 0/ok`: restarted after a run that was OK alone."""
     unit = a_daemon(respawns="0/ok", backoff="0")
