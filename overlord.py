@@ -1168,13 +1168,21 @@ class Draft:
         owners = (section, section.partition(":")[0])
         return any("${OVERLORD_" in text for owner in owners for _, text in self.sections.get(owner, {}).values())
 
+    def has_count(self, section: str, base: dict[str, Any]) -> bool:
+        """Tell whether a unit has a count, its own or that of its kind in `base`."""
+        given = self.sections.get(section, {}).get("count")
+        try:
+            count = self.parse_option("daemon", "count", given[1], self.environment) if given else base.get("count")
+        except Mistake:  # which is reported with the other options
+            return True
+        return count is not None
+
     def make_unit(self, kind: str, name: str, base: dict[str, Any], settings: Settings, number: int = 0) -> Spec:
         """Return the spec of a unit, with the variables of its instance `number`: its own options, else those of its
         kind in `base`, else the defaults."""
         section, known = f"{kind}:{name}", self.environment
         if self.has_own(section):
-            if not number and any("count" in self.sections.get(owner, ()) for owner in (section, kind)):
-                number = 1  # until the count is known, the first instance stands for all
+            number = number or int(self.has_count(section, base))  # the first instance stands for all, at first
             known = {**known, **own_variables(f"{name}-{number}" if number else name, number)}
             base = self.parse_section(kind, kind, known)
         given = {**base, **self.parse_section(section, kind, known)}
@@ -3077,7 +3085,10 @@ def variable_files(spec: Spec, environment: Mapping[bytes, bytes], read: Callabl
                 yield f"env_file {path}/{name}", f"{path}/{name}", name, content
     for name in spec.secrets:
         path = decode(environment.get(f"{name}_FILE".encode(), b"")) or f"/run/secrets/{name}"
-        yield f"secret {name}: {path}", path, name, read(path)
+        content = read(path)
+        if isinstance(content, list):  # Docker makes a folder where the source of a mount is missing
+            content = OSError(errno.EISDIR, os.strerror(errno.EISDIR))
+        yield f"secret {name}: {path}", path, name, content
 
 
 def try_read(path: str, inside: bool = False) -> bytes | list[str] | OSError:

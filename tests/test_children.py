@@ -358,6 +358,14 @@ def test_a_missing_secret(overlord: Start, tmp_path: Path) -> None:
     o.wait_exit()
 
 
+def test_a_secret_that_is_a_folder(overlord: Start, tmp_path: Path) -> None:
+    """Docker makes one where the source of a mount is missing: it is a failed start that says so."""
+    (tmp_path / "token").mkdir()
+    o = overlord(daemon("web", SLEEPING, secrets="TOKEN", **FAILS), env={"PATH": PATH, "TOKEN_FILE": f"{tmp_path}/token"})
+    o.says("web", f"failed: cannot start: secret TOKEN: {tmp_path}/token: Is a directory")
+    o.wait_exit()
+
+
 # --- limits ----------------------------------------------------------------------------------------------------------
 
 

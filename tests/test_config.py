@@ -585,6 +585,9 @@ def test_own_variables_where_there_are_none() -> None:
     (line,) = mistakes(f"[daemon]\nstdout = /log/${{OVERLORD_INSTANCE}}\n{WEB}")
     assert line.startswith("0.conf:2: [daemon] stdout: ${OVERLORD_INSTANCE}: is not set")
     assert not mistakes(f"[daemon]\nstdout = /log/${{OVERLORD_INSTANCE}}\n{WEB}count = 1\n")
+    assert mistakes(f"[daemon]\ncount = 2\nstdout = /log/${{OVERLORD_INSTANCE}}\n{WEB}count = ${{N:-none}}\n")
+    text = f"[daemon]\ncount = 2\nstdout = /log/${{OVERLORD_NAME}}\n{WEB}count = none\n"
+    assert read(text).units["web"].stdout == "/log/web"
     (line,) = mistakes(f"[overlord]\noutput = /log/${{OVERLORD_NAME}}\n{WEB}")
     assert "${OVERLORD_NAME}: is not set" in line
     assert len(mistakes(f"{WEB}count = 3\nready = tcp:9999${{OVERLORD_INSTANCE}}\n")) == 3
