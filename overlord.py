@@ -1648,7 +1648,7 @@ Next = namedtuple("Next", "deed whom at why", defaults=("", None, -1, ""))
 class Unit:
     __slots__ = tuple(
         "name spec status deps dependents team wanted by queued tried ended succeeded begun waits at reason stuck"
-        " waiters ran reach leaving changing blockers cleared levels story note next_run kin sessions born user told"
+        " waiters ran reach leaving changing blockers cleared levels below story note next_run kin sessions born user told"
         " timer ear notices stop_command probers plan queue".split()
     )
 
@@ -1672,7 +1672,8 @@ class Unit:
         self.leaving = self.changing = False  # a shutdown or a reload takes it down; a reload changes its definition
         # Cleared: it and all its dependents are stopped, or stay. blockers: how many dependents are not cleared yet.
         self.cleared, self.blockers = True, 0
-        self.levels = 0  # of live units, from it downwards, in a shutdown
+        # In a shutdown: the levels of live units from it downwards, and the seconds that those below it may take.
+        self.levels, self.below = 0, 0.0
         self.story: tuple[tuple[float, str], ...] = ()  # for the timeline: when, and what
         self.note = self.next_run = ""  # what it says of itself; when its schedule is due
         self.kin: dict[int, int] = {}  # its processes as last seen, pid -> start time
@@ -2274,6 +2275,8 @@ class Fleet:
             if unit.lives() and not unit.status.pid:  # what was about to start does not
                 self.apply(unit, Event("stop", SHUTDOWN), now)
             unit.levels = max((dep.levels for dep, _ in unit.deps), default=0) + unit.lives()
+            times = (dep.below + dep.lives() * dep.spec.stop_timeout for dep, _ in unit.deps)
+            unit.below = max(times, default=0.0)
         self.stop_in_order()
 
     def stop_in_order(self) -> None:
@@ -2284,12 +2287,13 @@ class Fleet:
             self.look_later(unit)
 
     def stop_event(self, unit: Unit, why: str, now: float) -> Event:
-        """Return the event that stops a unit. In a shutdown, each level gets an equal share of the time."""
+        """Return the event that stops a unit. In a shutdown, each level gets an equal share of the time, or more
+        where those below do not need theirs."""
         if not self.ending:
             return Event("stop", why or RELOAD, fails=unit.status.then == "fail")
         left, signum = max(0.0, self.ending.units_end - now), self.ending.signum
         if unit.name != MAIN:
-            return Event("stop", SHUTDOWN, limit=left / max(1, unit.levels))
+            return Event("stop", SHUTDOWN, limit=max(left / max(1, unit.levels), left - unit.below))
         if signum == SIGNALS["RTMIN"] + 3:  # a request to shut down for systemd alone
             signum = SIGNALS["TERM"]
         return Event("stop", SHUTDOWN, limit=left * MAIN_SHARE if unit.levels > 1 else left, signum=signum)

@@ -1055,6 +1055,19 @@ def test_shares() -> None:
     assert stage.exited_at - asked <= 9.0
 
 
+def test_share_where_everything_fits() -> None:
+    """No stop_timeout is cut where the chain of them fits: those below take no more than theirs."""
+    chain = prompt("c", deps="b", stop_timeout="1s") + prompt("b", deps="a", stop_timeout="30s") + prompt("a", stop_timeout="1s")
+    stage = Stage(settings(shutdown_timeout="34s") + chain, boot=False)
+    stage.tempers = dict.fromkeys("abc", STUBBORN)
+    stage.boot()
+    asked = stage.now
+    stage.request()
+    stage.advance(40.0)
+    killed = [(at - asked, name) for at, name, signum, _ in stage.kills if signum == KILL]
+    assert killed == [(pytest.approx(1.0), "c"), (pytest.approx(31.0), "b"), (pytest.approx(32.0), "a")]
+
+
 def test_time_not_used_goes_to_the_next() -> None:
     """Who is quick leaves the rest of its share to those below."""
     text = settings(shutdown_timeout="9s") + prompt("b", deps="a", stop_timeout="60s") + prompt("a", stop_timeout="60s")

@@ -301,6 +301,7 @@ class Stage:
         self.failures: list[tuple[int, bool]] = []  # codes of units that failed for good, and whether for one dependent
         self.cause: int | None = None  # the code that the shutdown should lead to, where a unit caused it
         self.levels: dict[str, int] = {}
+        self.below: dict[str, float] = {}
         self.command = command
         self.specs = dict(self.config.units)  # as the fleet had them when it was last looked at
         self.in_between: set[str] = set()  # in a reload: what is taken down for it, and comes back with another definition
@@ -889,7 +890,8 @@ class Stage:
             self.begin_ending(self.code_of(name, event, new))
         if event.kind == "stop" and new.state == STOPPING and fleet.ending:
             left = max(0.0, fleet.ending.units_end - self.now)
-            share = left / max(1, self.levels[name]) if name != MAIN else left * 0.75 if self.levels[name] > 1 else left
+            share = max(left / max(1, self.levels[name]), left - self.below[name])
+            share = share if name != MAIN else left * 0.75 if self.levels[name] > 1 else left
             check(new.deadline is None or new.deadline <= self.now + share + EPSILON, "{} has more than its share: {}", name, new)
 
     def catch_up(self) -> None:
@@ -1090,6 +1092,9 @@ class Stage:
         for name in self.fleet.units:
             below = max((self.levels[dep] for dep, _ in self.fleet.units[name].spec.deps), default=0)
             self.levels[name] = below + (self.fleet.units[name].status.pid > 0)
+            deps = [self.fleet.units[dep] for dep, _ in self.fleet.units[name].spec.deps]
+            times = [self.below[dep.name] + (dep.status.pid > 0) * dep.spec.stop_timeout for dep in deps]
+            self.below[name] = max(times, default=0.0)
 
     def check_exit(self, slack: float = 0.2) -> None:
         """Check the end: its code by the precedence of the specification, and that it came in time."""
