@@ -935,8 +935,9 @@ FOREIGN = {word: advice for words, advice in (
     ("numprocs numprocesses", "write `count`; the instances are NAME-1, NAME-2, ..."),
     ("priority depend depends", "write `deps` = NAME, to start when that is up, or NAME:started, for the order alone"),
     ("redirect_stderr", "write `stderr` = stdout"),
-    ("stdout_logfile stderr_logfile stdout_stream stderr_stream logfile",
-     "write `stdout` or `stderr` = /PATH, null for NONE, inherit for AUTO and /dev/stdout; overlord's log is stderr"),
+    ("logfile", "leave it out: overlord's log is stderr"),
+    ("stdout_logfile stderr_logfile stdout_stream stderr_stream",
+     "write `stdout` or `stderr` = /PATH, null for NONE, inherit for AUTO and /dev/stdout"),
     ("rlimit minfds", "write `limits` = nofile=65536"),
     ("max_age_variance", "write `max_age` = 1h~10m, for 10 minutes"),
     ("hooks", "write a [script:SCRIPT], and `deps` = SCRIPT:always"),
@@ -1109,7 +1110,10 @@ class Draft:
         if not option:
             owners = "] and [".join(other for other in KINDS if name in BY_KIND[other])
             alone = owners and f"is an option of [{owners}] alone"
-            raise Mistake(alone or explain_word("option", name, BY_KIND[kind]))
+            fault = alone or explain_word("option", name, BY_KIND[kind])
+            if kind == "overlord":  # what supervisord has in [supervisord] for all its programs
+                fault = re.sub(", write (?=`(?:env|uid|dir|limits)`)", ", in [daemon] write ", fault)
+            raise Mistake(fault)
         parts, written = text.split("\n") if name == "wait_for" else [text], text
         verbatim = UNEXPANDED.get(name, ())
         text = "\n".join(part if part.startswith(verbatim) else fill(parse_template(part), known) for part in parts)
@@ -1648,8 +1652,8 @@ Next = namedtuple("Next", "deed whom at why", defaults=("", None, -1, ""))
 class Unit:
     __slots__ = tuple(
         "name spec status deps dependents team wanted by queued tried ended succeeded begun waits at reason stuck"
-        " waiters ran reach leaving changing blockers cleared levels below story note next_run kin sessions born user told"
-        " timer ear notices stop_command probers plan queue".split()
+        " waiters ran reach leaving changing blockers cleared levels below story note next_run kin sessions born user"
+        " told timer ear notices stop_command probers plan queue".split()
     )
 
     def __init__(self, spec: Spec) -> None:
@@ -4010,7 +4014,8 @@ def match_names(patterns: Iterable[str], known: Iterable[str], strict: bool = Tr
         except re.error:  # PYTHON: raised for `[z-a]` up to 3.9
             found = set()
         if not found and strict:
-            raise Mistake(f"there is no unit {pattern}{suggest(pattern, names)}")
+            near = ", write '*'" if pattern == "all" else suggest(pattern, names)  # supervisorctl's word
+            raise Mistake(f"there is no unit {pattern}{near}")
         chosen |= found
     return [name for name in names if name in chosen]
 

@@ -420,13 +420,18 @@ BACKGROUND = re.compile(
     |rsyslogd(?!.*\s-\w*n)|service\s+\S+\s+start|(?:etc/)?init\.d/\S+\s+start)(?![\w./-])""",
     re.VERBOSE | re.DOTALL,
 )
+ENDLESS = r"\bwhile\s+(?:true|:|(?:test|\[)\s+(?:true|1)(?:\s+\])?)\s*[;\n]"
 HINTS = (
-    ("NOTE", re.compile(r"\bsleep\s+[\d.]+\w?\s*(?:&&|;(?!\s*done))"),
+    ("NOTE", re.compile(r"(?:^|-\w*c\s+[\"']?)\s*sleep\s+[\d.]+\w?\s*(?:&&|;)"),
      "a sleep only fakes an order: deps waits for another program, and its ready says when that is up"),
-    ("NOTE", re.compile(r"\b(?:until|while\s+(?:!|\[|test|true|:))(?![\w-])"),
+    ("NOTE", re.compile(rf"(?s){ENDLESS}(?!.*\bbreak\b).*\bsleep\b"),
+     "a loop with a pause: a [script:JOB] with schedule = every 60s does what is in it, never twice at a time"),
+    ("NOTE", re.compile(rf"(?s)\buntil(?![\w-])|(?!{ENDLESS})\bwhile\s+(?:!|\[|test)(?![\w-])|{ENDLESS}.*\bbreak\b"),
      "a loop that polls: deps and ready wait for another program, wait_for for what is outside the container"),
     ("NOTE", re.compile(PREFIX + r"(?:busybox\s+)?crond?(?![\w./-])"),
      "a job of cron may be a [script:JOB] with schedule = 30 3 * * *, which has the container's environment"),
+    ("NOTE", re.compile(PREFIX + r"sshd(?![\w./-])"),
+     "its end and its restart end the sessions too: kill_mode = process spares them"),
     ("NOTE", re.compile(PREFIX + r"tail\s.*-\w*[fF]"),
      "where the program that writes this file can write to its stdout, stdout = prefix of that program does it"),
     ("TODO", BACKGROUND,
@@ -1014,7 +1019,8 @@ class Supervisord(Conversion):
             self.policy, at = "exit" if self.policy == "exit" else policy, "on_failure"
             when = "ended" if policy == "exit" else "was FATAL"
             what = f"taken for one that ends the container when a program {when}, as on_failure does"
-            what += f"{', on_success and restart = never too' if policy == 'exit' else ''}; read what it really does"
+            more = ", on_success and restart = never too, but one that ends within startsecs is not tried again (startretries)"
+            what += f"{more if policy == 'exit' else ''}; read what it really does"
         if what:
             original.part = self.settings if at == "output" else self.defaults
             text = f"NOTE [{original.name}] events = {', '.join(sorted(events))}, command = {one_line(command)}: {what}"
@@ -1177,7 +1183,9 @@ class Supervisord(Conversion):
         if restart != "on-failure":
             original.put("restart", restart, "autorestart")
         if restart == "never":
-            self.offer_script(original, "autorestart", "; where it ended within startsecs, supervisord tried it again")
+            again = retries != "0" and original.options.get("startsecs", "").strip() != "0"
+            self.offer_script(original, "autorestart", f"; where it ended within startsecs, supervisord tried it again,"
+                              f" startretries = {self.variables.show(retries)}" if again else "")  # fmt: skip
         elif retries != "3":
             original.put("respawns", f"{self.variables.spell_plain(retries)}/ok", "startretries")
 
@@ -1508,6 +1516,7 @@ class Circus(Conversion):
         """Write what is about restarts."""
         if not original.parse("respawn", require_flag, True):
             original.put("restart", "never", "respawn")
+            original.put("warmup", "0", "respawn")  # circus asks no program to live for some time
             self.offer_script(original, "respawn")
         tries = original.parse("max_retry", str, "-1")
         if re.fullmatch("[1-9][0-9]{0,8}", tries):

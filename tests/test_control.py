@@ -938,6 +938,7 @@ REQUESTS = (
     ),
     *((f"{verb} x*", r"there is no unit .?x\*") for verb in "status stop timeline".split()),
     ("signal HUP wbe", 'did you mean "web"'),
+    ("restart all", "there is no unit .?all.?, write '[*]'"),
     ("signal FOO web", "'FOO' is not a signal"),
     *((verb, f"{verb} needs .*NAME") for verb in "start stop restart wait logs signal".split()),
     ("signal HUP", "signal needs SIGNAL NAME"),
@@ -954,6 +955,7 @@ REQUESTS = (
 MISTAKES = (
     (["status", "wbe"], r'there is no unit wbe.*did you mean "web"'),
     (["restart", "web", "nosuch"], "there is no unit nosuch"),
+    (["status", "all"], "there is no unit all, write '[*]'"),
     (["why", "wbe"], r'did you mean "web"'),
     (["timeline", "wbe"], r'did you mean "web"'),
     (["why", "web", "web"], "why"),
