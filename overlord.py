@@ -935,7 +935,7 @@ FOREIGN = {word: advice for words, advice in (
     ("numprocs numprocesses", "write `count`; the instances are NAME-1, NAME-2, ..."),
     ("priority depend depends", "write `deps` = NAME, to start when that is up, or NAME:started, for the order alone"),
     ("redirect_stderr", "write `stderr` = stdout"),
-    ("logfile", "leave it out: overlord's log is stderr"),
+    ("logfile", "write `stdout` in a unit; overlord's own log is stderr"),
     ("stdout_logfile stderr_logfile stdout_stream stderr_stream",
      "write `stdout` or `stderr` = /PATH, null for NONE, inherit for AUTO and /dev/stdout"),
     ("rlimit minfds", "write `limits` = nofile=65536"),
@@ -1110,10 +1110,7 @@ class Draft:
         if not option:
             owners = "] and [".join(other for other in KINDS if name in BY_KIND[other])
             alone = owners and f"is an option of [{owners}] alone"
-            fault = alone or explain_word("option", name, BY_KIND[kind])
-            if kind == "overlord":  # what supervisord has in [supervisord] for all its programs
-                fault = re.sub(", write (?=`(?:env|uid|dir|limits)`)", ", in [daemon] write ", fault)
-            raise Mistake(fault)
+            raise Mistake(alone or explain_word("option", name, BY_KIND[kind]))
         parts, written = text.split("\n") if name == "wait_for" else [text], text
         verbatim = UNEXPANDED.get(name, ())
         text = "\n".join(part if part.startswith(verbatim) else fill(parse_template(part), known) for part in parts)

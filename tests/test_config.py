@@ -1613,7 +1613,7 @@ FOREIGN = {
     "count": "numprocs numprocesses",
     "deps": "priority depends_on depend hooks.before_start",
     "stderr": "redirect_stderr stderr_logfile stderr_stream.class stderr_stream.filename",
-    "stdout": "stdout_logfile stdout_stream.class stdout_stream.max_bytes",
+    "stdout": "stdout_logfile stdout_stream.class stdout_stream.max_bytes logfile",
     "log_max": "stdout_logfile_maxbytes stderr_logfile_maxbytes",
     "log_keep": "stdout_logfile_backups stderr_logfile_backups",
     "limits": "rlimit_nofile rlimit_core minfds",
@@ -1622,7 +1622,7 @@ FOREIGN = {
     "configdir": "include include_dir files",
     "": "process_name numprocs_start killasgroup serverurl nodaemon silent childlogdir identifier nocleanup strip_ansi minprocs"
     " stdout_capture_maxbytes stderr_capture_maxbytes stdout_events_enabled stderr_events_enabled stdout_syslog stderr_syslog"
-    " logfile logfile_maxbytes logfile_backups programs events buffer_size result_handler socket_owner socket_mode socket_backlog"
+    " logfile_maxbytes logfile_backups programs events buffer_size result_handler socket_owner socket_mode socket_backlog"
     " copy_env copy_path shell shell_args warmup_delay send_hup singleton use_sockets on_demand close_child_stdin"
     " close_child_stdout close_child_stderr virtualenv virtualenv_py_ver check_delay endpoint endpoint_owner pubsub_endpoint"
     " multicast_endpoint stats_endpoint statsd statsd_close_outputs httpd httpd_host httpd_port httpd_close_outputs debug"
@@ -1636,13 +1636,6 @@ def test_foreign_options(option: str, word: str) -> None:
     (line,) = mistakes(f"{WEB}{word} = x\n")
     assert f"[daemon:web] {word}: " in line
     assert f"`{option}`" in line if option else "leave it out" in line
-
-
-@pytest.mark.parametrize("word", ["environment", "user", "directory", "minfds"])
-def test_foreign_options_of_all_programs(word: str) -> None:
-    """What [supervisord] has for all its programs is no option of [overlord] here."""
-    (line,) = mistakes(f"[overlord]\n{word} = x\n{WEB}")
-    assert f"[overlord] {word}: unknown option, in [daemon] write `" in line
 
 
 @pytest.mark.parametrize(
