@@ -757,7 +757,7 @@ def parse_deps(text: str) -> tuple[tuple[str, str], ...]:
 Reference = namedtuple("Reference", "name operator word")
 # `${NAME` with its operator, a `${` that begins no reference, `$$`, `}`
 TOKEN = r"\$\{(?:([A-Za-z_][A-Za-z0-9_.]*)(?=\}|:[-?])(:[-?])?)?|\$\$|\}"
-QUOTED_TOKEN = rf'\\[$"`\\]|{TOKEN}'  # in double quotes a backslash escapes as in the shell
+QUOTED_TOKEN = rf'\\[$"`\\\n]|{TOKEN}'  # in double quotes a backslash escapes as in the shell
 # single-quoted, double-quoted, escaped, bare, anything else; COST: one way to match a text, so no backtracking
 SHELL_PIECE = r"(?s)'([^']*)'|\"((?:\\.|[^\"\\])*)\"|(\\.)|((?:\$\{[^}]*\}|(?!\$\{)[^\s'\"\\])+)|(.)"
 # A comment; a line whose value begins with a quote, which may end in another line; any other line.
@@ -805,7 +805,7 @@ def parse_template(text: str, tokens: str = TOKEN) -> Template:
         if token[0].startswith("${"):
             levels.append((token, []))
         elif token[0] != "}" or not opening:
-            parts.append(token[0][-1])
+            parts.append(token[0][-1].strip("\n"))  # a backslash before the end of a line joins two
         elif len(levels) > 11:
             raise Mistake("${...} inside ${...} more than ten levels deep")
         else:

@@ -89,6 +89,7 @@ def main(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[SimpleName
     monkeypatch.setitem(overlord.BY_KIND["overlord"], "configdir", configdir)
     monkeypatch.setattr(overlord, "DEFAULT_CONFIG", str(tmp_path / "default.conf"))
     monkeypatch.setattr(overlord, "found_environment", lambda: environment)
+    monkeypatch.setattr(overlord, "COMPILED", True)  # or `check` has a note on that
     monkeypatch.chdir(tmp_path)
     former, mask = signal.getsignal(signal.SIGINT), signal.pthread_sigmask(signal.SIG_BLOCK, ())
     yield SimpleNamespace(run=lambda *words: overlord.main(list(words)), environment=environment)
@@ -374,6 +375,7 @@ VALUES = [
     ("env", "A=1\n  B=2\n\n  A=3", (("A", "3"), ("B", "2"))),
     ("env", "\n  A='x\n    y\n\n  z'\n  B=2", (("A", "x\n  y\n\nz"), ("B", "2"))),
     ("env", '\n  A="x # y\n  \\"z"\\ $$\n  B=${A}', (("A", 'x # y\n"z $'), ("B", 'x # y\n"z $'))),
+    ("env", '\n  A="x\\\n  y\\\\\n  z"\n  B=\'x\\\n  y\'', (("A", "xy\\\nz"), ("B", "x\\\ny"))),
     ("env", "\n  # it's a comment\n  A='\n  # is none\n  '\n  # don't", (("A", "\n# is none\n"),)),
 ]
 VALUES_OF_SCRIPTS = [
