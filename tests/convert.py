@@ -1057,14 +1057,8 @@ class Supervisord(Conversion):
             part.remarks += [] if number else before.remarks
             if count:
                 original.put("count", count, "numprocs")
-                option = "process_name" if "process_name" in original.options else "numprocs"
-                if count != "0":
-                    original.note(option, f"the names are {part.name}-1 and so on here", "count")
-            elif known["numprocs"] == 1 and original.options.get("process_name", "%(program_name)s") != "%(program_name)s":
-                original.note("process_name", f"the name is {part.name} here", "cmd")
-            elif known["numprocs"] > 1 and not number:
-                original.note("numprocs", "written out, since the numbers of a count begin at 1 and have no leading zeros", "cmd")
-            if number:
+            self.note_names(original, count, known["numprocs"])
+            if number:  # the first one has the notes for all
                 part.remarks = [(at, text) for at, text in part.remarks if not text.startswith("NOTE")]
             self.parts.append(part)
             order = (own, program) if priority is None else (priority, f"group:{group}")
@@ -1075,6 +1069,16 @@ class Supervisord(Conversion):
             original.drop("socket_owner", "socket_mode", "socket_backlog")
         original.part = first or original.part
         original.ask_about_rest(PROGRAM_OPTIONS)
+
+    def note_names(self, original: Original, count: str, number: Any) -> None:
+        """Say how the names of so many instances differ."""
+        form, name = original.options.get("process_name"), original.part.name
+        if count not in ("", "0"):
+            original.note("numprocs" if form is None else "process_name", f"the names are {name}-1 and so on here", "count")
+        elif number == 1 and form not in (None, "%(program_name)s"):
+            original.note("process_name", f"the name is {name} here", "cmd")
+        elif not count and number > 1:
+            original.note("numprocs", "written out, since the numbers of a count begin at 1 and have no leading zeros", "cmd")
 
     def plan_instances(self, original: Original, known: dict[str, Any]) -> list[tuple[str, dict[str, Any], str]]:
         """Return the name, the expansions and the count of each unit that a program becomes."""
