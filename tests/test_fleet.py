@@ -1039,7 +1039,7 @@ def test_time_after_a_request_that_was_relayed() -> None:
 
 
 def test_shares() -> None:
-    """Each level gets at most the remaining time divided by the remaining levels."""
+    """Where the chain does not fit, each level gets the remaining time divided by the remaining levels."""
     text = settings(shutdown_timeout="9s") + daemon("c", "x", deps="b") + daemon("b", "x", deps="a") + daemon("a", "x")
     stage = Stage(text, boot=False)
     stage.tempers = dict.fromkeys("abc", STUBBORN)
