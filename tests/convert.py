@@ -963,12 +963,8 @@ class Supervisord(Conversion):
         original.ask_about_rest(["programs", "priority"])
 
     def make_server(self, original: Original) -> None:
-        """Say what shows the units over HTTP."""
-        port = self.variables.show(original.parse("port", str, ""))
-        address = port.replace("*", "0.0.0.0") if ":" in port else f"0.0.0.0:{port}"
-        original.note("port", f"to see the units in a browser run overlord.py serve {address} as a daemon, as below; it changes"
-                      " nothing: overlord.py start, stop, restart do")  # fmt: skip
-        original.part.remarks += [("", "[daemon:http]"), ("", f"cmd = overlord.py serve {address}")]
+        """Say what shows the units in place of HTTP."""
+        original.note("port", "overlord answers no HTTP: docker exec CONTAINER overlord.py status, start, stop and so on")
         original.drop("username", "password")
         original.ask_about_rest(["port", "username", "password"])
         self.parts.append(original.part)
@@ -1064,7 +1060,7 @@ class Supervisord(Conversion):
             order = (own, program) if priority is None else (priority, f"group:{group}")
             self.units.append(Unit(part, original.name, order, own))
         if original.name.startswith("fcgi-"):
-            text = "the program expects this socket as its stdin, where supervisord puts it; listen hands it over as descriptor 3"
+            text = "the program expects this socket as its stdin, where supervisord puts it; here it has to open it itself"
             original.ask("socket", text)
             original.drop("socket_owner", "socket_mode", "socket_backlog")
         original.part = first or original.part
@@ -1296,7 +1292,7 @@ NO_COUNTERPART = {
     "virtualenv": "put its bin folder on PATH in env, or name its programs by their full paths",
     "virtualenv_py_ver": "see virtualenv",
     "copy_path": "write PYTHONPATH in env",
-    "stdin_socket": "stdin is /dev/null; listen hands sockets over as descriptors from 3",
+    "stdin_socket": "stdin is /dev/null: the program has to open its socket itself",
 }
 
 
@@ -1418,11 +1414,9 @@ class Circus(Conversion):
         main.take("include_dir")
         if main.parse("warmup_delay", parse_fraction, "0") != "0":
             main.ask("warmup_delay", "overlord does not pause between two starts; deps = NAME waits until NAME is up")
-        serve = f"overlord.py serve {main.options.get('httpd_host', 'localhost')}:{main.options.get('httpd_port', '8080')}"
-        for option, text in (("httpd", "shows the units in a browser, and changes nothing"),
-                             ("statsd", "has /metrics for Prometheus")):  # fmt: skip
+        for option in ("httpd", "statsd"):
             if main.parse(option, require_flag, False):
-                main.note(option, f"{serve} as a daemon {text}")
+                main.note(option, "overlord answers no HTTP: docker exec CONTAINER overlord.py status -j")
         if "endpoint" in main.options:
             main.note("endpoint", "no port is needed: overlord.py has the verbs of circusctl")
         main.drop(*(option for option in main.options if option in CIRCUS_OPTIONS))

@@ -1393,6 +1393,16 @@ def test_restart_of_instances_that_start() -> None:
     assert stage.states() == [STARTING, STARTING]
 
 
+def test_restart_of_instances_says_who_is_in_the_way() -> None:
+    """One that serves waits for the other of its name, and says so."""
+    stage = Stage(daemon("web", "x", count=2, warmup="10s"))
+    stage.advance(11.0)
+    stage.restart("web-1", "web-2")
+    waiting = [name for name in ("web-1", "web-2") if stage.state(name) == OK]
+    (other,) = {"web-1", "web-2"}.difference(waiting)
+    assert stage.explain(waiting[0]) == f"to be restarted (restart by hand), waiting for {other} to be up"
+
+
 def test_age_beside_an_instance_that_flaps() -> None:
     """D5: one that fails again and again keeps no other from being replaced for its age; one that is stopped does."""
     stage = Stage(daemon("web", "x", count=2, warmup="1s", max_age="20s", backoff="2s"))

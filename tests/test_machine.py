@@ -929,6 +929,15 @@ def test_pidfile_in_the_background() -> None:
     assert unit.exit(-15) == STOPPED
 
 
+def test_pidfile_and_a_command_that_fails() -> None:
+    """What `cmd` has left behind when it ends with another code than 0 is stopped: it names no main process."""
+    unit = a_daemon(**PIDFILE).up()
+    assert unit.exit(3, after=1.0, left=True) == STOPPING
+    assert (unit.kills, probed(unit)) == ([(TERM, True)], [])
+    assert unit.send("emptied") == FAILED
+    assert unit.status.code == 3
+
+
 @pytest.mark.parametrize("first", ["ready", "handed"])
 def test_pidfile_and_ready(first: str) -> None:
     """It is OK once it is ready and known, whichever comes last."""
