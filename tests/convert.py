@@ -496,7 +496,7 @@ class Conversion:
         self.names.update([name], (f"{name}-{instance + 1}" for instance in range(instances)))
         original.part = Part(f"{kind}:{name}")
         if name != wanted:
-            original.part.remarks.append(("cmd", f"NOTE [{original.name}]: {wanted} is {name} here"))
+            original.part.remarks.append(("cmd", f"NOTE [{original.name}]: {self.variables.show(wanted)} is {name} here"))
         return original.part
 
     def put_command(self, original: Original, option: str, text: str) -> None:
