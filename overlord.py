@@ -930,7 +930,8 @@ FOREIGN = {word: advice for words, advice in (
     *((old, f"write `{new}`") for old, new in zip(RENAMED[::2], RENAMED[1::2])),
     ("autorestart respawn", "write `restart` = always for true, on-failure for unexpected, never for false"),
     ("environment env", "write `env`, one KEY=value a line, without commas"),
-    ("startretries max_retry", "write `respawns` = 3/ok for 3"),
+    ("startretries", "write `respawns` = 3/ok for 3"),
+    ("max_retry", "write `respawns` = 4/ok for 5"),
     ("stopasgroup stop_children", "write `kill_mode` = all for true"),
     ("numprocs numprocesses", "write `count`; the instances are NAME-1, NAME-2, ..."),
     ("priority depend depends", "write `deps` = NAME, to start when that is up, or NAME:started, for the order alone"),
@@ -945,7 +946,7 @@ FOREIGN = {word: advice for words, advice in (
     ("group programs", "leave it out: verbs take globs, overlord.py restart 'web-*'; a user's group is `gid`"),
     ("eventlistener events", "leave it out: on_failure = shutdown ends the container, overlord.py events shows all"),
     ("socket use_sockets", "leave it out: a daemon opens its own sockets"),
-    ("supervisord circus", "write [overlord]; make convert, where overlord.py comes from, converts whole files"),
+    ("supervisord circus", "write [overlord]; make convert in overlord's repository converts whole files"),
     ("program fcgi-program watcher", "write [daemon:NAME], or [script:NAME] for what runs once"),
     ("unix_http_server inet_http_server rpcinterface supervisorctl ctlplugin plugin endpoint pubsub multicast stats"
      " statsd httpd serverurl", "leave it out: overlord.py status, start, stop and so on need nothing"),
