@@ -507,12 +507,16 @@ def test_each_file_is_run() -> None:
     assert {path.name[: -len(path.suffix)] for path in FOLDER.glob("*.*")} == {*CASES}
 
 
-def main() -> None:
-    """Print what differs on purpose."""
-    print("| configuration | fact | original | overlord | why |\n|---|---|---|---|---|")
-    for row in DIFFERENCES:
-        print("| " + " | ".join(text.replace("|", "\\|") or "none" for text in row) + " |")
+def spell_table() -> str:
+    """Return what differs on purpose, as a table."""
+    rows = [" | ".join(text.replace("|", "\\|") or "none" for text in row) for row in DIFFERENCES]
+    head = "| configuration | fact | original | overlord | why |\n|---|---|---|---|---|\n"
+    return head + "".join(f"| {row} |\n" for row in rows)
+
+
+def test_the_table_is_current() -> None:
+    assert spell_table() in (FOLDER.parent / "BESIDE.md").read_text(), "paste what tests/test_beside.py prints"
 
 
 if __name__ == "__main__":
-    main()
+    print(spell_table(), end="")
