@@ -925,7 +925,8 @@ RENAMED = """command cmd args cmd executable cmd user uid directory dir working_
     exitcodes success stopsignal stop_signal stopwaitsecs stop_timeout graceful_timeout stop_timeout loglevel log_level
     stdout_logfile_maxbytes log_max stderr_logfile_maxbytes log_max
     stdout_logfile_backups log_keep stderr_logfile_backups log_keep""".split()
-FOREIGN_VALUES = {"true": "always", "false": "never", "unexpected": "on-failure", "auto": "inherit", "none": "null"}
+FOREIGN_VALUES = {"true": "always", "false": "never", "unexpected": "on-failure", "auto": "inherit", "none": "null",
+                  "warn": "warning", "critical": "error", "trace": "debug", "blather": "debug"}  # fmt: skip
 FOREIGN = {word: advice for words, advice in (
     *((old, f"write `{new}`") for old, new in zip(RENAMED[::2], RENAMED[1::2])),
     ("autorestart respawn", "write `restart` = always for true, on-failure for unexpected, never for false"),

@@ -1675,6 +1675,15 @@ def test_foreign_values(option: str, text: str, right: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "right"), [("warn", "warning"), ("critical", "error"), ("TRACE", "debug"), ("blather", "debug")]
+)
+def test_foreign_log_levels(text: str, right: str) -> None:
+    """The levels of supervisord that are called otherwise here."""
+    (line,) = mistakes(f"[overlord]\nlog_level = {text}\n{WEB}")
+    assert f'did you mean "{right}"?' in line
+
+
+@pytest.mark.parametrize(
     ("word", "right"), [("env_fil", "env_file"), ("comand", ""), ("stop_singal", "stop_signal"), ("cnd", "cmd")]
 )
 def test_foreign_words_hide_no_near_one(word: str, right: str) -> None:
