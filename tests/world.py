@@ -861,7 +861,8 @@ class Stage:
     def is_up(self, process: Process) -> bool:
         """Tell whether a process has lived through its warm-up, and has said that it is ready where it has to."""
         ready = process.said_ready or not process.spec.ready
-        return bool(ready) and process.started + process.spec.warmup <= self.now + EPSILON
+        warmup = min(process.spec.warmup, self.fleet.units[process.unit].spec.warmup)  # a reload may have made it shorter
+        return bool(ready) and process.started + warmup <= self.now + EPSILON
 
     def after(self, name: str, event: Event, old: overlord.Status, new: overlord.Status, ending: Any) -> None:
         """Check what must hold after an event was applied, and remember what happened."""
