@@ -938,6 +938,17 @@ def test_pidfile_and_a_command_that_fails() -> None:
     assert unit.status.code == 3
 
 
+def test_pidfile_and_a_stop() -> None:
+    """What is left when a daemon that is being stopped ends is stopped too: nobody waits for another main process."""
+    unit = a_daemon(**PIDFILE).up()
+    unit.hand_over(unit.pid)
+    assert unit.due() == OK
+    assert unit.stop() == STOPPING
+    assert unit.exit(0, left=True) == STOPPING
+    assert (unit.kills, probed(unit)) == ([(TERM, True)], [])
+    assert unit.send("emptied") == STOPPED
+
+
 @pytest.mark.parametrize("first", ["ready", "handed"])
 def test_pidfile_and_ready(first: str) -> None:
     """It is OK once it is ready and known, whichever comes last."""
