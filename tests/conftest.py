@@ -121,7 +121,8 @@ def fleet(overlord: Start) -> Start:
     """Start an overlord with a socket, and wait for its first words."""
 
     def start(config: str = "", *command: str, **options: Any) -> Overlord:
-        o = overlord(config, *command, settings={"socket": "abstract"}, **options)
+        settings = {"socket": "abstract", **options.pop("settings", {})}
+        o = overlord(config, *command, settings=settings, **options)
         eventually(lambda: o.log or o.popen.poll() is not None, "its first words")
         return o
 

@@ -688,6 +688,7 @@ SUPERVISORD_OPTIONS = """logfile logfile_maxbytes logfile_backups loglevel pidfi
 LEVELS = {"critical": "error", "error": "error", "warn": "warning", "info": "info", **dict.fromkeys(
     ("debug", "trace", "blather"), "debug")}  # fmt: skip
 KILLS = re.compile(r"kill|stop|quit|exit|shutdown|terminat|die|fatal|watchdog", re.IGNORECASE)
+SERVE = "a [daemon:http] with cmd = overlord.py serve 0.0.0.0:9001 shows all by HTTP, and changes nothing"
 RESTARTS = {"true": "always", "unexpected": "on-failure", "false": "never"}
 
 
@@ -964,7 +965,7 @@ class Supervisord(Conversion):
 
     def make_server(self, original: Original) -> None:
         """Say what shows the units in place of HTTP."""
-        original.note("port", "overlord answers no HTTP: docker exec CONTAINER overlord.py status, start, stop and so on")
+        original.note("port", f"{SERVE}; for that, docker exec CONTAINER overlord.py stop ...")
         original.drop("username", "password")
         original.ask_about_rest(["port", "username", "password"])
         self.parts.append(original.part)
@@ -1416,7 +1417,7 @@ class Circus(Conversion):
             main.ask("warmup_delay", "overlord does not pause between two starts; deps = NAME waits until NAME is up")
         for option in ("httpd", "statsd"):
             if main.parse(option, require_flag, False):
-                main.note(option, "overlord answers no HTTP: docker exec CONTAINER overlord.py status -j")
+                main.note(option, SERVE)
         if "endpoint" in main.options:
             main.note("endpoint", "no port is needed: overlord.py has the verbs of circusctl")
         main.drop(*(option for option in main.options if option in CIRCUS_OPTIONS))

@@ -98,7 +98,7 @@ class Play:
             elif isinstance(action, (overlord.Kill, overlord.StopCommand)):
                 self.dying[action.unit] = -9
             elif isinstance(action, overlord.Test):
-                if action.purpose == "wait_for":
+                if action.purpose in ("listen", "wait_for"):
                     self.fleet.reach(action.unit, self.now)
                 elif action.purpose == "ready":
                     self.fleet.feed(action.unit, overlord.Event("ready"), self.now)
@@ -447,7 +447,7 @@ def client_of(answers: list[bytes]) -> Iterator[list[tuple[int, bytes]]]:
     handlers = {number: signal.getsignal(number) for number in (signal.SIGPIPE, signal.SIGINT)}
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     fake_run = mock.Mock(return_value=0)
-    with mock.patch.multiple(
+    with mock.patch("os.isatty", return_value=False), mock.patch.multiple(  # on a terminal `top` would be live
         overlord,
         dial=dial,
         run=fake_run,
@@ -566,6 +566,7 @@ VALUES: dict[str, list[str]] = {
     "max_age": ["1h", "1h~10m", "1ms", "1~1", "none"], "count": ["0", "1", "2", "3", "1000", "1001"],
     "ready": ["notify", "fd:3", "log:^up", "log:[[a]", "log:(", "log:x{9999999999999}", "log:" + "(" * 2000, "cmd:true"],
     "health": ["tcp:80", "tcp:[::1]:80", "http://a:1/", "unix:/x", "file:/x", "cmd:x", "tcp:0", "http://[/", "none"],
+    "listen": ["tcp:80", "tcp:a:1\n    unix:/x", "tcp:[::1]:1 tcp:2", "tcp:1 tcp:1", "http://a", "file:/x", "none"],
     "wait_for": ["tcp:a:1 tcp:b:2", "cmd:x y\n    tcp:1", "tcp:a:1,", "x"],
     "schedule": ["@hourly", "* * * * *", "*/5 1-3 * jan mon", "0 0 30 2 *", "0 0 29 2 *", "every 1s", "every", "@x"],
     "stdout": ["prefix", "null", "inherit", "/x", "/x/", "x"], "configdir": ["/nowhere"], "socket": ["none", "/x", "${A}"],

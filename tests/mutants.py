@@ -60,7 +60,7 @@ NEVER = "with no `respawns` at all nothing is counted"
 COST = "what it costs alone, which the tests left out here measure: test_long_chain and its kin"
 EQUIVALENT: dict[str, str] = {
     "Move.note_gone:3: `0.0` out of `status.delay or 0.0`": "what takes its place counts as 0 too",
-    "Move.note_gone:3: 1.0 for 0.0": "both are less than STEADY",
+    "Move.note_gone:3: 1.0 for 0.0": "both are less than what takes part: 10 s",
     "Move.time_out:8: 'x' for 'stop'": KIND,
     "Move.restart_or_end:3: 1.0 for 0.0": NEVER,
     "Move.restart_or_end:3: 1 for 0": NEVER,

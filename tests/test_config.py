@@ -326,7 +326,7 @@ VALUES = [
     ("log_keep", "1000", 1000),
     ("on_failure", "ignore", "ignore"),
     ("on_success", "shutdown", "shutdown"),
-    *[(option, "none", ()) for option in ("deps", "env", "env_file", "secrets", "limits", "wait_for")],
+    *[(option, "none", ()) for option in ("deps", "env", "env_file", "secrets", "limits", "wait_for", "listen")],
     *[(option, "none", None) for option in ("dir", "umask", "nice", "stop_cmd")],
     # readiness and health
     *[(option, text, probe) for option in ("ready", "health") for text, probe in PROBES],
@@ -338,6 +338,11 @@ VALUES = [
     ("health_retries", "1", 1),
     ("health_retries", "1000", 1000),
     ("wait_for", "", ()),
+    ("listen", "tcp:80", (("tcp", "", 80, "", "tcp:80"),)),
+    ("listen", "tcp:localhost:80", (("tcp", "localhost", 80, "", "tcp:localhost:80"),)),
+    ("listen", "\n  tcp:[::1]:80\n\n  unix:/x\n", (("tcp", "::1", 80, "", "tcp:[::1]:80"), ("unix", "", 0, "/x", "unix:/x"))),
+    ("watchdog", "30s", 30.0),
+    ("watchdog", "none", None),
     *[("wait_for", text, (probe,)) for text, probe in PROBES if text != "none"],
     ("wait_for", "tcp:db:5432 file:/x", (TCP, ("file", "", 0, "/x", "file:/x"))),
     ("wait_for", "tcp:db:5432, unix:/x", (TCP, ("unix", "", 0, "/x", "unix:/x"))),
@@ -627,6 +632,8 @@ def test_env_waits_for_what_it_may_see(option: str) -> None:
     *[("ready", text) for text in ("notify:", "notify:x", "fd", "fd:", "fd:0", "fd:2", "fd:x", "fd:1000", "log:",
         "log:(", "log:[")],
     *[("health", text) for text in ("notify", "fd:3", "log:x")],
+    *[("listen", text) for text in ("80", "tcp", "tcp:0", "tcp:65536", "unix:x", "http://a", "file:/x", "tcp:80 tcp:80", "fd:3")],
+    *[("watchdog", text) for text in ("0", "x")],
     *[("wait_for", text) for text in ("notify", "fd:3", "log:x", "tcp:80 yes")],
     ("ready_timeout", "0"), ("health_interval", "0"), ("health_timeout", "0"), ("ready_timeout", "none"),
     ("health_retries", "0"), ("health_retries", "1001"), ("health_retries", "1.5"),
@@ -1622,12 +1629,13 @@ FOREIGN = {
     "max_age": "max_age_variance",
     "log_level": "loglevel",
     "configdir": "include include_dir files",
+    "listen": "use_sockets socket_owner socket_mode socket_backlog",
     "": "process_name numprocs_start killasgroup serverurl nodaemon silent childlogdir identifier nocleanup strip_ansi minprocs"
     " stdout_capture_maxbytes stderr_capture_maxbytes stdout_events_enabled stderr_events_enabled stdout_syslog stderr_syslog"
-    " logfile_maxbytes logfile_backups programs events buffer_size result_handler socket_owner socket_mode socket_backlog"
-    " copy_env copy_path shell shell_args warmup_delay send_hup singleton use_sockets on_demand close_child_stdin"
+    " logfile_maxbytes logfile_backups programs events buffer_size result_handler"
+    " copy_env copy_path shell shell_args warmup_delay send_hup singleton on_demand close_child_stdin"
     " close_child_stdout close_child_stderr virtualenv virtualenv_py_ver check_delay endpoint endpoint_owner pubsub_endpoint"
-    " multicast_endpoint stats_endpoint statsd statsd_close_outputs httpd httpd_host httpd_port httpd_close_outputs debug"
+    " multicast_endpoint stats_endpoint debug"
     " debug_gc logoutput loggerconfig fqdn_prefix stream_backend",
 }
 
@@ -1650,8 +1658,10 @@ def test_foreign_options(option: str, word: str) -> None:
         ("eventlistener:x", ["on_failure"]),
         ("group:x", ["glob"]),
         *[(kind, ["`env`"]) for kind in ("env", "env:x")],
-        *[(kind, ["leave it out"]) for kind in ("unix_http_server", "inet_http_server", "supervisorctl")],
-        *[(kind, ["leave it out"]) for kind in ("rpcinterface:supervisor", "socket:x", "plugin:x", "ctlplugin:x")],
+        *[(kind, ["leave it out"]) for kind in ("unix_http_server", "supervisorctl")],
+        *[(kind, ["leave it out"]) for kind in ("rpcinterface:supervisor", "plugin:x", "ctlplugin:x")],
+        ("socket:x", ["`listen`", "tcp:", "unix:"]),
+        *[(kind, ["[daemon:http]", "serve"]) for kind in ("inet_http_server", "httpd", "statsd")],
     ],
 )
 def test_foreign_sections(section: str, words: list[str]) -> None:

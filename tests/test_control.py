@@ -240,9 +240,10 @@ def test_status(fleet: Start, terminal: Terminal) -> None:
     o = crowded(fleet)
 
     found = {unit["name"]: unit for unit in status(o)}
-    assert list(found["web"]) == (
-        ["name", "kind", "state", "pid", "for", "uptime", "restarts", "next", "failures", "blocked", "deps", "why"]
-    )
+    assert list(found["web"]) == [
+        *("name", "kind", "state", "pid", "for", "uptime", "restarts", "next", "failures", "blocked", "deps"),
+        *("memory", "processor", "processes", "starts", "code", "last", "why"),
+    ]
     web, flapping, behind = found["web"], found["flapping"], found["far-behind"]
     assert (web["kind"], web["pid"], web["restarts"], web["next"]) == ("daemon", o.unit("web").pid, 0, None)
     assert web["uptime"] > 0
@@ -264,7 +265,7 @@ def test_status(fleet: Start, terminal: Terminal) -> None:
     plain = o.ask("status", code=3).stdout
     assert "\x1b" not in plain
     header, *rows = plain.splitlines()
-    assert header.split() == ["NAME", "KIND", "STATE", "PID", "UPTIME", "RESTARTS", "WHY"]
+    assert header.split() == ["NAME", "KIND", "STATE", "PID", "UPTIME", "RESTARTS", "MEMORY", "WHY"]
     assert len(rows) == len(CROWD)
     for row in rows:
         name, kind = row.split()[:2]

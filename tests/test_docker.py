@@ -441,6 +441,49 @@ def test_healthcheck(example, start):
     health_becomes(container, "healthy")
 
 
+def test_exec_in_a_container(example, start):
+    """What root asks for runs with the user, the folder and the variables of the unit."""
+    container = start("-e", "GREETING=hello", example)
+    container.wait_for("^overlord: ")
+    told = overlord(container, "exec", "redis", "sh", "-c", 'id -un; id -Gn; pwd; echo "$HOME $USER $GREETING"').stdout
+    assert told.splitlines() == ["redis", "redis", "/var/lib/redis", "/var/lib/redis redis hello"]
+    assert overlord(container, "exec", "app", "printenv", "REDIS_PORT", "USER").stdout == "6379\nwww-data\n"
+    assert overlord(container, "exec", "app", "printenv", "OVERLORD_NAME", check=False).returncode == 1
+    assert overlord(container, "exec", "app", "sh", "-c", "exit 7", check=False).returncode == 7
+    refused = overlord(container, "exec", "redis", "true", check=False, user="www-data")
+    assert (refused.returncode, refused.stderr) == (1, "overlord: redis: uid redis: Operation not permitted\n")
+    assert overlord(container, "exec", "app", "id", "-un", user="www-data").stdout == "www-data\n"
+
+
+def test_exec_and_top_on_a_terminal(example, start):
+    """`docker exec -it`: a shell as the unit's user with job control; `top` ends with the container and says so."""
+    container = start(example)
+    container.wait_for("overlord: nginx: ok")
+    terminal = Terminal()
+    ends = dict.fromkeys(("stdin", "stdout", "stderr"), terminal.slave)
+    fcntl.ioctl(terminal.slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    inside = ["docker", "exec", "-it", container.id, "overlord.py"]
+    try:
+        with subprocess.Popen([*inside, "exec", "app", "bash", "--norc"], **ends) as shell:
+            terminal.type("id -un; sleep 1000\n")
+            terminal.expect("www-data\r\n")
+            while not container.execute("pidof sleep || :"):
+                time.sleep(0.1)
+            terminal.type("\x03")
+            terminal.type("jobs; exit $((2 + 3))\n")
+            assert shell.wait(PATIENCE) == 5
+        assert "no job control" not in terminal.text
+        with subprocess.Popen([*inside, "top"], **ends) as top:
+            terminal.expect(r"\x1b\[\?1049h")
+            terminal.expect("4 units: 4 ok")
+            terminal.expect("NAME +STATE +PID +CPU%")
+            container.stop()
+            assert top.wait(PATIENCE) == 69, terminal.text[-500:]
+        terminal.expect(r"\x1b\[\?1049l\s*overlord: top was ended by SIGTERM, as a shutdown ends all processes")
+    finally:
+        terminal.close()
+
+
 def test_verbs_in_a_container(example, start):
     container = start(example)
     container.wait_for("^overlord: ")  # from then on it answers

@@ -1955,7 +1955,7 @@ def test_reload_of_the_same() -> None:
 SHAPING = {
     "cmd": "y", "dir": "/tmp", "uid": "nobody", "gid": "nogroup", "env": "A=1", "umask": "077", "nice": "5", "stdout": "prefix",
     "stderr": "null", "env_file": "/e", "secrets": "TOKEN", "limits": "core=0", "ready": "tcp:80",
-    "pidfile": "/run/x.pid",
+    "pidfile": "/run/x.pid", "listen": "tcp:80", "watchdog": "9s",
 }  # fmt: skip
 IN_PLACE = {
     "stop_timeout": "1s", "stop_signal": "INT", "on_failure": "ignore", "on_success": "shutdown", "respawns": "5/60s",
@@ -1971,7 +1971,7 @@ def test_every_option_is_one_or_the_other() -> None:
     """An option that is added has to be thought about here, too."""
     units = {option.name for option in overlord.OPTIONS if "d" in option.kinds}
     assert set(SHAPING) | set(IN_PLACE) == units - {"count"}  # makes other units
-    assert set(SHAPING) == overlord.SHAPING - {"kind"}
+    assert set(SHAPING) == overlord.SHAPING - {"kind", "instance"}
 
 
 @pytest.mark.parametrize("option", SHAPING)
@@ -2720,6 +2720,58 @@ def test_waits_for_what_lives_outside() -> None:
     alone.silent = {"web"}
     alone.boot()
     assert (alone.state("web"), alone.code) == (WAITING, None)
+
+
+def test_sockets_come_before_dependencies() -> None:
+    """They are asked for as soon as the unit is wanted, and once; a restart has them; an address in use is a failed start."""
+    stage = Stage(prompt("db", warmup="5s") + prompt("web", deps="db", listen="tcp:80", backoff="1s..1s"), boot=False)
+    stage.silent = {"web"}
+    stage.boot()
+    assert stage.states("db", "web") == [STARTING, WAITING]
+    assert (stage.tests, stage.fleet.units["web"].waits) == ([("web", "listen")], None)
+    assert "tcp:80" in stage.fleet.explain(stage.fleet.units["web"], stage.now)
+    stage.tell("web", "barred", "listen tcp:80: Address already in use")
+    stage.advance(2.0)
+    assert (stage.state("web"), stage.tests) == (WAITING, [("web", "listen")] * 2)
+    stage.reach("web")
+    assert stage.fleet.units["web"].waits is stage.fleet.units["db"]
+    stage.advance(SETTLED)
+    assert stage.state("web") == OK
+    stage.exit("web", 1)
+    stage.advance(2.0)
+    assert (stage.state("web"), len(stage.tests)) == (OK, 2)
+    alone = Stage(prompt("web", listen="tcp:80"), boot=False)
+    alone.silent = {"web"}
+    alone.boot()
+    assert (alone.state("web"), alone.code) == (WAITING, None)
+
+
+def test_what_anybody_may_read() -> None:
+    """For whom a unit waits, or for what of its own, and no word of that; nothing while a reload stops others first."""
+    stage = Stage(prompt("db", warmup="5s") + prompt("web", deps="db") + prompt("far", wait_for="cmd:secret"), boot=False)
+    stage.silent = {"far"}
+    stage.boot()
+    read = {name: stage.fleet.explain_openly(unit) for name, unit in stage.fleet.units.items()}
+    assert read == {"db": "", "web": "for db", "far": "for its wait_for"}
+    unit = stage.fleet.units["far"]
+    unit.reach = ""
+    assert stage.fleet.explain_openly(unit) == ""
+
+
+def test_sockets_and_what_lives_outside() -> None:
+    """A reload that changes the address, while `wait_for` is probed, has the new socket opened, and then that probed anew."""
+    text = prompt("web", listen="tcp:80", wait_for="tcp:x:1")
+    stage = Stage(text, boot=False)
+    stage.silent = {"web"}
+    stage.boot()
+    stage.reach("web")
+    assert stage.tests == [("web", "listen"), ("web", "wait_for")]
+    stage.reload(text.replace("tcp:80", "tcp:81"))
+    assert stage.tests[2:] == [("web", "listen")]
+    stage.reach("web")
+    assert stage.tests[3:] == [("web", "wait_for")]
+    stage.reach("web")
+    assert stage.state("web") == OK
 
 
 def test_reload_of_what_it_waits_for() -> None:

@@ -776,7 +776,8 @@ def test_stuck_reader(
 def test_stuck_reader_of_a_killed_writer(overlord: Start, tmp_path: Path, reader: Callable[..., Reader]) -> None:
     """What a writer had written when it was killed is there, its half line too, when the reader reads again."""
     stuck = reader()
-    cmd = f"n=$(cat n 2>/dev/null || echo 0); echo $((n+1)) > n; echo run $n; test $n = 0 && {seq(20000)}; exec sleep infinity"
+    numbered = "n=$(cat n 2>/dev/null || echo 0); echo $((n+1)) > n; echo run $n"
+    cmd = f"{numbered}; test $n = 0 && exec {seq(20000)}; exec sleep infinity"
     o = overlord(daemon("web", cmd, backoff="0", stdout="prefix"), stdout=stuck.end)
     wait_blocked(o, "web")
     o.kill_unit("web")

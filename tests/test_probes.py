@@ -35,6 +35,7 @@ from harness import (
 
 NEVER = "1000s"
 SLEEP = "exec sleep 12345"
+READY_PROBES = (*program_under_test.COMMON_PROBES, "notify", "fd", "log")
 IGNORE = {"on_failure": "ignore", "restart": "never"}
 FAST = {"health_interval": "50ms", "health_timeout": "300ms"}
 CLOSED = 1  # tcpmux: nobody listens there
@@ -966,7 +967,7 @@ GOOD = {
 @pytest.mark.parametrize("text", GOOD)
 def test_what_a_probe_may_be(text: str) -> None:
     """Each form that SPEC 6 names."""
-    assert tuple(program_under_test.parse_probe(text, ("notify", "fd", "log"))[:4]) == GOOD[text]
+    assert tuple(program_under_test.parse_probe(text, READY_PROBES)[:4]) == GOOD[text]
 
 
 BAD = ["", "tcp", "tcp::80", "tcp:", "tcp:db", "tcp:0", "tcp:65536", "tcp:db:0", "tcp:db:99999", "tcp:db:x", "tcp:::1:80", "tcp::80x",  # noqa: E501
@@ -982,7 +983,7 @@ BAD = ["", "tcp", "tcp::80", "tcp:", "tcp:db", "tcp:0", "tcp:65536", "tcp:db:0",
 def test_what_a_probe_may_not_be(text: str) -> None:
     """It is told before anything is started, and what would be right."""
     with pytest.raises(program_under_test.Mistake):
-        program_under_test.parse_probe(text, ("notify", "fd", "log"))
+        program_under_test.parse_probe(text, READY_PROBES)
 
 
 @pytest.mark.parametrize("text", ["notify", "fd:3", "log:x"])
@@ -1017,7 +1018,7 @@ def test_a_child_that_no_signal_ends(purpose: str) -> None:
     spec = SimpleNamespace(name="web", kind="daemon", health_retries=1000, **values)
     forked: list[int] = []
     kernel = SimpleNamespace(fork=lambda child: forked.append(-7) or 4_194_999, send_signals=lambda *words: "")
-    unit = SimpleNamespace(name="web", spec=spec, status=overlord.Status(state, pid=5, starts=1), reach="asked", probers={})
+    unit = SimpleNamespace(name="web", spec=spec, status=overlord.Status(state, pid=5, starts=1), reach="wait_for", probers={})
     fleet = SimpleNamespace(units={"web": unit}, ending=None)
     log = SimpleNamespace(message=lambda *words: None)
     loop = SimpleNamespace(fleet=fleet, kernel=kernel, helpers={}, watch=overlord.Watch(), log=log)

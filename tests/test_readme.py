@@ -19,7 +19,7 @@ import pytest
 import overlord
 import readme
 from conftest import Start
-from harness import PATH, Overlord, eventually
+from harness import PATH, PATIENCE, Overlord, eventually, system_python
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "README.md").read_text()
@@ -116,8 +116,8 @@ def test_conversion_is_as_shown(tmp_path: Path) -> None:
 # --- its examples ----------------------------------------------------------------------------------------------------
 
 FRONT = "trap 'kill $!; wait; exit 0' INT TERM; sleep infinity & wait"
-HTTP = """import socket
-with socket.create_server(("127.0.0.1", 8000)) as server:
+HTTP = """import os, socket
+with socket.socket(fileno=3) if "LISTEN_FDS" in os.environ else socket.create_server(("127.0.0.1", 8000)) as server:
     while True:
         peer = server.accept()[0]
         peer.recv(4096)
@@ -136,7 +136,7 @@ STAND_INS = {
     "migrate.sh": "sleep 0.2; echo migrated",
     "backup.sh": "echo saved 3 tables",
 }
-USERS = "redis:x:4711:4711::/:/bin/sh\npostgres:x:4712:4712::/:/bin/sh\nwww-data:x:4713:4713::/:/bin/sh\n"
+USERS = "redis:x:4711:4711::/:/bin/sh\npostgres:x:4712:4712::/:/bin/sh\nwww-data:x:4713:4713::/var/www:/bin/sh\n"
 WORLD = """ip link set lo up
 mount -t tmpfs -o mode=1777 none /run && mkdir /run/secrets && printf s3cret >/run/secrets/DB_PASSWORD
 mount -t tmpfs -o mode=755 none /var/log
@@ -248,6 +248,38 @@ def test_health(example: Example) -> None:
     o = example("A first container")
     o.wait_for("everything is up")
     converse(o, "Health checks")
+
+
+def test_exec_and_top(example: Example) -> None:
+    o = example("A first container")
+    o.wait_for("everything is up")
+    converse(o, "Command line")
+
+
+def test_page_by_http(example: Example, public: Path) -> None:
+    """The daemon of the page serves all that the page names."""
+    heading = "A page, metrics and probes by HTTP"
+    (public / "bin").mkdir()
+    own = public / "bin/overlord.py"
+    own.write_text(f'#!/bin/sh\nexec python3 {public}/overlord.py -c {public}/overlord.conf "$@"\n')
+    own.chmod(0o755)
+    o = example(heading)
+    o.says("http", "ok")
+    ask = "import sys, urllib.request as r; print(r.urlopen(sys.argv[1]).read().decode())"
+    address = re.search(r"curl -s (\S+)/health", section(heading))[1]  # type: ignore[index]
+    for path in re.findall(r"(?m)^- `(/\w*)`", section(heading)):
+        words = ["nsenter", f"--target={o.pid}", "--net", system_python(), "-c", ask, address + path]
+        said = subprocess.run(words, capture_output=True, text=True, check=True, timeout=PATIENCE).stdout
+        assert path != "/health" or said.startswith("healthy: 1 daemon ok")
+        assert path != "/metrics" or "overlord_unit_restarts_total{" in said
+    assert len(re.findall(r"(?m)^- `(/\w*)`", section(heading))) == 4
+
+
+def test_restarts_without_a_refused_connection(example: Example) -> None:
+    o = example("Restarts without a refused connection")
+    o.says("app", "ok")
+    assert b"LISTEN_FDS=1" in o.unit("app").environ
+    assert o.stop() == 0
 
 
 def test_without_root(example: Example) -> None:

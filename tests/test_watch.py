@@ -30,7 +30,8 @@ class Clocked:
 
     def paused(self, gap: float) -> bool:
         self.log.append(("paused", gap))
-        self.watch.shift_timers(gap)
+        for timer in self.watch.timers:
+            timer[0] += gap
         return True
 
     def later(self, delay: float, what: str) -> None:

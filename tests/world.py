@@ -33,6 +33,7 @@ EPSILON = 1e-6
 ENDED = (STOPPED, DONE, FAILED)
 RESTING = (IDLE, *ENDED)
 BUSY = (STARTING, RUNNING, STOPPING, BACKOFF, STOPPED)  # states that keep overlord up
+OUTSIDE = ("listen", "wait_for")  # what a unit waits for that is no other unit
 
 # How a process behaves. `life`: s until it ends by itself, None for never; `code`: as the Loop reports it; `why`: it never
 # became its command; `patience`: s from the stop signal to its end, None to ignore it; `farewell`: its code then (None:
@@ -691,7 +692,7 @@ class Stage:
 
     def test(self, name: str, purpose: str) -> None:
         """Begin to probe, as `overlord.Prober` does."""
-        if name not in self.silent and purpose != "health":
+        if name not in self.silent and purpose not in ("health", "watchdog"):
             self.probe(name, purpose, 0.0)
 
     def probe(self, name: str, purpose: str, delay: float) -> None:
@@ -699,15 +700,13 @@ class Stage:
 
         def key() -> Any:
             status = self.fleet.units[name].status if name in self.fleet.units else overlord.Status()
-            return (status.state, status.starts, status.since if purpose == "wait_for" else 0.0)
+            return (status.state, status.starts, status.since if purpose in OUTSIDE else 0.0)
 
         def end() -> None:
             if self.fleet.ending or key() != began or began[0] != state:
                 return
-            if purpose == "wait_for" and self.fleet.units[name].reach == "asked":
-                self.fleet.reach(name, self.now)
-            elif purpose == "wait_for":
-                return
+            if purpose in OUTSIDE:
+                self.come_there(name, purpose)
             elif purpose == "ready":
                 self.feed(name, Event("ready"))
             elif purpose == "pidfile" and self.current[name].reaped:
@@ -718,9 +717,14 @@ class Stage:
                 self.feed(name, Event("stale", "unhealthy: no answer", fails=True))
 
         began = key()
-        state = {"ready": STARTING, "health": OK, "wait_for": WAITING, "pidfile": STARTING}[purpose]
+        state = {"ready": STARTING, "pidfile": STARTING, **dict.fromkeys(OUTSIDE, WAITING)}.get(purpose, OK)
         state = OK if purpose == "pidfile" and began[0] == OK else state
         self.at(delay, end)
+
+    def come_there(self, name: str, purpose: str) -> None:
+        """What a unit has waited for is there, if it still does: its sockets are open, or its `wait_for` has passed."""
+        if self.fleet.units[name].reach == purpose:
+            self.fleet.reach(name, self.now)
 
     def stop_by_command(self, action: overlord.StopCommand) -> None:
         """The command of a unit asks its process to end."""
@@ -905,8 +909,8 @@ class Stage:
                     known.pop(name, None)
                 for names in (self.succeeded, self.ran_out, self.tried, self.held_down, self.touched):
                     names.discard(name)
-            elif name in self.in_between or shaped(old, units[name]):
-                self.respawns.pop(name, None)
+            elif name in self.in_between or shaped(old, units[name]) or old.respawns != units[name].respawns:
+                self.respawns.pop(name, None)  # a new limit counts from the moment at which it takes effect
         self.specs = units
         self.in_between = self.find_in_between() if self.fleet.pending else set()
         self.needs = {name: spec.deps for name, spec in units.items()}
@@ -952,7 +956,8 @@ class Stage:
                 self.check_clock(name, spec, each)
             if each.stale and not ending:
                 self.check_stale(name)
-            busy = busy or state in BUSY or each.pid > 0 or (state == WAITING and bool(spec.wait_for)) or bool(spec.schedule)
+            outside = state == WAITING and bool(spec.wait_for or spec.listen)
+            busy = busy or state in BUSY or each.pid > 0 or outside or bool(spec.schedule)
         stays = fleet.settings.when_idle == "stay"
         check(busy or ending or stays, "nothing runs and nothing ever can, and it goes on")
         if ending and self.code is None:
@@ -1005,7 +1010,7 @@ class Stage:
         said = self.fleet.explain(unit, self.now)
         check(said, "{} does not say what it waits for", name)
         missing = [(dep, how) for dep, how in unit.spec.deps if how == "always" or not self.is_met(name, dep, how)]
-        outside = bool(unit.spec.wait_for)
+        outside = bool(unit.spec.wait_for or unit.spec.listen)
         check(missing or outside or self.unsettled(name), "{} waits for nothing: {}", name, said)
         named = [dep for dep, _ in missing if f"{dep}:" in said]
         other = re.match(r"for ([^ ]+) to be restarted", said)  # with which it bounces, by way of one that waits in vain by now
@@ -1315,16 +1320,24 @@ class World(Stage):
     def test(self, name: str, purpose: str) -> None:
         """Probe: sooner or later it passes, and before the world is calm perhaps never; health may be lost."""
         rng = self.random
-        if purpose == "wait_for":
+        if purpose in OUTSIDE:
             self.probe(name, purpose, rng.choice((0.0, rng.uniform(0, 5), rng.uniform(0, 30))))
         elif self.calm:
             if purpose in ("ready", "pidfile"):
                 self.probe(name, purpose, rng.uniform(0, 0.4))
-        elif rng.random() < 0.8 - 0.6 * self.nasty * (purpose == "health"):
+        elif rng.random() < 0.8 - 0.6 * self.nasty * (purpose in ("health", "watchdog")):
             if purpose in ("ready", "pidfile"):
                 self.probe(name, purpose, rng.choice((0.0, rng.uniform(0, 1), rng.uniform(0, 6))))
-        elif purpose == "health":
+        elif purpose in ("health", "watchdog"):
             self.probe(name, purpose, rng.expovariate(1 / 5))
+
+    def come_there(self, name: str, purpose: str) -> None:
+        """An address may be in use."""
+        waits = self.fleet.units[name].reach == purpose
+        if waits and purpose == "listen" and not self.calm and self.random.random() < 0.2 * self.nasty:
+            self.feed(name, Event("barred", "listen tcp:80: Address already in use"))
+        else:
+            super().come_there(name, purpose)
 
     def mutate(self) -> None:
         """Somebody changes the configuration, or goes back to one of before, or makes a mistake; and reloads."""
@@ -1535,6 +1548,9 @@ def random_options(rng: random.Random, kind: str, fatal: float, ages: float) -> 
         if rng.random() < 0.3:
             choices["pidfile"] = ("/run/x.pid",)
             choices["ready_timeout"] = ("500ms", "3s", "60s")
+        if rng.random() < 0.2:
+            choices["listen"] = ("tcp:80", "unix:/run/x tcp:81")
+            choices["watchdog"] = ("5s", "30s")
     elif rng.random() < 0.3:
         choices["schedule"] = ("every 10m", "every 30s", "@hourly", "* * * * *", "*/5 * * * *")
     if rng.random() < 0.2:

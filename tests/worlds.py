@@ -289,7 +289,7 @@ class State:
         for action in self.fleet.take_actions():
             if isinstance(action, overlord.Spawn):
                 self.spawns += (action.unit,)
-            elif isinstance(action, overlord.Test) and action.purpose == "wait_for":
+            elif isinstance(action, overlord.Test) and action.purpose in ("listen", "wait_for"):
                 self.fleet.reach(action.unit, NOW)
             elif isinstance(action, overlord.Exit):
                 self.code = action.code
@@ -375,7 +375,7 @@ def unit_key(unit: Unit) -> Any:
     ways = {how for each in unit.dependents for dep, how in each.deps if dep is unit}
     past += ("started" in ways and unit.begun, "ended" in ways and unit.ended)
     by = unit.by if " " not in unit.by or unit.by == overlord.BY_CLOCK else ""  # where no failure ends it all, it is the same
-    wish = (unit.wanted, by, unit.queued, unit.tried, unit.succeeded, unit.at, tuple(unit.ran.items()), unit.reach)
+    wish = (unit.wanted, by, unit.queued, unit.tried, unit.succeeded, unit.at, tuple(unit.ran.items()), unit.reach, unit.bound)
     wait = (unit.waits and unit.waits.name, unit.stuck and unit.stuck.name, tuple(each.name for each in unit.waiters))
     down = (unit.leaving, unit.blockers, unit.cleared) if unit.changing or not unit.cleared else ()
     return (spec.cmd, life, past, wish, wait, unit.changing, down)
