@@ -47,7 +47,7 @@ RUN overlord.py compile /sbin/overlord.py
 ENTRYPOINT ["/sbin/overlord.py"]
 """
 
-LOOK = "[script:look]\ncmd = echo \"look: $(pgrep -x '({})' | xargs).\"\n"
+LOOK = "[script:look]\ncmd = echo \"look: $(pgrep -x -r D,R,S,T '({})' | xargs).\"\n"
 OTHER = "[daemon:other]\ncmd = sleep 12345\nwarmup = 0\n"  # another unit of root's, which might have made any process
 GET = """
 import http.client, select
