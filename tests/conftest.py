@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import shutil
 import signal
@@ -13,9 +14,11 @@ from typing import Any, Callable, Generator, Iterator
 import pytest
 
 from harness import (
+    CHOSEN,
     INTERPRETERS,
     OVERLORD,
     PATIENCE,
+    STRICT,
     Asking,
     Overlord,
     Terminal,
@@ -51,6 +54,14 @@ def pytest_make_collect_report() -> Generator[None, Any, None]:
     fail_where_skipped((yield).get_result())
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as `real` what runs overlord.py by the interpreter that $OVERLORD_PYTHON names."""
+    for item in items:
+        if {"default_python", "python"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker("real")
+
+
 def pytest_runtest_teardown() -> None:
     """Have the tests' own process outlive a broken pipe, also where one called `main`, which has a client die of it."""
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
@@ -70,20 +81,23 @@ def resolve(name: str, factory: pytest.TempPathFactory) -> list[str]:
     if name == "minimal":
         found = minimal_python(factory.mktemp("minimal"))
     elif name == "compiled":
-        found = compiled(factory.mktemp("compiled"), system_python())
+        folder = tempfile.mkdtemp(prefix="o", dir="/tmp")  # short: see test_no_room_for_a_link
+        atexit.register(shutil.rmtree, folder)
+        found = compiled(Path(folder), resolve(CHOSEN or "system", factory)[0])
     elif name == "system":
         found = system_python()
     else:
-        found = find_python(name) if name[0].isdigit() else shutil.which(name)
+        found = find_python(name) if name[0].isdigit() or name == "musl" else shutil.which(name)
     if not found:
-        pytest.skip(f"no interpreter {name} on this machine")
+        made = {"musl": ": make musl", "3.14": ": make pythons"}.get(name, "")
+        pytest.skip(f"no interpreter {name} on this machine{made}")
     return [found]
 
 
 @pytest.fixture(scope="session")
 def default_python(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """The interpreter of all tests that do not run on each: the distribution's, or $OVERLORD_PYTHON (3.8, minimal)."""
-    return resolve(os.environ.get("OVERLORD_PYTHON", "system"), tmp_path_factory)
+    return resolve(CHOSEN or "system", tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
@@ -114,6 +128,8 @@ def overlord(isolation: None, tmp_path: Path, default_python: list[str]) -> Iter
     yield start
     for each in started:
         each.close()
+    told = [line for each in started for line in (*each.log, *each.out) if STRICT and "Warning: " in line]
+    assert not told
 
 
 @pytest.fixture

@@ -11,25 +11,9 @@ set -eu
 
 suite=${1:-bookworm} # the Debian release
 image=debian:$suite-slim
-lacking=75 # EX_TEMPFAIL of sysexits.h: "not here, not now", which a test may turn into a skip
+. "$(dirname "$0")/debian.sh"
 
-say() { echo "docker-base: $*" >&2; }
-lack() { say "$*"; exit "$lacking"; }
 engine() { docker info >/dev/null 2>&1; }
-
-may_install() {
-    [ "${CI:-}" = true ] || [ "${DOCKER_SETUP:-}" = 1 ] || return 1
-    [ "$(id -u)" = 0 ] && [ -e /etc/debian_version ]
-}
-
-# Install the packages of a command that is not there: install_for COMMAND PACKAGE ...
-install_for() {
-    command -v "$1" >/dev/null && return
-    shift
-    say "installing $*"
-    apt-get update -qq >&2
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >&2
-}
 
 # A pid file of an engine that was killed keeps the next one from starting once another process has that number:
 # drop_stale COMMAND FILE
@@ -66,13 +50,6 @@ start_engine() {
     done
 }
 
-# Where this machine's apt gets packages labelled $1 from; $2 if apt knows no such place.
-mirror() {
-    found=$(apt-get indextargets --format '$(REPO_URI)' 'Origin: Debian' "Label: $1" 2>/dev/null | head -n 1)
-    found=${found:-$2}
-    echo "${found%/}"
-}
-
 # Files that make the tree behave as the official image does, and its apt reach the archive as this machine's does.
 dress() {
     root=$1 archive=$2 security=$3
@@ -81,8 +58,10 @@ dress() {
     chmod 755 "$root/usr/sbin/policy-rc.d"
     {
         echo "deb $archive $suite main"
-        echo "deb $archive $suite-updates main"
-        echo "deb $security $suite-security main"
+        if [ "$suite" != sid ]; then
+            echo "deb $archive $suite-updates main"
+            echo "deb $security $suite-security main"
+        fi
     } >"$root/etc/apt/sources.list"
     # Proxies, time-outs and the like: whatever makes apt work here.
     grep -lrs Acquire /etc/apt/apt.conf /etc/apt/apt.conf.d | while read -r file; do

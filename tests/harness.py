@@ -27,6 +27,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -37,14 +38,39 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 # A copy of the program, broken on purpose, can be put under test to see that the tests notice.
 OVERLORD = Path(os.environ.get("OVERLORD_PY", ROOT / "overlord.py"))
+STRICT = bool(os.environ.get("OVERLORD_STRICT"))  # each of Python's warnings is an error then
 PROGRAMS = Path(__file__).resolve().parent / "programs"
 # A virtual machine may stand still for minutes, and its clock jumps then: no program's fault, so CI waits longer than that.
 PATIENCE = 300.0 if os.environ.get("CI") else 30.0
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
+
+def strict(folder: Path) -> Path:
+    """Write into `folder` a copy of the program for which each of Python's warnings is an error, and return its path.
+
+    But for that about a socket or file which nobody has closed: to drop the last reference closes it.
+    """
+    errors = 'warnings.simplefilter("error"); warnings.simplefilter("ignore", ResourceWarning)'
+    text, found = re.subn(r"warnings\.simplefilter\(.ignore.\)", errors, OVERLORD.read_text())
+    assert found == 1
+    copy = folder / "overlord.py"
+    copy.write_text(text)
+    copy.chmod(0o755)
+    return copy
+
+
+if STRICT:
+    _folder = tempfile.TemporaryDirectory(prefix="overlord-strict-")
+    Path(_folder.name).chmod(0o755)
+    OVERLORD = strict(Path(_folder.name))
+
 # What a namespace's PID 1 runs when overlord is not to be PID 1 itself. It owns one process that is none of overlord's
 # business, reaps what is given to it as `docker run --init` does, and stays when overlord has ended.
 OTHER_INIT = 'sleep infinity & "$@"; echo $? > exit_code; exec sleep infinity'
+
+# What glibc and musl call the same error.
+IN_USE, TOO_MANY = "Address (already )?in use", "(Too many open files|No file descriptors available)"
+NO_NAME = "(Name or service not known|Temporary failure|Name does not resolve|Try again)"
 
 STARTED = r"^overlord: {}: started \(pid (?P<pid>\d+)\)"
 
@@ -81,9 +107,19 @@ def program(name: str, *words: object) -> str:
 # the same with nothing but the files of Debian's python3-minimal, "compiled" what `overlord.py compile` makes with it.
 #
 # No registry that a fresh machine reaches carries CPython itself beside the distribution's one, so the tests install
-# none: they use what is on PATH or in pyenv. One that is missing is a skip, and conftest.py makes each skip a failure
-# where CI=true: there, the machine is expected to have them all, and a run that left one out must not look green.
-INTERPRETERS = ("3.8", "3.11", "3.13", "system", "minimal", "compiled")
+# none: they use what is on PATH or in pyenv, and what tests/sid.sh and tests/musl.sh have made. One that is missing is a
+# skip, and conftest.py makes each skip a failure where CI=true: there, the machine is expected to have them all, and a run
+# that left one out must not look green.
+#
+# $OVERLORD_PYTHON names another one, on which all tests of the real program run then: "3.14", "musl", "minimal", a path.
+CHOSEN = os.environ.get("OVERLORD_PYTHON", "")
+INTERPRETERS = (CHOSEN, "compiled") if CHOSEN else ("3.8", "3.11", "3.13", "system", "minimal", "compiled")
+
+
+def kept(name: str) -> Path:
+    """Return where tests/sid.sh and tests/musl.sh keep what they made: see tests/debian.sh."""
+    cache = Path.home() / ".cache" if os.geteuid() else "/var/cache"
+    return Path(os.environ.get("XDG_CACHE_HOME") or cache, "overlord", name)
 
 
 @functools.lru_cache(maxsize=None)
@@ -94,10 +130,14 @@ def system_python() -> str:
 
 @functools.lru_cache(maxsize=None)
 def find_python(version: str) -> str | None:
-    """Return the path of CPython `version` ("3.8"), or None. A pyenv shim of another version does not count."""
+    """Return the path of CPython `version` ("3.8", "musl"), or None. A pyenv shim of another version does not count."""
+    if version == "musl":
+        found = kept("musl/usr/bin/python3")
+        return str(found) if os.access(found, os.X_OK) else None
     pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
     in_pyenv = sorted(pyenv.glob(f"versions/{version}.*/bin/python3"))
     candidates = [f"python{version}", *map(str, in_pyenv), sys.executable]
+    candidates.append(str(kept(f"python{version}/usr/bin/python{version}")))
     ask = "import sys; print(sys.executable, '%d.%d' % sys.version_info[:2])"
     for candidate in candidates:
         with contextlib.suppress(OSError):
@@ -143,12 +183,13 @@ def invoke(python: Sequence[str]) -> list[str]:
 
 def interpreter(python: Sequence[str]) -> str:
     """Return the interpreter itself, also where `python` is a program made by it."""
-    return system_python() if python[0].endswith(".compiled") else python[0]
+    compiled = python[0].endswith(".compiled")
+    return Path(python[0]).read_bytes().split(maxsplit=1)[0][2:].decode() if compiled else python[0]
 
 
-def without(function: str, number: int = 0) -> list[str]:
-    """Return an interpreter in which a function of os fails."""
-    return [system_python(), "-I", "-S", str(PROGRAMS / "without.py"), function, str(number)]
+def without(function: str, number: int, after: int) -> list[str]:
+    """Return an interpreter in which a function of os fails after so many calls."""
+    return [system_python(), "-I", "-S", str(PROGRAMS / "without.py"), function, str(number), str(after)]
 
 
 def use_up_descriptors(o: Overlord) -> None:
