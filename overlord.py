@@ -8,22 +8,14 @@
 Words to Fleet are pure: they make no system calls, and get time, chance and failures as arguments. Each room of this
 file uses only names from the rooms above it:
 
-    Title    verbs, isolation from the application's Python settings, imports, constants
-    Words    the vocabulary of log, status, README and tests: states, events, actions, durations, signal names
-    Graph    who waits for whom: order and cycles
-    Config   INI text to validated specs, or all the mistakes with file and line
-    Machine  one unit: (spec, status, event, now, chance) -> (status, actions), from a table by state and kind of event
-    Unit     one unit among its neighbours: its record, and what is next for it
-    Fleet    all units: bounce waves, reload, ordered shutdown, exit code
-    Output   what the units write, line by line, and overlord's own messages
-    Kernel   the system calls that touch processes: spawn, signal, reap, look into /proc
-    Kin      which process belongs to which unit
-    Init     what only an init does: to be a subreaper, sweep at the end, hold the terminal
-    Sockets  the control socket and its peers, descriptors on the way, the sockets of `listen` and `serve`
-    Control  requests to a running overlord: one line in, lines out
-    Probes   readiness, health, what daemons say (sd_notify), their sockets (`listen`), schedules
-    Loop     wait, read, feed, perform
-    CLI      arguments, files, verbs; the page and HTTP of `serve`
+    Title, Words, Graph   isolation from the application's Python, constants; the vocabulary; who waits for whom
+    Config                INI text to validated specs, or all the mistakes with file and line
+    Machine, Unit, Fleet  one unit, by a table of states and events; among its neighbours; all, with reload and shutdown
+    Output                what the units write, line by line, and overlord's own messages
+    Kernel, Kin, Init     the system calls that touch processes; which process is whose; what only an init does
+    Sockets, Control      descriptors on the way, sockets to listen on; requests to a running overlord
+    Probes                readiness, health, what daemons say (sd_notify), their sockets (`listen`), schedules
+    Loop, CLI             wait, read, feed, perform; arguments, files, verbs, and HTTP
 """
 
 from __future__ import annotations
@@ -48,19 +40,18 @@ VERSION = "0.1.0"
 
 
 class Verb:
-    """A verb. `Control.do_*` obeys it in the running overlord, and SHOWS in the client."""
-
     def __init__(self, name: str, asks: str, words: str, help: str) -> None:
         self.name, self.asks, self.words, self.help = name, asks, words, help
 
 
-VERBS = {row[0]: Verb(*row) for row in (  # name, what a running overlord is asked for it, words and options, help
+# `asks`: what a running overlord is asked for it, see `Control.do_*`; SHOWS has what the client does.
+VERBS = {row[0]: Verb(*row) for row in (  # name, asks, words and options, help
     ("run", "", "", "start what the configuration says, and stay (as PID 1 of a container, or anywhere)"),
     ("check", "", "", "say what is wrong with the configuration, and what the image lacks (exit 0, or 78)"),
     ("exec", "", "NAME COMMAND ...", "run COMMAND as the unit's user, in its folder, with its variables and limits"),
     ("compile", "", "FILE", "write the same program as compiled code, which starts in a quarter of the time"),
     ("version", "", "", "print the version"),
-    ("help", "", "[OPTION]", "print this, or what a configuration option means"),
+    ("help", "", "[WORD]", "print this, or what a verb or a configuration option means"),
     ("status", "status", "[-j] [NAME ...]", "show units; exit 3 unless all are ok, idle, running, done or stopped"),
     ("top", "status", "[NAME ...]", "show units live, with processor time and last line; q ends, c and m sort"),
     ("health", "health", "", "one line; exit 0 when every daemon is ok, else 1: for HEALTHCHECK"),
@@ -127,11 +118,9 @@ def slurp(path: str) -> bytes:
 
 def found_environment() -> dict[bytes, bytes]:
     """Return the container's environment. PYTHON: locale coercion (PEP 538) adds LC_CTYPE to os.environ."""
-    try:
-        pairs = (entry.partition(b"=") for entry in slurp("/proc/self/environ").split(b"\0"))
-        return {key: value for key, equals, value in pairs if key and equals}
-    except OSError:
-        return dict(os.environb)
+    found = call_or(None, slurp, "/proc/self/environ")
+    pairs = [entry.partition(b"=") for entry in (found or b"").split(b"\0")]
+    return dict(os.environb) if found is None else {key: value for key, equals, value in pairs if key and equals}
 
 
 def parse_arguments(arguments: list[str]) -> tuple[str | None, str, list[str]]:
@@ -161,9 +150,9 @@ def decode(data: bytes) -> str:
 
 
 def execute_again() -> None:
-    """Execute overlord again from its compiled code: 10 ms, for the 9 MB that compiling leaves behind.
-    `-I -S` keeps out PYTHON* variables, site hooks and the folder of this file. A memfd holds the code as a .pyc.
-    A -X option carries its descriptor and the signal mask, so that environment and arguments stay the same."""
+    """Execute overlord again, from compiled code in a memfd: 10 ms, for the 9 MB that compiling leaves behind.
+    `-I -S` keep out PYTHON* variables, site hooks and the folder of this file. An option -X carries the descriptor and
+    the signal mask, so that environment and arguments stay the same."""
     from _frozen_importlib_external import MAGIC_NUMBER
 
     mask = ",".join(str(int(number)) for number in FOUND_MASK)
@@ -181,8 +170,7 @@ def execute_again() -> None:
     try:
         os.execve(sys.executable, arguments, found_environment())
     except OSError:  # the environment leaves no room for a few bytes more: stay
-        if fd >= 0:
-            os.close(fd)
+        call_or(None, os.close, fd)
 
 
 COMPILED = sys.argv[:1] == ["-c"]  # see `compile_into`
@@ -195,8 +183,7 @@ if __name__ == "__main__":
     elif "overlord" in sys._xoptions:
         descriptor, _, numbers = str(sys._xoptions["overlord"]).partition(":")
         FOUND_MASK = {int(number) for number in numbers.split(",") if number}
-        if descriptor != "-1":
-            os.close(int(descriptor))
+        call_or(None, os.close, int(descriptor))  # -1: none
     else:
         if sys.executable and parse_arguments(sys.argv[1:])[1] in ("run", "serve", "exec"):
             execute_again()
@@ -215,7 +202,8 @@ import re
 import select
 import time
 import warnings
-from _heapq import heapify, heappop, heappush  # COST: `heapq` has the same, and much in Python
+from _bisect import bisect_left, insort_right  # COST: `bisect` has the same, and more in Python
+from _socket import MSG_CMSG_CLOEXEC, MSG_DONTWAIT, MSG_NOSIGNAL, MSG_WAITALL
 from collections import deque, namedtuple
 from configparser import RawConfigParser
 from functools import partial
@@ -223,7 +211,7 @@ from functools import partial
 TYPE_CHECKING = False  # COST: `typing` takes 1.9 MB
 if TYPE_CHECKING:
     import signal
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
     from typing import Any, ClassVar, TypeVar
 
     Call = TypeVar("Call", bound=Callable[..., Any])
@@ -250,10 +238,10 @@ PAUSED = 1.0  # past a timer: overlord was not slow but stopped (docker pause)
 REAP_BATCH, SIGNAL_BATCH = 500, 500  # processes reaped and signalled before other events have their turn
 ASK_TIMEOUT = 5.0  # for a client to ask, and for overlord to begin its answer
 REQUEST_MAX, WORDS_MAX = 8192, 256  # bytes and words of a request
-ANSWER_MAX, ANSWERS_MAX = 1 << 20, 1 << 22  # kept for one client that does not read, and for all
+ANSWERS_MAX = 1 << 22  # kept for clients that do not read
 CLIENTS_MAX = 200
 BACKLOG = 4096  # of `listen`; the kernel keeps it to net.core.somaxconn
-OPENING_TIMEOUT = 60.0  # for a child to open sockets
+OPENING_TIMEOUT = 60  # for a child to open sockets
 LOG_KEPT = 65536  # of overlord's own messages, while nobody reads them
 OOM_WINDOW = 1.0  # a SIGKILL this soon after the kernel counted an out-of-memory kill was that kill
 REST = 0.001  # between two reads from a unit that writes line by line without a pause
@@ -275,15 +263,16 @@ STUCK_KEPT = 1 << 20  # for a slow reader, from units that have ended or, in a s
 
 STATES = tuple("idle waiting starting ok running stopping backoff stopped done failed".split())
 IDLE, WAITING, STARTING, OK, RUNNING, STOPPING, BACKOFF, STOPPED, DONE, FAILED = STATES
-RESTING, ENDED = (IDLE, STOPPED, DONE, FAILED), (STOPPED, DONE, FAILED)  # RESTING: no change by itself
+ENDED = (STOPPED, DONE, FAILED)
+RESTING = (IDLE, *ENDED)  # no change by itself
 COMING = (WAITING, STARTING, STOPPING, BACKOFF)  # on its way, not OK
 MAIN = "main command"  # its name as a unit; no configured name has a blank
 
-# Events of a unit. barred: a script or socket that it needs has failed; stale: its process is to be replaced; handed:
-# `pidfile` or MAINPID= names its main process. Fields: code: exit code or minus a signal; passing: it may work later;
-# left: the main process left others behind; wanted: the unit is to be up after this; fails: its end will be a failure;
-# limit: seconds that a shutdown leaves it; signum: in place of stop_signal; hint: the known cause.
-EVENTS = tuple("want start spawned unspawned barred exited emptied deadline stop stale ready handed".split())
+# Events of a unit, see Move.TABLE. barred: a script or socket that it needs has failed; stale: its process is to be
+# replaced; handed: `pidfile` or MAINPID= names its main process. Fields: code: exit code or minus a signal; passing:
+# it may work later; left: the main process left others behind; wanted: the unit is to be up after this; fails: its end
+# will be a failure; limit: seconds that a shutdown leaves it; signum: in place of stop_signal; hint: the known cause.
+ANY_TIME = ("want", "stop", "stale", "ready", "handed")  # these may come in any state
 Event = namedtuple("Event", "kind why pid code passing left wanted fails limit signum hint",
                    defaults=("", 0, 0, False, False, True, False, None, None, ""))  # fmt: skip
 
@@ -295,16 +284,17 @@ Say = namedtuple("Say", "level unit text final", defaults=(False,))  # final: th
 Test = namedtuple("Test", "unit purpose")  # see PURPOSES; or "listen": open its sockets; "watchdog": set that timer
 Sweep = namedtuple("Sweep", "signum")
 Exit = namedtuple("Exit", "code why quiet")
-Changed = namedtuple("Changed", "unit state why")  # for clients that follow
+Changed = namedtuple("Changed", "unit text")  # for clients that follow
 Wake = namedtuple("Wake", "unit instant")  # of `Fleet.take_deadline`, replacing the one before; None: never
 Forget = namedtuple("Forget", "unit")
 Replan = namedtuple("Replan", "")  # a reload may have changed schedules, the log and its files
 
 RELOAD, RESTART, SHUTDOWN = "reload", "restart by hand", "shutdown"  # why a process is stopped
-# Who wants a unit, if it is not a unit that needs it as its `always` script.
+# Why a unit is wanted, if not as the `always` script of another.
 BY_CONFIG, BY_NEED, BY_HAND, BY_CLOCK = "by configuration", "by dependency", "by hand", "by schedule"
 
 SIGNALS = {name[3:]: int(getattr(signal, name)) for name in dir(signal) if name[:3] == "SIG" and name[3:].isalnum()}
+SIGNALS["RTMIN"] = 34  # as glibc, docker and systemd count; musl keeps 34 for itself, and begins at 35
 REAL_TIME = range(SIGNALS["RTMIN"], SIGNALS["RTMAX"] + 1)
 SIGNALS.update((f"RTMIN+{index}", number) for index, number in enumerate(REAL_TIME))
 SIGNALS.update((f"RTMAX-{index}", number) for index, number in enumerate(reversed(REAL_TIME)))
@@ -322,6 +312,12 @@ class Mistake(ValueError):
     """A value that cannot be used. The text says what is wrong, and what would be right."""
 
 
+def require(fine: object, fault: str) -> None:
+    """Raise Mistake unless something is fine."""
+    if not fine:
+        raise Mistake(fault)
+
+
 class StartError(Exception):
     """A process that could not be made. `passing`: for lack of a resource that may be free later."""
 
@@ -331,24 +327,23 @@ class StartError(Exception):
 
 
 def is_number(text: str, most: int = 9, base: int = 10) -> bool:
-    """Tell whether a text is 1 to `most` digits. COST: cheaper than to compile a pattern."""
+    """Tell whether a text is 1 to `most` digits."""
     return 0 < len(text) <= most and not text.strip("0123456789"[:base])
 
 
 def parse_duration(text: str, positive: bool = False) -> float:
-    """Return seconds, from a number of seconds or one with ms, s, m, h or d."""
+    """Return seconds."""
     units = {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
     number = text.rstrip("dhms ")
-    unit = units.get(text[len(number) :].lstrip())
-    if not unit or number.endswith(".") or not is_number(number.replace(".", "", 1), 12):
-        raise Mistake(f"{text!r} is not a duration, write seconds or one of 500ms 2s 5m 1h 7d")
-    if positive and not float(number):
-        raise Mistake("must be longer than 0")
+    unit = units.get(text[len(number) :].lstrip(), 0.0)
+    valid = unit and not number.endswith(".") and is_number(number.replace(".", "", 1), 12)
+    require(valid, f"{text!r} is not a duration, write seconds or one of 500ms 2s 5m 1h 7d")
+    require(float(number) or not positive, "must be longer than 0")
     return float(number) * unit
 
 
 def spell_duration(seconds: float) -> str:
-    """Return a duration for people, to about three digits: 0.25 s, 3.2 s, 5 min 10 s, 3 d 2 h."""
+    """Return a duration to about three digits: 0.25 s, 3.2 s, 5 min 10 s, 3 d 2 h."""
     if seconds < 59.95:
         return f"{round(seconds, 1 + (seconds < 1) + (seconds < 0.1)):g} s"
     whole = round(seconds)
@@ -372,11 +367,11 @@ def spell_signal(number: int) -> str:
 
 
 def parse_size(text: str) -> int:
-    """Return bytes, from a number of bytes or one with K, M or G (or KB, MB, GB, which are the same)."""
+    """Return bytes."""
     number = text.rstrip("bBkKmMgG").rstrip()
     unit = text[len(number) :].lstrip().upper()
-    if not is_number(number, 12) or not re.fullmatch("([KMG]B?)?", unit):
-        raise Mistake(f"{text!r} is not a size, write bytes or one of 64K 10M 1G")
+    valid = is_number(number, 12) and re.fullmatch("([KMG]B?)?", unit)
+    require(valid, f"{text!r} is not a size, write bytes or one of 64K 10M 1G")
     return int(number) << 10 * " KMG".index(unit[:1] or " ")
 
 
@@ -386,7 +381,7 @@ def spell_size(size: int) -> str:
 
 
 def spell_end(code: int) -> str:
-    """Return in words how a process ended. `code`: its exit code, or minus the signal that killed it."""
+    """Return how a process ended. `code`: its exit code, or minus the signal that killed it."""
     if code < 0:
         return f"killed by {spell_signal(-code)}"
     return f"exited with code {code}" + (f" (128 + {spell_signal(code - 128)})" if code - 128 in ALL_SIGNALS else "")
@@ -426,9 +421,8 @@ def suggest(word: str, known: Iterable[str]) -> str:
 
 def parse_number(low: int, high: int, text: str, base: int = 10) -> int:
     digits = text[1:] if text[:1] == "-" and base == 10 else text
-    if not is_number(digits, base=base) or not low <= int(text, base) <= high:
-        bounds = f"an octal number from 000 to {high:o}" if base == 8 else f"a whole number from {low} to {high}"
-        raise Mistake(f"{text!r} is not {bounds}")
+    bounds = f"an octal number from 000 to {high:o}" if base == 8 else f"a whole number from {low} to {high}"
+    require(is_number(digits, base=base) and low <= int(text, base) <= high, f"{text!r} is not {bounds}")
     return int(text, base)
 
 
@@ -438,12 +432,12 @@ FLAGS = (Flag("-t", "timeout", parse_duration), Flag("-n", "lines", partial(pars
 
 
 def parse_request(words: list[str], verbs: Mapping[str, Verb]) -> tuple[Verb, dict[str, Any], list[str]]:
-    """Return the verb of a request, its options and its other words, given in any order. Raises Mistake."""
+    """Return the verb of a request, its options, and its other words, in any order. Raises Mistake."""
     name, *others = words or [""]
     verb, given = verbs.get(name), deque(others)
     if not verb:
         raise Mistake(f"there is no verb {name!r}{suggest(name, verbs)}")
-    allowed = [flag for flag in FLAGS if f"[{flag.short}" in verb.words]
+    flags = {key: flag for flag in FLAGS if f"[{flag.short}" in verb.words for key in (flag.short, f"--{flag.long}")}
     options: dict[str, Any] = {}
     rest: list[str] = []
     if name == "signal" and given and given[0] != "--":  # `-HUP` is not an option
@@ -453,17 +447,15 @@ def parse_request(words: list[str], verbs: Mapping[str, Verb]) -> tuple[Verb, di
         if word == "--" or (rest and "COMMAND" in verb.words):  # the rest is no option
             rest += [word, *given][word == "--" :]
             break
-        if word.split() != [word]:
-            raise Mistake(f"there is no unit {word!r}")
+        require(word.split() == [word], f"there is no unit {word!r}")
         if word[0] != "-":
             rest.append(word)
             continue
         key, equals, value = word.partition("=") if word[:2] == "--" else (word[:2], "", word[2:])
-        flag = next((flag for flag in allowed if key in (flag.short, f"--{flag.long}")), None)
+        flag = flags.get(key)
         if not flag or (equals and not flag.parse):
-            raise Mistake(f"{name} has no option {word}{suggest(key[2:], [flag.long for flag in allowed])}")
-        if flag.parse and not (equals or value or given):
-            raise Mistake(f"{name} {word} needs a value")
+            raise Mistake(f"{name} has no option {word}{suggest(key[2:], [flag.long for flag in flags.values()])}")
+        require(equals or value or given or not flag.parse, f"{name} {word} needs a value")
         if value and not flag.parse:  # several in one word
             given.appendleft(f"-{value}")
         options[flag.long] = flag.parse(value if equals or value else given.popleft()) if flag.parse else True
@@ -475,16 +467,14 @@ def parse_request(words: list[str], verbs: Mapping[str, Verb]) -> tuple[Verb, di
 
 
 # ============================================================================================================ Graph
-# Who waits for whom: the order to start in, and cycles.
 
-
-def sort_units(units: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Return the names, dependencies first, else in the order given; and each cycle as a path a, b, a."""
+def sort_units(needs: Mapping[str, Iterable[Sequence[str]]]) -> tuple[list[str], list[list[str]]]:
+    """Return the names, what they need first (pairs as in `deps`), else in the order given; and each cycle a, b, a."""
     order: list[str] = []
     cycles: list[list[str]] = []
     begun: set[str] = set()
-    for root in units:
-        path: dict[str, Iterator[tuple[str, str]]] = {} if root in begun else {root: iter(units[root].deps)}
+    for root in needs:
+        path: dict[str, Iterator[Sequence[str]]] = {} if root in begun else {root: iter(needs[root])}
         while path:  # no recursion: chains may be long
             name = next(reversed(path))
             begun.add(name)
@@ -492,8 +482,8 @@ def sort_units(units: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
                 if dep in path:
                     names = list(path)
                     cycles.append([*names[names.index(dep) :], dep])
-                elif dep in units and dep not in begun:
-                    path[dep] = iter(units[dep].deps)
+                elif dep in needs and dep not in begun:
+                    path[dep] = iter(needs[dep])
                     break
             else:
                 order.append(name)
@@ -508,21 +498,19 @@ LIMITS = "as core cpu data fsize locks memlock msgqueue nice nofile nproc rss rt
 
 
 def parse_matching(pattern: str, fault: str, text: str) -> str:
-    if not re.fullmatch(pattern, text, re.DOTALL):
-        raise Mistake(f"{text!r} {fault}" if text else "is empty")
+    require(re.fullmatch(pattern, text, re.DOTALL), f"{text!r} {fault}" if text else "is empty")
     return text
 
 
 def parse_words(parse: Callable[[str], Any], text: str, empty: str | None = None) -> tuple[Any, ...]:
-    """Parse words between blanks and commas. `empty`: the text that means no words."""
+    """Parse words with blanks or commas between. `empty`: the text that means none."""
     words = [] if text == empty else text.replace(",", " ").split()
-    if not words and text != empty:
-        raise Mistake("is empty")
+    require(words or text == empty, "is empty")
     return tuple(parse(word) for word in words)
 
 
 def parse_choice(words: str, text: str, path: bool = False) -> str | None:
-    """Return one of the words or, if allowed, the absolute path of a file; None for the word `none`."""
+    """Return one of the words or, if allowed, the absolute path of a file; None for `none`."""
     choices = words.split()
     if text not in choices and not (path and text.startswith("/") and not text.endswith("/")):
         forms = ", ".join([*choices, "/PATH of a file"] if path else choices)
@@ -532,20 +520,19 @@ def parse_choice(words: str, text: str, path: bool = False) -> str | None:
 
 
 def split_pair(text: str, separator: str) -> tuple[str, str]:
-    """Return what stands before and after a separator; without one, the whole text twice."""
+    """Return what stands before and after a separator; without one, the text twice."""
     left, found, right = (part.strip() for part in text.partition(separator))
     return left, right if found else left
 
 
 def parse_boolean(text: str) -> bool:
-    if text.lower() not in RawConfigParser.BOOLEAN_STATES:
-        raise Mistake(f"{text!r} is not a boolean, write yes or no")
+    require(text.lower() in RawConfigParser.BOOLEAN_STATES, f"{text!r} is not a boolean, write yes or no")
     return bool(RawConfigParser.BOOLEAN_STATES[text.lower()])
 
 
 def parse_caught(text: str) -> int:
-    if (number := parse_signal(text)) not in CAUGHT - CHILD_ALONE:
-        raise Mistake(f"{spell_signal(number)} is overlord's own, or cannot be caught")
+    number = parse_signal(text)
+    require(number in CAUGHT - CHILD_ALONE, f"{spell_signal(number)} is overlord's own, or cannot be caught")
     return number
 
 
@@ -558,18 +545,17 @@ def parse_end(text: str) -> int:
     """Return an exit code, or a signal as a negative number."""
     if not is_number(text):
         return -parse_signal(text)
-    if int(text) > 255:
-        raise Mistake(f"{text} is not an exit code, they go from 0 to 255")
+    require(int(text) < 256, f"{text} is not an exit code, they go from 0 to 255")
     return int(text)
 
 
 def parse_respawns(text: str) -> tuple[int, float] | None:
-    """Return how many restarts in how many seconds (0: ever, IN_A_ROW: without being OK), or None for no limit."""
+    """Return how many restarts in how many seconds (0: ever, IN_A_ROW: without being OK); None: no limit."""
     if text == "unlimited":
         return None
     count, window = split_pair(text, "/")
-    if not is_number(count):
-        raise Mistake(f"{text!r} is not a limit, write 5, or 5/60s (in that time), 5/ok (in a row), or unlimited")
+    forms = "write 5, or 5/60s (in that time), 5/ok (in a row), or unlimited"
+    require(is_number(count), f"{text!r} is not a limit, {forms}")
     if window == OK:
         return int(count), IN_A_ROW
     return int(count), parse_duration(window, positive=True) if "/" in text else 0.0
@@ -578,35 +564,31 @@ def parse_respawns(text: str) -> tuple[int, float] | None:
 def parse_backoff(text: str) -> tuple[float, float]:
     low, high = split_pair(text, "..")
     lower, upper = parse_duration(low), parse_duration(high)
-    if lower > upper:
-        raise Mistake(f"the lower bound {low} is above the upper bound {high}")
-    if upper and not lower:
-        raise Mistake(f"a delay of 0 cannot double up to {high}, write a lower bound as 100ms..{high}")
+    require(lower <= upper, f"the lower bound {low} is above the upper bound {high}")
+    require(lower or not upper, f"a delay of 0 cannot double up to {high}, write a lower bound as 100ms..{high}")
     return lower, upper
 
 
 def parse_max_age(text: str) -> tuple[float, float]:
     age, spread = split_pair(text, "~")
     longest, cut = parse_duration(age, positive=True), parse_duration(spread) if "~" in text else 0.0
-    if cut >= longest:
-        raise Mistake(f"the random part {spread} is not shorter than the age {age}")
+    require(cut < longest, f"the random part {spread} is not shorter than the age {age}")
     return longest, cut
 
 
 def parse_limit(text: str) -> tuple[str, int, int]:
-    """Return name, soft and hard limit (-1: unlimited), from `nofile=65536` or `memlock=64M:unlimited`."""
+    """Return name, soft and hard limit (-1: unlimited)."""
     name, value = split_pair(text, "=")
     if "=" not in text or name not in LIMITS:
         near = suggest(name, LIMITS) or f", with one of {' '.join(LIMITS)}"
         raise Mistake(f"{text!r} is not of the form NAME=NUMBER{near}")
     soft, hard = (-1 if part in ("unlimited", "infinity") else parse_size(part) for part in split_pair(value, ":"))
-    if hard >= 0 and not 0 <= soft <= hard:
-        raise Mistake(f"{text}: the soft limit is above the hard limit")
+    require(hard < 0 or 0 <= soft <= hard, f"{text}: the soft limit is above the hard limit")
     return name, soft, hard
 
 
-# What crontab(5)'s fields allow. either: days or weekdays, as both are restricted; hourly: `*`. every: seconds, alone.
-Schedule = namedtuple("Schedule", "minutes hours days months weekdays either hourly every")
+# What the fields of crontab(5) allow. either: the day or the weekday; hourly: each hour. Or every: seconds, alone.
+Schedule = namedtuple("Schedule", "minutes hours days months weekdays either hourly every", defaults=(None,))
 MONTHS = tuple("jan feb mar apr may jun jul aug sep oct nov dec".split())
 WEEKDAYS = tuple("sun mon tue wed thu fri sat".split())
 CRON_FIELDS = ((0, 59, ()), (0, 23, ()), (1, 31, ()), (1, 12, MONTHS), (0, 7, WEEKDAYS))
@@ -625,10 +607,10 @@ def parse_schedule(text: str) -> Schedule:
         raise Mistake(f"{text!r} is not a schedule{suggest(text.lower(), NICKNAMES) or form}")
     minutes, hours, days, months, weekdays = (parse_field(word, *field) for word, field in zip(words, CRON_FIELDS))
     _, any_hour, any_day, _, any_weekday = (word[0] == "*" for word in words)
-    if any_weekday and min(days) > max((31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)[month - 1] for month in months):
-        raise Mistake(f"{text!r} names a day that no year has")
     weekdays = frozenset(day % 7 for day in weekdays)  # Sunday is 0 and 7
-    return Schedule(minutes, hours, days, months, weekdays, not (any_day or any_weekday), any_hour, None)
+    plan = Schedule(minutes, hours, days, months, weekdays, not (any_day or any_weekday), any_hour)
+    require(next_run(plan, 0.0), f"{text!r} names a day that no year has")
+    return plan
 
 
 def parse_field(text: str, low: int, high: int, names: tuple[str, ...]) -> frozenset[int]:
@@ -645,19 +627,18 @@ def parse_field(text: str, low: int, high: int, names: tuple[str, ...]) -> froze
             ends.append(number)
         if not ends or (match[3] and not match[2]):  # `*` and `N/STEP` go on to the highest
             ends = [*(ends or [low]), high]
-        if ends[-1] < ends[0]:
-            raise Mistake(f"{item!r} ends before it begins")
+        require(ends[0] <= ends[-1], f"{item!r} ends before it begins")
         found.update(range(ends[0], ends[-1] + 1, int(match[3] or 1)))
     return frozenset(found)
 
 
 def next_run(plan: Schedule, after: float) -> float | None:
-    """Return the first instant after `after` (seconds since the epoch) that a schedule names, None for never.
-    When clocks go forward, what is planned for the missing hour runs at its end. When they go back, what is planned
-    for the repeated hour runs the first time. If the hour is `*`, elapsed time counts."""
+    """Return the first instant after `after` (seconds since the epoch) that a schedule names, or None.
+    What is planned for the hour that is missing when clocks go forward runs at its end; for the hour that comes twice,
+    the first time. If the hour is `*`, elapsed time counts."""
     year, month, today = time.localtime(after)[:3]
-    for day in range(today, today + 366 * 9):  # there may be eight years between two 29th of February
-        noon = time.localtime(time.mktime((year, month, day, 12, 0, 0, 0, 0, -1)))  # carries days over into months
+    for day in range(today, today + 366 * 41):  # in 40 years a 29th of February falls on each day of the week
+        noon = time.localtime(time.mktime((year, month, day, 12, 0, 0, 0, 0, -1)))
         by_day, by_weekday = noon[2] in plan.days, (noon[6] + 1) % 7 in plan.weekdays
         fits = (by_day or by_weekday) if plan.either else (by_day and by_weekday)
         if fits and noon[1] in plan.months:
@@ -672,8 +653,8 @@ def runs_of_day(plan: Schedule, date: Any, after: float) -> Iterator[float]:
     instant = 0.0
     if plan.hourly:
         instant = max(time.mktime((*date, 0, 0, 0, 0, 0, -1)), after // 60 * 60 + 60)
-        while time.localtime(instant)[:3] == date:
-            if time.localtime(instant)[3] in plan.hours and time.localtime(instant)[4] in plan.minutes:
+        while (now := time.localtime(instant))[:3] == date:
+            if now[3] in plan.hours and now[4] in plan.minutes:
                 yield instant
             instant += 60
         return
@@ -684,9 +665,9 @@ def runs_of_day(plan: Schedule, date: Any, after: float) -> Iterator[float]:
         yield instant
 
 
-# What `ready`, `health` and `wait_for` ask. `port`: also N of `fd:N`; `path`: also a command, or the REGEX of `log:`.
+# port: also N of `fd:N`; path: also a command, or the REGEX of `log:`; text: as it is written.
 Probe = namedtuple("Probe", "kind host port path text")
-ADDRESS = r"(?:\[(?P<ip>[0-9A-Fa-f:.]+)\]|(?P<host>[\w.-]+))"
+ADDRESS = r"(?P<host>\[[0-9A-Fa-f:.]+\]|[\w.-]+)"
 PROBES = {  # kind: how it is written, and the pattern for that
     "tcp": ("tcp:[HOST:]PORT", rf"tcp:(?:{ADDRESS}:)?(?P<port>\d{{1,5}})"),
     "unix": ("unix:/PATH", "unix:(?P<path>/.*)"),
@@ -701,7 +682,6 @@ COMMON_PROBES = ("tcp", "unix", "http", "file", "cmd")
 
 
 def parse_probe(text: str, kinds: tuple[str, ...] = COMMON_PROBES) -> Probe:
-    """Parse a probe, or an address to listen on, of one of these kinds."""
     kind = text.partition(":")[0]
     match = re.fullmatch(PROBES[kind][1], text, re.ASCII | re.DOTALL) if kind in kinds else None
     if not match:
@@ -709,11 +689,10 @@ def parse_probe(text: str, kinds: tuple[str, ...] = COMMON_PROBES) -> Probe:
         what = "a probe" if "cmd" in kinds else "an address"
         raise Mistake(f"{text!r} is not {what}{near}; write {', '.join(PROBES[each][0] for each in kinds)}")
     found = {key: value for key, value in match.groupdict().items() if value}
-    host = found.get("ip") or found.get("host") or ("localhost" if kind == "tcp" else "")
+    host = found.get("host", "localhost" if kind == "tcp" else "").strip("[]")
     port = int(found.get("port", 80 if kind == "http" else 0))
     path = found.get("path", "/" if kind == "http" else "")
-    if kind in ("tcp", "http") and not 0 < port < 65536:
-        raise Mistake(f"{port} is not a port, they go from 1 to 65535")
+    require(0 < port < 65536 or kind not in ("tcp", "http"), f"{port} is not a port, they go from 1 to 65535")
     if kind == "http":
         path = re.sub(r"\s", "%20", path)
     elif kind == "log":
@@ -724,41 +703,31 @@ def parse_probe(text: str, kinds: tuple[str, ...] = COMMON_PROBES) -> Probe:
     return Probe(kind, host, port, path, text)
 
 
-def split_probes(text: str) -> list[str]:
-    """Split at newlines, and at blanks in lines without a command."""
+def parse_probes(line: str) -> tuple[Probe, ...]:
+    """Parse a command, or probes with blanks or commas between."""
     between = r",?\s+|,(?=(?:tcp|unix|http|file):)|,$"
-    lines = [line.strip() for line in text.split("\n")]
-    words = [word for line in lines for word in ([line] if line.startswith("cmd:") else re.split(between, line))]
-    return [word for word in words if word]
-
-
-def parse_probes(text: str) -> tuple[Probe, ...]:
-    return tuple(map(parse_probe, split_probes(text)))
+    return tuple(parse_probe(word) for word in ([line] if line[:4] == "cmd:" else re.split(between, line)) if word)
 
 
 def parse_sockets(text: str) -> tuple[Probe, ...]:
-    """Return what to listen on; without a host, that is "": all addresses."""
+    """Return what to listen on; the host "" means all addresses."""
     found = [parse_probe(word, kinds=("tcp", "unix")) for word in text.split()]
-    if len({each.text for each in found}) < len(found):
-        raise Mistake("an address is given twice")
+    require(len({each.text for each in found}) == len(found), "an address is given twice")
     return tuple(each._replace(host="") if each.text.count(":") == 1 else each for each in found)
 
 
 def parse_deps(text: str) -> tuple[tuple[str, str], ...]:
-    """Return (name, state) pairs; a bare name is `name:ok`."""
+    """Return pairs of name and state."""
     deps: dict[str, str] = {}
     for item in text.split(",") if text else ():
         name, state = split_pair(item, ":")
-        if not re.fullmatch(NAME, name) or not re.fullmatch(NAME, state):
-            raise Mistake(f"{item.strip()!r} is not of the form name:state, and commas go between")
-        if name in deps:
-            raise Mistake(f"{name!r} is given twice")
+        valid = re.fullmatch(NAME, name) and re.fullmatch(NAME, state)
+        require(valid, f"{item.strip()!r} is not of the form name:state, and commas go between")
+        require(name not in deps, f"{name!r} is given twice")
         deps[name] = state if ":" in item else OK
     return tuple(deps.items())
 
 
-# One `${NAME}`, `${NAME:-word}` or `${NAME:?word}`. A template is a sequence of these and of texts.
-Reference = namedtuple("Reference", "name operator word")
 # `${NAME` with its operator, a `${` that begins no reference, `$$`, `}`
 TOKEN = r"\$\{(?:([A-Za-z_][A-Za-z0-9_.]*)(?=\}|:[-?])(:[-?])?)?|\$\$|\}"
 QUOTED_TOKEN = rf'\\[$"`\\\n]|{TOKEN}'  # in double quotes a backslash escapes as in the shell
@@ -768,39 +737,39 @@ SHELL_PIECE = r"(?s)'([^']*)'|\"((?:\\.|[^\"\\])*)\"|(\\.)|((?:\$\{[^}]*\}|(?!\$
 ENV_LINE = r"(?s)#[^\n]*|[^\n=#]*=(?:'[^']*'|\"(?:\\.|[^\"\\])*\")[^\n]*|[^\n]+"
 
 
-def parse_env(text: str) -> tuple[tuple[str, Template], ...]:
-    """Return the KEY and the template of each line KEY=value, with the value quoted as a shell word."""
+def parse_env(text: str) -> tuple[tuple[str, str], ...]:
+    """Return the key and the word of each line KEY=word, which has to be quoted as in the shell."""
     pairs = []
     for line in (found[0].strip() for found in re.finditer(ENV_LINE, text)):
         if line[:1] in ("", "#"):
             continue
         key, equals, word = line.partition("=")
-        if not equals or not re.fullmatch(r"[^\s'\"$]+", key):
-            raise Mistake(f"{line!r} is not of the form KEY=value")
-        parts: list[str | Reference] = []
-        for piece in re.finditer(SHELL_PIECE, word):
-            single, double, escaped, bare, other = piece.groups("")
-            if other:
-                raise Mistake(f"the value of {key} has a blank or a lone quote: write {key}='...', one pair a line")
-            parts += [single, escaped[1:], *parse_template(bare), *parse_template(double, QUOTED_TOKEN)]
-        pairs.append((key, tuple(parts)))
+        require(equals and re.fullmatch(r"[^\s'\"$]+", key), f"{line!r} is not of the form KEY=value")
+        valid = not any(piece[5] for piece in re.finditer(SHELL_PIECE, word))
+        require(valid, f"the value of {key} has a blank or a lone quote: write {key}='...', one pair a line")
+        pairs.append((key, word))
     return tuple(pairs)
 
 
-def fill_env(pairs: Iterable[tuple[str, Template]], environment: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
-    """Return KEY and value of each line of an `env`, which may use earlier ones. Raises Mistake."""
+def fill_env(pairs: Iterable[tuple[str, str]], environment: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """Return these pairs, the words unquoted and filled; each sees those before it. Raises Mistake."""
     found: dict[str, str] = {}
     known = {**environment}
-    for key, template in pairs:
-        found[key] = known[key] = fill(template, known)
+    for key, word in pairs:
+        value = ""
+        for piece in re.finditer(SHELL_PIECE, word):
+            single, double, escaped, bare, _ = piece.groups("")
+            value += single + escaped[1:] + fill(bare, known) + fill(double, known, QUOTED_TOKEN)
+        found[key] = known[key] = value
     return tuple(found.items())
 
 
-def parse_template(text: str, tokens: str = TOKEN) -> Template:
-    """Find `${VAR}`, `${VAR:-default}`, `${VAR:?message}` and `$$`; any other `$` is itself. Defaults may nest."""
+def fill(text: str, known: Mapping[str, str], tokens: str = TOKEN) -> str:
+    """Return a text with `${VAR}`, `${VAR:-default}`, `${VAR:?message}` and `$$` replaced; any other `$` is itself.
+    Defaults may nest. Raises Mistake if a variable that is needed is not set."""
     if "$" not in text and "\\" not in text:
-        return (text,)
-    levels: list[tuple[Any, list[str | Reference]]] = [(None, [])]  # each `${` that is open, and what follows it
+        return text
+    levels: list[tuple[Any, list[Any]]] = [(None, [])]  # each `${` that is open, and what follows: texts and Mistakes
     at = 0
     for token in re.finditer(tokens, text):
         opening, parts = levels[-1]
@@ -810,97 +779,83 @@ def parse_template(text: str, tokens: str = TOKEN) -> Template:
             levels.append((token, []))
         elif token[0] != "}" or not opening:
             parts.append(token[0][-1].strip("\n"))  # a backslash before the end of a line joins two
-        elif len(levels) > 11:
-            raise Mistake("${...} inside ${...} more than ten levels deep")
         else:
-            name, operator = opening.groups("")
-            word = tuple(parts) if operator == ":-" else text[opening.end() : token.start()]
             levels.pop()
-            levels[-1][1].extend([Reference(name, operator, word)] if name else [opening[0], *parts, "}"])
+            name, operator = opening.groups("")
+            if not name:
+                parts = [opening[0], *parts, "}"]
+            elif known.get(name) or (name in known and not operator):
+                parts = [known[name]]
+            elif operator != ":-":
+                word = text[opening.end() : token.start()]
+                advice = f"is not set; set it, or give a default as ${{{name}:-...}}"
+                parts = [Mistake(f"${{{name}}}: {word or advice}")]  # which counts only if this is needed
+            levels[-1][1].extend(parts)
     levels[-1][1].append(text[at:])
-    return tuple(part for opening, parts in levels for part in ([opening[0], *parts] if opening else parts) if part)
-
-
-def fill(template: Template, environment: Mapping[str, str]) -> str:
-    """Return the text that a template makes with these variables. Raises Mistake if a required one is not set."""
-    text = ""
-    for part in template:
-        if isinstance(part, str):
-            text += part
-            continue
-        name, operator, word = part
-        value = environment.get(name, "")
-        if value or (name in environment and not operator):
-            text += value
-        elif operator == ":-":
-            text += fill(word, environment)
-        else:
-            raise Mistake(f"${{{name}}}: {word or 'is not set; set it, or give a default as ${' + name + ':-...}'}")
+    parts = [part for opening, parts in levels for part in ([opening[0], *parts] if opening else parts)]
+    mistakes = [part for part in parts if isinstance(part, Mistake)]
+    if mistakes:
+        raise mistakes[0]
+    return "".join(parts)
     return text
 
 
 # kinds: of the sections that have it (o overlord, s script, d daemon); default: as written, "": it depends; shown:
-# the default in the README, if it differs. The README's tables are made from this.
+# the default in words. `help` and the README's tables are made from this.
 Option = namedtuple("Option", "name kinds parse default help shown", defaults=("",))
+bind: Any = partial  # mypy 1.14 crashes on partial(partial, ...)
+one_of, between, several = (bind(partial, parse) for parse in (parse_choice, parse_number, parse_words))
 parse_positive = partial(parse_duration, positive=True)
 parse_text = partial(parse_matching, ".+", "")
-parse_stream = partial(parse_choice, "inherit prefix null", path=True)
-parse_ending = partial(parse_choice, "shutdown ignore")
 parse_variable = partial(parse_matching, "[A-Za-z_][A-Za-z0-9_]*", "is not the name of a variable")
 OPTIONS = tuple(Option(*row) for row in (
     ("forever", "o", parse_boolean, "true", "restart daemons that set neither `respawns` nor `restart`"),
     ("configdir", "o", parse_text, "/etc/overlord/", "folder of more config files, read by name; may be absent"),
     ("shutdown_timeout", "o", parse_positive, "9s", "from the request to the last SIGKILL (docker kills at 10 s)"),
-    ("shutdown_signals", "o", partial(parse_words, parse_caught), "TERM INT QUIT RTMIN+3",
+    ("shutdown_signals", "o", several(parse_caught), "TERM INT QUIT RTMIN+3",
      "what asks for shutdown (images set STOPSIGNAL: httpd `WINCH`, haproxy `USR1`)"),
-    ("socket", "o", partial(parse_choice, "abstract none", path=True), "abstract",
+    ("socket", "o", one_of("abstract none", path=True), "abstract",
      "control socket: `abstract` needs no file; `/PATH` is for a second overlord in a container; `none`"),
-    ("when_idle", "o", partial(parse_choice, "exit stay"), "exit",
-     "what overlord does when nothing runs, and nothing can ever run again: `exit`, or `stay`"),
-    ("log_level", "o", partial(parse_choice, "debug info warning error"), "info",
-     "of overlord's own messages, on stderr: `debug`, `info`, `warning`, `error`"),
-    ("log_format", "o", partial(parse_choice, "text json"), "text", "overlord's own messages: `text` or `json`"),
-    ("output", "o", parse_stream, "inherit", "default of the units' `stdout` and `stderr`"),
+    ("when_idle", "o", one_of("exit stay"), "exit", "`exit` or `stay` when nothing runs, and nothing ever can again"),
+    ("log_level", "o", one_of("debug info warning error"), "info", "overlord's messages: `debug info warning error`"),
+    ("log_format", "o", one_of("text json"), "text", "overlord's own messages, on stderr: `text` or `json`"),
+    ("output", "o", one_of("inherit prefix null", path=True), "inherit", "default of the units' `stdout` and `stderr`"),
     ("cmd", "sd", parse_text, "", "run by `/bin/sh -c`; a lone simple command leaves no shell behind", "required"),
     ("dir", "sd", parse_text, "none", "working directory", "inherited"),
     ("uid", "sd", parse_text, "none", "user (or its number); groups, `HOME USER LOGNAME SHELL` follow", "inherited"),
     ("gid", "sd", parse_text, "", "group (or its number)", "of `uid`"),
     ("deps", "sd", parse_deps, "none", "comma-separated `name:state`, in order; `name` alone is `name:ok`"),
     ("env", "sd", parse_env, "none",
-     "`KEY=value`, one a line, quoted as a shell word; a quoted value may have several lines; `${...}` (not in "
-     "single quotes) sees earlier lines too"),
-    ("env_file", "sd", partial(parse_words, partial(parse_matching, "-*[^-].*", "is not a file"), empty=""), "none",
-     "files of `KEY=value` lines (values as they stand, less quotes), or folders with a file for each variable "
-     "(envdir); read at each start; a leading `-`: optional"),
-    ("secrets", "sd", partial(parse_words, parse_variable, empty=""), "none",
+     "`KEY=value`, one a line, quoted as in the shell, over several lines too; `${...}`, not in '', sees earlier ones"),
+    ("env_file", "sd", several(partial(parse_matching, "-*[^-].*", "is not a file"), empty=""), "none",
+     "files of `KEY=value` lines (less quotes), or folders of a file each (envdir); read at each start; `-`: optional"),
+    ("secrets", "sd", several(parse_variable, empty=""), "none",
      "`NAME` gets what the file in `NAME_FILE`, else `/run/secrets/NAME` holds, less its last newline; never shown"),
-    ("umask", "sd", partial(parse_number, 0, 0o777, base=8), "none", "octal, as `022`", "inherited"),
-    ("nice", "sd", partial(parse_number, -20, 19), "none", "-20 (first served) to 19", "inherited"),
-    ("limits", "sd", partial(parse_words, parse_limit), "none",
+    ("umask", "sd", between(0, 0o777, base=8), "none", "octal, as `022`", "inherited"),
+    ("nice", "sd", between(-20, 19), "none", "-20 (first served) to 19", "inherited"),
+    ("limits", "sd", several(parse_limit), "none",
      "`nofile=65536 core=0`, in the units of setrlimit(2), or `K M G`; `SOFT:HARD`, `unlimited`", "inherited"),
-    ("stdout", "sd", parse_stream, "",
-     "`inherit` the container's; `prefix`: captured, passed on as `NAME | line`; `/PATH`: a rotated file; `null`",
-     "`output`"),
-    ("stderr", "sd", partial(parse_choice, "stdout inherit prefix null", path=True), "",
-     "the same, or `stdout` to join it", "`output`"),
+    ("stdout", "sd", one_of("inherit prefix null", path=True), "",
+     "`inherit` the container's; `prefix`: captured, as `NAME | line`; `/PATH`: a rotated file; `null`", "`output`"),
+    ("stderr", "sd", one_of("stdout inherit prefix null", path=True), "",
+     "as `stdout`, or `stdout` to join it", "`output`"),
     ("log_max", "sd", parse_size, "10M", "size from which on a log file is rotated; `0`: never"),
-    ("log_keep", "sd", partial(parse_number, 0, 1000), "5", "rotated files that are kept; `PATH.1` is the latest"),
+    ("log_keep", "sd", between(0, 1000), "5", "rotated files that are kept; `PATH.1` is the latest"),
     ("stop_signal", "sd", parse_signal, "TERM", "name or number; what ignores it gets `TERM`"),
     ("stop_timeout", "sd", parse_duration, "8s", "from the stop signal to SIGKILL of all that `kill_mode` stops"),
-    ("kill_mode", "sd", partial(parse_choice, "mixed all process"), "mixed",
+    ("kill_mode", "sd", one_of("mixed all process"), "mixed",
      "stops `mixed`: the main process, then what it left; `all`: all at once; `process`: it alone (sshd, cron)"),
-    ("pidfile", "d", partial(parse_choice, "", path=True), "none",
+    ("pidfile", "d", one_of("", path=True), "none",
      "`/PATH` in which a daemon names its main process in the background, or a new one (USR2 of gunicorn, nginx)"),
     ("stop_cmd", "d", parse_text, "none",
      "shell command instead of the stop signal, run as the unit, with `$MAINPID`; SIGKILL after `stop_timeout`"),
-    ("on_failure", "sd", parse_ending, "", "what its final failure does: `shutdown` or `ignore`", "`shutdown`"),
-    ("on_success", "sd", parse_ending, "ignore", "the same for its final success"),
+    ("on_failure", "sd", one_of("shutdown ignore"), "", "on its final failure: `shutdown` or `ignore`", "`shutdown`"),
+    ("on_success", "sd", one_of("shutdown ignore"), "ignore", "the same for its final success"),
     ("respawns", "sd", parse_respawns, "", "restarts after it ended by itself; `5/60s`: at most 5 in any 60 s; `3/ok`: "
      "at most 3 without being OK in between; one after a run that was OK does not count",
      "daemon: unlimited (0 when `forever=false` and `restart` is not set); script: 0"),
-    ("restart", "d", partial(parse_choice, "always on-failure never"), "always", "or `on-failure`, or `never`"),
-    ("success", "sd", partial(parse_words, parse_end, empty="none"), "0",
-     "exit codes (and signal names) that count as success; `none`: nothing does"),
+    ("restart", "d", one_of("always on-failure never"), "always", "`always`, `on-failure` or `never`"),
+    ("success", "sd", several(parse_end, empty="none"), "0", "exit codes and signals that count as success; or `none`"),
     ("backoff", "sd", parse_backoff, "100ms..30s",
      "before a restart: none at first, then doubling; anew after a run of 10 s or the last delay; `0`: none ever"),
     ("warmup", "d", parse_duration, "", "how long it must live to be OK", "`1s`; `0` where `ready` is given"),
@@ -908,72 +863,60 @@ OPTIONS = tuple(Option(*row) for row in (
      "when it is up: `tcp:[HOST:]PORT`, `unix:PATH`, `http://HOST[:PORT]/PATH`, `file:PATH`, `cmd:SHELL`, `notify` "
      "(sd_notify), `fd:N` (s6: a newline on that descriptor), `log:REGEX` (a captured line)"),
     ("listen", "d", parse_sockets, "none",
-     "sockets that overlord opens and keeps for it (sd_listen_fds), one a line: `tcp:[HOST:]PORT`, `unix:/PATH`; while "
-     "it restarts, connections wait and none is refused; instances share them"),
-    ("watchdog", "d", parse_positive, "none",
-     "restarted as failed, once it is up, if it does not send `WATCHDOG=1` (sd_notify) that often"),
+     "sockets that overlord opens and keeps for it (sd_listen_fds), a line each: `tcp:[HOST:]PORT`, `unix:/PATH`; "
+     "connections wait while it restarts, none is refused; instances share them"),
+    ("watchdog", "d", parse_positive, "none", "once up, restarted as failed without `WATCHDOG=1` (sd_notify) so often"),
     ("ready_timeout", "d", parse_positive, "60s", "not ready by then: stopped and counted as a failure"),
     ("health", "d", parse_probe, "none", "whether it still answers: a probe as for `ready`, but the last three"),
     ("health_interval", "d", parse_positive, "10s", "between two of these"),
     ("health_timeout", "d", parse_positive, "3s", "for one try of a probe"),
-    ("health_retries", "d", partial(parse_number, 1, 1000), "3", "failures in a row until it is restarted as failed"),
+    ("health_retries", "d", between(1, 1000), "3", "failures in a row until it is restarted as failed"),
     ("wait_for", "sd", parse_probes, "none", "probes, one a line, that must pass before each start; waits for ever"),
     ("max_age", "d", parse_max_age, "none", "restarted at this age, not counted; `1h~10m`: up to 10 m sooner"),
     ("timeout", "s", parse_positive, "none", "a script still running then is stopped and has failed"),
     ("schedule", "s", parse_schedule, "none",
      "also run by the clock: `*/5 * * * *`, `@hourly`, `every 10m`; never twice at a time; a failure is only logged"),
-    ("forward", "d", partial(parse_words, parse_forward, empty="none"), "HUP",
-     "signals passed on to it; `HUP>USR2` sends another, `none` for none; never one that would kill it"),
-    ("count", "d", partial(parse_number, 0, 1000), "none",
+    ("forward", "d", several(parse_forward, empty="none"), "HUP",
+     "signals passed on to it, never to kill it; `HUP>USR2` sends another; `none`"),
+    ("count", "d", between(0, 1000), "none",
      "instances `NAME-1` to `NAME-N`, each with `OVERLORD_INSTANCE`; a dependency on `NAME` means all; `0`: none"),
     ("autostart", "d", parse_boolean, "true", "`false`: started only as a dependency or by hand"),
 ))  # fmt: skip
-# FOREIGN: options and sections of supervisord and circus, or how they begin, and what to do about them here.
-# RENAMED: pairs of the word there and the one here. FOREIGN_VALUES: the same of values, in small letters.
-RENAMED = """command cmd args cmd executable cmd user uid directory dir working_dir dir workdir dir startsecs warmup
-    exitcodes success stopsignal stop_signal stopwaitsecs stop_timeout graceful_timeout stop_timeout loglevel log_level
-    stdout_logfile_maxbytes log_max stderr_logfile_maxbytes log_max
-    stdout_logfile_backups log_keep stderr_logfile_backups log_keep""".split()
-FOREIGN_VALUES = {"true": "always", "false": "never", "unexpected": "on-failure", "auto": "inherit", "none": "null",
-                  "warn": "warning", "critical": "error", "trace": "debug", "blather": "debug"}  # fmt: skip
-FOREIGN = {word: advice for words, advice in (
-    *((old, f"write `{new}`") for old, new in zip(RENAMED[::2], RENAMED[1::2])),
-    ("autorestart respawn", "write `restart` = always for true, on-failure for unexpected, never for false"),
-    ("environment env", "write `env`, one KEY=value a line, without commas"),
-    ("startretries", "write `respawns` = 3/ok for 3"),
-    ("max_retry", "write `respawns` = 4/ok for 5"),
-    ("stopasgroup stop_children", "write `kill_mode` = all for true"),
-    ("numprocs numprocesses", "write `count`; the instances are NAME-1, NAME-2, ..."),
-    ("priority depend depends", "write `deps` = NAME, to start when that is up, or NAME:started, for the order alone"),
-    ("redirect_stderr", "write `stderr` = stdout"),
-    ("logfile", "write `stdout` in a unit; overlord's own log is stderr"),
-    ("stdout_logfile stderr_logfile stdout_stream stderr_stream",
-     "write `stdout` or `stderr` = /PATH, null for NONE, inherit for AUTO and /dev/stdout"),
-    ("rlimit minfds", "write `limits` = nofile=65536"),
-    ("max_age_variance", "write `max_age` = 1h~10m, for 10 minutes"),
-    ("hooks", "write a [script:SCRIPT], and `deps` = SCRIPT:always"),
-    ("include include_dir files", "write `configdir` in [overlord], which is a folder"),
-    ("group programs", "leave it out: verbs take globs, overlord.py restart 'web-*'; a user's group is `gid`"),
-    ("eventlistener events", "leave it out: on_failure = shutdown ends the container, overlord.py events shows all"),
-    ("socket use_sockets", "write `listen` = tcp:[HOST:]PORT or unix:/PATH; its descriptors begin with 3"),
-    ("supervisord circus", "write [overlord]; make convert in overlord's repository converts whole files"),
-    ("program fcgi-program watcher", "write [daemon:NAME], or [script:NAME] for what runs once"),
-    ("inet_http_server httpd statsd", "write a [daemon:http] with cmd = overlord.py serve PORT, to look at all"),
-    ("unix_http_server rpcinterface supervisorctl ctlplugin plugin endpoint pubsub multicast stats serverurl",
-     "leave it out: overlord.py status, start, stop and so on need nothing"),
-    ("process_name numprocs_start singleton killasgroup copy shell nodaemon daemon silent childlogdir identifier"
-     " nocleanup strip minprocs stdout_syslog stderr_syslog stdout_capture stderr_capture stdout_events stderr_events"
-     " logfile_maxbytes logfile_backups warmup_delay check_delay send_hup on_demand close virtualenv buffer result"
-     " debug logoutput loggerconfig fqdn stream", "leave it out: there is nothing like it, or no need of it"),
-    ("DEFAULT", "write [daemon] or [script] for the defaults of all units of that kind"),
+# Options and sections of supervisord and circus, or how they begin, and the option here or else what to do.
+# FOREIGN_VALUES has what their values, and the verbs of supervisorctl, are called here.
+HELPS = {option.name: f"write `{option.name}`: {option.help}" for option in OPTIONS}
+FOREIGN = {word: HELPS.get(advice, advice) for advice, words in (
+    ("cmd", "command args executable"), ("dir", "directory working_dir workdir"), ("uid", "user"),
+    ("deps", "priority depend depends"), ("env", "environment env"), ("warmup", "startsecs"), ("success", "exitcodes"),
+    ("restart", "autorestart respawn"), ("respawns", "startretries max_retry"), ("count", "numprocs numprocesses"),
+    ("stop_signal", "stopsignal"), ("stop_timeout", "stopwaitsecs graceful_timeout"), ("log_level", "loglevel"),
+    ("kill_mode", "stopasgroup stop_children"), ("limits", "rlimit minfds"), ("max_age", "max_age_variance"),
+    ("stdout", "stdout_logfile stdout_stream logfile"), ("stderr", "redirect_stderr stderr_logfile stderr_stream"),
+    ("log_max", "stdout_logfile_maxbytes stderr_logfile_maxbytes"), ("listen", "socket use_sockets"),
+    ("log_keep", "stdout_logfile_backups stderr_logfile_backups"), ("configdir", "include include_dir files"),
+    ("write a [script:SCRIPT], and `deps` = SCRIPT:always", "hooks"),
+    ("write [daemon:NAME], or [script:NAME] for what runs once", "program fcgi-program watcher"),
+    ("write [daemon] or [script] for the defaults of all units of that kind", "DEFAULT"),
+    ("write [overlord]; make convert in overlord's repository converts whole files", "supervisord circus"),
+    ("write a [daemon:http] with cmd = overlord.py serve PORT, to look at all", "inet_http_server httpd statsd"),
+    ("leave it out: verbs take globs, overlord.py restart 'web-*'; a user's group is `gid`", "group programs"),
+    ("leave it out: on_failure = shutdown ends the container, overlord.py events shows all", "eventlistener events"),
+    ("leave it out: overlord.py status, start, stop and so on need nothing",
+     "unix_http_server rpcinterface supervisorctl ctlplugin plugin endpoint pubsub multicast stats serverurl"),
+    ("leave it out: there is nothing like it, or no need of it",
+     "process_name numprocs_start singleton killasgroup copy shell nodaemon daemon silent childlogdir identifier "
+     "nocleanup strip minprocs stdout stderr logfile_maxbytes logfile_backups warmup_delay check_delay send_hup "
+     "on_demand close virtualenv buffer result debug logoutput loggerconfig fqdn stream"),
 ) for word in words.split()}  # fmt: skip
-# Options that shape the process: a reload that changes one restarts the unit.
-SHAPING = frozenset(
+FOREIGN_VALUES = {
+    "true": "always", "false": "never", "unexpected": "on-failure", "auto": "inherit", "none": "null",
+    "warn": "warning", "critical": "error", "trace": "debug", "blather": "debug",
+    "tail": "logs", "update": "reload", "reread": "reload", "avail": "status", "pid": "status",
+}  # fmt: skip
+SHAPING = frozenset(  # a reload that changes one of these restarts the unit
     "kind instance cmd dir uid gid env env_file secrets umask nice limits stdout stderr ready pidfile listen watchdog"
     .split()
 )
-# What is not expanded here, but by the shell or at the start of the unit: options, or lines of them, that begin so.
-UNEXPANDED = {"cmd": "", "stop_cmd": "", "env": "", "ready": "cmd:", "health": "cmd:", "wait_for": "cmd:"}
 KINDS = {"overlord": "o", "script": "s", "daemon": "d"}
 SECTIONS = "write [daemon:NAME], [script:NAME] or [overlord]"
 BY_KIND = {kind: {each.name: each for each in OPTIONS if letter in each.kinds} for kind, letter in KINDS.items()}
@@ -988,7 +931,6 @@ if TYPE_CHECKING:
         def __getattr__(self, name: str) -> Any: ...
 
     Settings = Spec
-    Template = tuple[str | Reference, ...] | str
     Line = tuple[int, int]
 else:
     Settings = namedtuple("Settings", BY_KIND["overlord"], defaults=[DEFAULTS[name] for name in BY_KIND["overlord"]])
@@ -1007,18 +949,17 @@ def is_captured(spec: Spec) -> bool:
 
 def main_spec(argv: Iterable[str], daemons: Iterable[str]) -> Spec:
     """Return the main command (Docker's CMD) as a unit that needs every daemon, and that only a shutdown stops."""
-    values: dict[str, Any] = {"cmd": tuple(argv), "deps": tuple((name, OK) for name in daemons), "forward": ()}
-    values.update(restart="never", on_failure="shutdown", on_success="shutdown", stop_timeout=1e9)
-    return Spec(name=MAIN, kind="main", instance=0, **values)
+    deps = tuple((name, OK) for name in daemons)
+    return Spec(name=MAIN, kind="main", instance=0, cmd=tuple(argv), deps=deps, forward=(), restart="never",
+                on_failure="shutdown", on_success="shutdown", stop_timeout=1e9)  # fmt: skip
 
 
 def own_variables(name: str, number: int) -> dict[str, str]:
-    """Return what a unit finds in its environment: its name, and its number if it is an instance."""
     return {"OVERLORD_NAME": name, **({"OVERLORD_INSTANCE": str(number)} if number else {})}
 
 
 class Mistakes(Exception):
-    """All that is wrong with a configuration: lines `FILE:LINE: [section] option: what`, in order."""
+    """All that is wrong with a configuration, as a list of lines `FILE:LINE: [section] option: what`."""
 
     def __str__(self) -> str:
         return f"{len(self.args[0])} mistake{'s' if len(self.args[0]) > 1 else ''} in the configuration"
@@ -1027,7 +968,7 @@ class Mistakes(Exception):
 def number_lines(text: str) -> Iterator[str]:
     """Yield lines for configparser, which keeps neither numbers nor indentation: `  nice = 5` in line 17 becomes
     `  17=  nice = 5`, an option 17. A comment between options becomes a header, and so ends the value before it."""
-    yield "1=#"  # the header of what stands before the first section
+    yield "1=#"  # or else configparser refuses what stands before the first section
     for number, line in enumerate(text.split("\n"), 1):
         if line[:1] not in ("#", ";"):
             body = line.strip()
@@ -1035,17 +976,17 @@ def number_lines(text: str) -> Iterator[str]:
 
 
 class Draft:
-    """The configuration while it is read. A place in it is the index of a file and the number of a line."""
+    """The configuration while it is read. A place is the index of a file and the number of a line."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self.environment = environment
         self.files: list[str] = []
-        self.headers: dict[str, Line] = {}  # section -> its first header
+        self.headers: dict[str, list[Line]] = {}  # section -> where it begins
         self.sections: dict[str, dict[str, tuple[Line, str]]] = {}  # section -> option -> place, value as written
         self.mistakes: set[tuple[Line, str]] = set()
 
     def read_text(self, path: str, content: bytes) -> None:
-        """Read one more file. Its options override those of earlier files."""
+        """Read one more file, whose options override those of earlier ones."""
         file = len(self.files)
         self.files.append(path)
         try:
@@ -1060,36 +1001,36 @@ class Draft:
         parser.converters.clear()  # COST: each section would get three methods of its own
         parser.SECTCRE = re.compile(r"(?P<header>\d+=\s*[\[#;].*)")
         section = ""
-        opened: set[str] = set()
         parser.read_file(number_lines(text))
         for header in parser.sections():
             number, _, line = header.partition("=")
             if line.lstrip()[0] == "[":
-                section = self.open_section((file, int(number)), line.strip(), opened)
+                section = self.open_section((file, int(number)), line.strip())
             for number, value in parser.items(header):
                 self.take_option(section, (file, int(number)), value)
             parser.remove_section(header)  # COST: it takes several times the memory of its text
 
-    def open_section(self, place: Line, line: str, opened: set[str]) -> str:
-        """Return the section that a header opens. `opened`: those of this file so far."""
+    def open_section(self, place: Line, line: str) -> str:
+        """Return the section that a header opens."""
         if not (header := re.fullmatch(r"\[\s*([^\]\s][^\]]*)\]\s*(?:[#;].*)?", line)):
             self.mistake(place, "", f"{line!r} is not a section, {SECTIONS}")
             return line
         section = ":".join(part.strip() for part in header[1].split(":", 1))
-        if section in opened:
+        places = self.headers.setdefault(section, [])
+        if places and places[-1][0] == place[0]:
             self.mistake(place, f"[{section}]", "is given twice in this file")
-        opened.add(section)
-        self.headers.setdefault(section, place)
+        places.append(place)
         return section
 
     def take_option(self, section: str, place: Line, text: str) -> None:
-        """Record an option of a section, without the indentation that the further lines of its value share."""
+        """Record an option, without the indentation that the further lines of its value share."""
         line, *rest = text.split("\n")
         name, *value = re.split("[=:]", line, maxsplit=1)
-        name = sys.intern(name.strip().lower())  # COST: a thousand units have the same few
+        name = name.strip().lower()
         options = self.sections.setdefault(section, {})
         if not section:
-            self.mistake(place, "", f"{line!r} stands before the first [section]")
+            hint = "; a Procfile? make convert in overlord's repository converts it" if re.match(r"\w+:", line) else ""
+            self.mistake(place, "", f"{line!r} stands before the first [section]{hint}")
         elif not (name and value) or len(name.split()) > 1:
             fault = f"{line!r} is not of the form option = value; indent it to go on a value"
             self.mistake(place, f"[{section}]", fault)
@@ -1105,37 +1046,42 @@ class Draft:
         self.mistakes.add((place, f"{self.files[place[0]]}:{place[1]}: {text}"))
 
     def blame(self, section: str, name: str, text: str) -> None:
-        """Report a mistake in an option at its line, which may be in the section of its kind."""
-        for owner in (section, section.partition(":")[0]):
-            if name in self.sections.get(owner, ()):
-                self.mistake(self.sections[owner][name][0], f"[{owner}] {name}", text)
-                return
-        self.mistake(self.headers.get(section, (0, 1)), f"[{section}] {name}", text)
+        """Report a mistake in an option at its line, or if it is not given at the header."""
+        owner = self.find_owner(section, name)
+        place = self.sections[owner][name][0] if owner else self.headers.get(section, [(0, 1)])[0]
+        self.mistake(place, f"[{owner or section}] {name}", text)
+
+    def find_owner(self, section: str, name: str) -> str:
+        """Return the section that gives an option: a unit's own, that of its kind, or ""."""
+        owners = (section, section.partition(":")[0])
+        return next((owner for owner in owners if name in self.sections.get(owner, ())), "")
 
     def setting(self, name: str) -> str:
-        """Return an option of [overlord] as text, or its default. Raises Mistake."""
+        """Return an option of [overlord] as text. Raises Mistake."""
         given = self.sections.get("overlord", {}).get(name)
-        return fill(parse_template(given[1]), self.environment) if given else BY_KIND["overlord"][name].default
+        return fill(given[1], self.environment) if given else BY_KIND["overlord"][name].default
 
     def parse_option(self, kind: str, name: str, text: str, known: Mapping[str, str]) -> Any:
         if not (option := BY_KIND[kind].get(name)):
             owners = "] and [".join(other for other in KINDS if name in BY_KIND[other])
             alone = owners and f"is an option of [{owners}] alone"
             raise Mistake(alone or explain_word("option", name, BY_KIND[kind]))
-        parts, written = text.split("\n") if name == "wait_for" else [text], text
-        verbatim = UNEXPANDED.get(name, ())
-        text = "\n".join(part if part.startswith(verbatim) else fill(parse_template(part), known) for part in parts)
-        value: Any = DEFAULTS[name] if text == option.default == "none" else option.parse(text)
-        if name == "wait_for" and text != written:  # messages show it as it was written: variables may hold secrets
-            shown = split_probes(written)
-            shown = shown if len(shown) == len(value) else [written] * len(value)
-            value = tuple(probe._replace(text=text) for probe, text in zip(value, shown))
-        return value
+        lines = [line.strip() for line in text.split("\n")] if name == "wait_for" else [text]
+        later = name in ("cmd", "stop_cmd", "env")  # the shell fills these, and `fill_env`
+        filled = [line if later or line.startswith("cmd:") else fill(line, known) for line in lines]
+        if "\n".join(filled) == option.default == "none":
+            return DEFAULTS[name]
+        if name != "wait_for":
+            return option.parse(filled[0])
+        # Messages show a probe as it is written, since variables may hold secrets.
+        probes = [(each, line) for line, full in zip(lines, filled) for each in option.parse(full)]
+        return tuple(each._replace(text=line) if "${" in line else each for each, line in probes)
 
-    def parse_section(self, section: str, kind: str, known: Mapping[str, str]) -> dict[str, Any]:
-        """Return the options that a section gives, parsed with these variables; after a mistake, the default."""
-        found = {}
-        for name, (_, text) in self.sections.get(section, {}).items():
+    def parse_section(self, section: str, known: Mapping[str, str]) -> dict[str, Any]:
+        """Return the options that a section and that of its kind give, parsed; for a mistake, the default."""
+        kind, found = section.partition(":")[0], {}
+        base = {name: given for name, given in self.sections.get(kind, {}).items() if name in BY_KIND[kind]}
+        for name, (_, text) in {**base, **self.sections.get(section, {})}.items():
             try:
                 found[name] = self.parse_option(kind, name, text, known)
             except Mistake as mistake:
@@ -1144,60 +1090,65 @@ class Draft:
                     found[name] = DEFAULTS[name]
         return found
 
-    def validate(self) -> Config:
-        """Return the configuration. Raises Mistakes with all that were found."""
-        settings = Settings(**self.parse_section("overlord", "overlord", self.environment))
+    def resolve(self) -> Config:
+        """Return the configuration; with `mistakes`, what it would be but for them."""
+        settings = Settings(**self.parse_section("overlord", self.environment))
         place, _ = self.sections.get("overlord", {}).get("configdir", ((0, 0), ""))
         if place[0]:
             self.blame("overlord", "configdir", "belongs only in the main file")
-        known = {**self.environment, **own_variables("x-1", 1)}  # of no unit: `make_unit` takes a unit's own
-        bases = {kind: self.parse_section(kind, kind, known) for kind in ("script", "daemon")}
-        units: dict[str, Spec] = {}
-        for section, place in self.headers.items():
+        for kind in ("script", "daemon"):  # also if there is no such unit
+            self.parse_section(kind, {**self.environment, **own_variables("x-1", 1)})
+        teams: dict[str, list[Spec]] = {}  # a unit, or its instances, by the name in the configuration
+        for section, (place, *_) in self.headers.items():
             kind, _, name = section.partition(":")
             if section in KINDS:
                 continue
-            if kind not in bases:
+            if kind not in ("script", "daemon"):
                 headers = ("overlord", f"daemon:{name}", f"script:{name}") if name else KINDS
                 word = kind if kind == "overlord" else section
                 self.mistake(place, f"[{section}]", explain_word("section", word, headers, f", {SECTIONS}"))
             elif not re.fullmatch(NAME, name):
                 self.mistake(place, f"[{section}]", f"{name!r} is not a name: letters, digits, _ . - make one")
-            elif name in units:
-                self.mistake(place, f"[{section}]", f"the name is taken by [{section_of(units[name])}]")
+            elif name in teams:
+                self.mistake(place, f"[{section}]", f"the name is taken by [{section_of(teams[name][0])}]")
             else:
-                units[name] = self.make_unit(kind, name, bases[kind], settings)
-        numbered = self.expand_counts(units, settings)
-        order, cycles = sort_units(numbered)
-        for cycle in sort_units(units)[1] or cycles:  # a cycle without numbers, and of a unit with a count of 0 too
+                teams[name] = self.make_team(section, settings)
+        units = self.link_units(teams)
+        needs = {name: [dep for unit in team for dep in unit.deps] for name, team in teams.items()}
+        order, cycles = sort_units(needs)
+        for cycle in cycles:
             fault = f"a cycle: {' -> '.join(cycle)}; one of these has to start first"
-            self.blame(section_of({**units, **numbered}[cycle[0]]), "deps", fault)
-        if self.mistakes:
-            raise Mistakes([text for _, text in sorted(self.mistakes)])
-        return Config(settings, numbered, order)
+            self.blame(section_of(teams[cycle[0]][0]), "deps", fault)
+        return Config(settings, units, [unit.name for name in order for unit in teams[name] if unit.count != 0])
 
-    def has_own(self, section: str) -> bool:
-        """Tell whether values of a unit have its own variables in them, so that each instance has others."""
-        owners = (section, section.partition(":")[0])
-        return any("${OVERLORD_" in text for owner in owners for _, text in self.sections.get(owner, {}).values())
+    def validate(self, unit: str = "") -> Config:
+        """Return the configuration. Raises Mistakes with all that were found; for a `unit`, those of others aside."""
+        config, found = self.resolve(), [text for _, text in sorted(self.mistakes)]
+        if unit in config.units:
+            own = f"[{section_of(config.units[unit])}]"
+            found = [text for text in found if own in text or not re.search(r":\d+: \[\w+:", text)]
+        if found:
+            raise Mistakes(found)
+        return config
 
-    def has_count(self, section: str, base: dict[str, Any]) -> bool:
-        """Tell whether a unit has a count, its own or that of its kind in `base`."""
-        given = self.sections.get(section, {}).get("count")
+    def make_team(self, section: str, settings: Settings) -> list[Spec]:
+        """Return a unit, or as many instances as its `count` says; for 0 one with that count, to be checked only."""
+        kind, owner, count = section.partition(":")[0], self.find_owner(section, "count"), None
         try:
-            count = self.parse_option("daemon", "count", given[1], self.environment) if given else base.get("count")
-        except Mistake:  # which is reported with the other options
-            return True
-        return count is not None
+            if owner:
+                count = self.parse_option(kind, "count", self.sections[owner]["count"][1], self.environment)
+        except Mistake:  # `make_unit` reports it
+            count = 0
+        if count == 0:
+            return [self.make_unit(section, 1, settings)._replace(count=0)]
+        return [self.make_unit(section, number, settings) for number in (range(1, count + 1) if count else (0,))]
 
-    def make_unit(self, kind: str, name: str, base: dict[str, Any], settings: Settings, number: int = 0) -> Spec:
-        """Return a unit, or its instance `number`: by its own options, those of its kind (`base`), and the defaults."""
-        section, known = f"{kind}:{name}", self.environment
-        if self.has_own(section):
-            number = number or int(self.has_count(section, base))  # the first instance stands for all, at first
-            known = {**known, **own_variables(f"{name}-{number}" if number else name, number)}
-            base = self.parse_section(kind, kind, known)
-        given = {**base, **self.parse_section(section, kind, known)}
+    def make_unit(self, section: str, number: int, settings: Settings) -> Spec:
+        """Return a unit, or its instance `number`."""
+        kind, _, name = section.partition(":")
+        name += f"-{number}" if number else ""
+        known = {**self.environment, **own_variables(name, number)}
+        given = self.parse_section(section, known)
         if "cmd" not in given:
             self.blame(section, "cmd", "is missing: say what to run")
         if given.get("env") and not (given.get("env_file") or given.get("secrets")):
@@ -1210,137 +1161,115 @@ class Draft:
             "stdout": settings.output, "stderr": settings.output, "warmup": 0.0 if given.get("ready") else 1.0,
             "restart": "always" if kind == "daemon" else "on-failure", "respawns": None if endless else (0, 0.0),
         }  # fmt: skip
-        unit = Spec(name=name, kind=kind, instance=0, **{**defaults, **given})
+        unit = Spec(name=name, kind=kind, instance=number, **{**defaults, **given, "count": None})
         for source, _ in given.get("forward", ()):
             if source in settings.shutdown_signals:
                 self.blame(section, "forward", f"{spell_signal(source)} asks for shutdown and is never forwarded")
-        ready, taken = unit.ready or Probe("", "", 0, "", ""), len(unit.listen)
-        if ready.kind == "log" and not is_captured(unit):
+        ready, free = unit.ready, 3 + len(unit.listen)
+        if ready and ready.kind == "log" and not is_captured(unit):
             self.blame(section, "ready", "log: needs captured output, write stdout = prefix")
-        if ready.kind == "fd" and ready.port < 3 + taken:
-            self.blame(section, "ready", f"{ready.text} is a socket of `listen`, write fd:{3 + taken}")
+        if ready and ready.kind == "fd" and ready.port < free:
+            self.blame(section, "ready", f"{ready.text} is a socket of `listen`, write fd:{free}")
         return unit
 
-    def check_deps(self, units: dict[str, Spec], dependents: Iterable[Spec]) -> None:
-        hints: dict[str, str] = {}  # COST: a hint looks at every name, and many may miss the same unit
-        for unit in dependents:
-            for name, state in unit.deps:
-                kind = units[name].kind if name in units else ""
+    def link_units(self, teams: dict[str, list[Spec]]) -> dict[str, Spec]:
+        """Return all units, in whose dependencies a name means all of its team. Report mistakes between units."""
+        missing = {dep for team in teams.values() for unit in team for dep, _ in unit.deps}.difference(teams)
+        hints = {dep: suggest(dep, teams) for dep in sorted(missing)[:10]}  # COST: a hint looks at every name
+        units: dict[str, Spec] = {}
+        listeners: dict[Any, str] = {}  # address -> section
+        for unit in [unit for team in teams.values() for unit in team]:
+            section = section_of(unit)
+            for dep, state in unit.deps:
+                kind = teams[dep][0].kind if dep in teams else ""
                 states = (OK, "ended", "always") if kind == "script" else (OK, "bounce", "started")
                 if not kind:
-                    if name not in hints:
-                        hints[name] = suggest(name, units if len(hints) < 10 else ())
-                    fault = f"there is no unit {name!r}{hints[name]}"
+                    self.blame(section, "deps", f"there is no unit {dep!r}{hints.get(dep, '')}")
                 elif state not in states:
-                    known = f"{name} is a {kind}, which has the states {', '.join(states)}"
-                    fault = f"{name}:{state}: {known}{suggest(state, states)}"
+                    known = f"{dep} is a {kind}, which has the states {', '.join(states)}"
+                    self.blame(section, "deps", f"{dep}:{state}: {known}{suggest(state, states)}")
                 elif state == "bounce" and unit.kind == "script":
-                    fault = f"{name}:bounce: a script is not restarted with a daemon, write {name}:ok"
-                else:
-                    continue
-                self.blame(section_of(unit), "deps", fault)
-
-    def expand_counts(self, units: dict[str, Spec], settings: Settings) -> dict[str, Spec]:
-        """Replace each unit that has a count by its instances, in the dependencies of others too, which are checked."""
-        teams = {name: [unit] for name, unit in units.items()}
-        for name, unit in [(name, unit) for name, unit in units.items() if unit.count is not None]:
-            numbers, own = range(1, unit.count + 1), self.has_own(section_of(unit))
-            made = [self.make_unit(unit.kind, name, {}, settings, number) if own else unit for number in numbers]
-            teams[name] = [each._replace(name=f"{name}-{n}", instance=n, count=None) for n, each in zip(numbers, made)]
-        self.check_deps(units, [unit for name in units for unit in teams[name] or [units[name]]])
-        numbered: dict[str, Spec] = {}
-        for name, team in teams.items():
-            for unit in team:
-                if unit.instance and unit.name in units:
-                    clash, owner, count = section_of(units[unit.name]), section_of(unit), units[name].count
-                    fault = f"the name is taken by an instance of [{owner}], which has a count of {count}"
-                    self.mistake(self.headers[clash], f"[{clash}]", fault)
-                deps = tuple((other.name, state) for dep, state in unit.deps for other in teams.get(dep, ()))
-                numbered[unit.name] = unit if deps == unit.deps else unit._replace(deps=deps)
-        return numbered
+                    fault = f"{dep}:bounce: a script is not restarted with a daemon, write {dep}:ok"
+                    self.blame(section, "deps", fault)
+            if unit.count == 0:
+                continue
+            for address in unit.listen if unit.autostart else ():  # else they may be alternatives
+                owner = listeners.setdefault(address[:4], section)
+                if owner != section:
+                    self.blame(section, "listen", f"{address.text} is a socket of [{owner}] too")
+            if unit.instance and unit.name in teams:
+                clash, count = section_of(teams[unit.name][0]), len(teams[section.partition(":")[2]])
+                fault = f"the name is taken by an instance of [{section}], which has a count of {count}"
+                self.mistake(self.headers[clash][0], f"[{clash}]", fault)
+            linked = [(each.name, state) for dep, state in unit.deps for each in teams.get(dep, ()) if each.count != 0]
+            units[unit.name] = unit._replace(deps=tuple(linked))
+        return units
 
 
 def explain_word(what: str, word: str, known: Iterable[str], otherwise: str = "") -> str:
-    """Return what to write in place of an unknown word: a word that is near, or what it is called here."""
+    """Return what to write in place of an unknown word."""
     # FOREIGN has how these begin: program:x, hooks.before_start, stdout_events_enabled, rlimit_nofile
     begins = (re.split(pattern, word, maxsplit=1)[0] for pattern in (r"[:=]", r"\.", "_(?!.*_)", "_"))
-    advice = [f", {FOREIGN[begin]}" for begin in begins if begin in FOREIGN]
-    near = word.split(":")[0] not in FOREIGN and suggest(word, known)
-    return f"unknown {what}{near or (advice or [otherwise])[0]}"
-
-
-def list_changes(old: Spec, new: Spec) -> list[str]:
-    return [key for key in Spec._fields if getattr(old, key) != getattr(new, key)]
+    advice = next((f", {FOREIGN[begin]}" for begin in begins if begin in FOREIGN), otherwise)
+    near = "" if word.split(":")[0] in FOREIGN else suggest(word, known)
+    return f"unknown {what}{near or advice}"
 
 
 def is_shaped(old: Spec, new: Spec) -> bool:
     """Tell whether two definitions of a unit make different processes."""
-    return not SHAPING.isdisjoint(list_changes(old, new))
+    return any(getattr(old, key) != getattr(new, key) for key in SHAPING)
 
 
 def compare(old: Config, new: Config) -> dict[str, str]:
-    """Return in words what a reload does to each unit whose definition differs."""
+    """Return what a reload does to each unit whose definition differs."""
     news = {}
     for name in {**new.units, **old.units}:
         one, two = old.units.get(name), new.units.get(name)
         if not one or not two:
             news[name] = "new" if two else "removed"
         elif one != two and name != MAIN:
-            how = "changed" if is_shaped(one, two) else "changed in place"
-            news[name] = f"{how}: {', '.join(list_changes(one, two))}"
+            changes = [key for key in Spec._fields if getattr(one, key) != getattr(two, key)]
+            news[name] = f"{'changed' if is_shaped(one, two) else 'changed in place'}: {', '.join(changes)}"
     return news
 
 
-def pack_config(read: Callable[[], Config], base: Config) -> bytes:
-    """Read a configuration. Return it, or its mistakes, as bytes. COST: units that are as in `base` are left out."""
+def pack_config(read: Callable[[], Config]) -> bytes:
+    """Return a configuration, or a list of its mistakes, as a pickle."""
     import pickle
 
     try:
-        config = read()
+        return pickle.dumps(read())
     except Mistakes as mistakes:
         return pickle.dumps([*mistakes.args[0], f"{mistakes}, nothing has changed"])
-    units = {name: None if spec == base.units.get(name) else spec for name, spec in config.units.items()}
-    return pickle.dumps(config._replace(units=units))
-
-
-def unpack_config(data: bytes, base: Config) -> Config | list[str]:
-    """Return the configuration that `pack_config` read, with the same base, or the mistakes."""
-    import _pickle  # type: ignore[import-not-found]  # COST: `pickle` has the same, and much in Python
-
-    found: Config | list[str] = _pickle.loads(data)
-    if isinstance(found, list):
-        return found
-    return found._replace(units={name: spec or base.units[name] for name, spec in found.units.items()})
 
 
 # ========================================================================================================== Machine
 
-#   state since why hint   the state, when it was entered and why, the known cause
-#   deadline               the one timer; the state says what it is for
-#   pid left               the main process; it is dead, and others of the unit live
-#   ready named up         its readiness probe has passed; `pidfile` has named it; it has been OK
-#   oks starts started     how often it was OK; how often it was started, and when last
-#   lived code             how long the last process lived; its exit code, or minus a signal
-#   expires stale          when `max_age` is reached; why the process has to be replaced
-#   then                   its end is a "stop" or a failure ("fail"); "": the exit code decides
-#   delay                  the last back-off, in seconds
-#   respawned recent       how often it was restarted after it ended by itself; when, or for N/ok, after how many `oks`
+# state since why hint: the state, when it was entered and why, the known cause
+# deadline: the one timer; the state says what it is for
+# pid left: the main process; it is dead, and others of the unit live
+# ready named up: its readiness probe has passed; `pidfile` has named it; it has been OK
+# oks starts started: how often it was OK; how often it was started, and when last
+# lived code: how long the last process lived; its exit code, or minus a signal
+# stale then: why the process has to be replaced; its end is a "stop" or a failure ("fail"), else its code decides
+# delay: the last back-off, in seconds
+# respawned recent: how often it was restarted after it ended by itself; when, or for N/ok, after how many `oks`
 Status = namedtuple(
     "Status",
-    "state since deadline pid left oks up ready named starts started lived expires stale then code delay respawned"
-    " recent why hint",
-    defaults=(IDLE, 0.0, None, 0, False, 0, False, False, False, 0, 0.0, 0.0, None, "", "", 0, None, 0, (), "", ""),
+    "state since deadline pid left oks up ready named starts started lived stale then code delay respawned recent"
+    " why hint",
+    defaults=(IDLE, 0.0, None, 0, False, 0, False, False, False, 0, 0.0, 0.0, "", "", 0, None, 0, (), "", ""),
 )
-# PYTHON: `_replace` makes tuples from an iterator, which leaves up to 400 KB of free ones behind. A list leaves none.
+# PYTHON: from an iterator, as `_replace` has it, up to 400 KB of free tuples stay behind; from a list, none.
 Status._make = classmethod(lambda cls, made: tuple.__new__(cls, list(made)))  # type: ignore[assignment,method-assign]
 
 
 class Impossible(Exception):
-    """An event that cannot come in that state: an error in overlord itself."""
+    """An event that cannot come in that state: a fault of overlord's."""
 
 
 class Move:
-    """One step of one unit. The cells of TABLE replace its status and append to its actions."""
+    """One step of one unit. The methods in TABLE replace its status and append to its actions."""
 
     def __init__(self, spec: Spec, status: Status, event: Event, now: float, chance: float) -> None:
         self.spec, self.status, self.event, self.now, self.chance = spec, status, event, now, chance
@@ -1356,17 +1285,16 @@ class Move:
     def announce(self, level: str, text: str, final: bool = False) -> None:
         self.actions.append(Say(level, self.spec.name, text, final))
 
-    def request_kill(self, signum: int, whole: bool, why: str = "") -> None:
-        self.actions.append(Kill(self.spec.name, self.status.pid, signum, whole, why))
-
-    def never(self) -> None:
-        raise Impossible(f"{self.spec.name}: {self.event.kind} in state {self.status.state}")
-
     def start_waiting(self) -> None:
-        """Wait until the Fleet feeds `start`. A daemon that is OK stays OK."""
-        kind = self.spec.kind
+        """Wait until the Fleet feeds `start`. A daemon that is OK stays OK. A person's start begins anew."""
+        kind, why = self.spec.kind, self.event.why
+        if why == BY_HAND:
+            self.amend(delay=None, recent=() if self.counts_in_a_row() else self.status.recent)
         if self.status.state != OK or kind != "daemon":
-            self.enter(WAITING, deadline=self.now + REMINDER if kind == "main" else None, why=self.event.why)
+            self.enter(WAITING, deadline=self.now + REMINDER if kind == "main" else None, why=why)
+
+    def counts_in_a_row(self) -> bool:
+        return bool(self.spec.respawns and self.spec.respawns[1] == IN_A_ROW)
 
     def remind(self) -> None:
         self.amend(deadline=self.now + REMINDER)
@@ -1379,15 +1307,15 @@ class Move:
         spec, now = self.spec, self.now
         self.announce("info", f"started (pid {self.event.pid})")
         self.amend(pid=self.event.pid, starts=self.status.starts + 1, started=now)
-        if spec.kind != "daemon":
-            self.amend(deadline=now + spec.timeout if spec.timeout else None)
-            return
-        self.actions += [Test(spec.name, purpose) for purpose in ("ready", "pidfile") if getattr(spec, purpose)]
-        self.amend(expires=find_expiry(spec, now, self.chance), ready=not spec.ready, named=not spec.pidfile)
-        self.check_start()
+        if spec.kind == "daemon":
+            self.actions += [Test(spec.name, purpose) for purpose in ("ready", "pidfile") if getattr(spec, purpose)]
+            self.amend(ready=not spec.ready, named=not spec.pidfile)
+            self.check_start()
+        else:
+            self.amend(deadline=find_expiry(spec, self.status, self.chance))
 
     def check_start(self) -> None:
-        """Make a daemon OK once it is ready, named and warmed up. Stop it if it is late."""
+        """Make a daemon OK once it is ready, named and warmed up; stop it if that takes too long."""
         spec, status = self.spec, self.status
         complete = status.ready and status.named
         deadline = status.started + (spec.warmup if complete else spec.ready_timeout)
@@ -1397,7 +1325,7 @@ class Move:
             lived = f"{'ready after' if spec.ready else 'up for'} {spell_duration(self.now - status.started)}"
             self.announce("info", f"ok ({lived})" if spec.ready or spec.warmup else "ok")
             self.actions += [Test(spec.name, purpose) for purpose in ("health", "watchdog") if getattr(spec, purpose)]
-            self.enter(OK, deadline=status.expires, oks=status.oks + 1, up=True)
+            self.enter(OK, deadline=find_expiry(spec, status, self.chance), oks=status.oks + 1, up=True)
         else:
             self.time_out()
 
@@ -1418,14 +1346,14 @@ class Move:
             self.check_start()
 
     def note_main_process(self) -> None:
-        """Note the main process that `pidfile` or MAINPID= names. A new one begins its warmup."""
+        """Take what `pidfile` or MAINPID= names for the main process. A new one begins its warmup."""
         status, pid = self.status, self.event.pid
         if not status.pid or (pid == status.pid and status.named):
             return
         if pid != status.pid:
             self.announce("info", self.event.why)
             self.amend(started=self.now if status.state == STARTING else status.started)
-        self.amend(pid=pid, left=False, named=True, deadline=status.expires)
+        self.amend(pid=pid, left=False, named=True, deadline=find_expiry(self.spec, status, self.chance))
         if status.state == STARTING:
             self.check_start()
 
@@ -1437,7 +1365,7 @@ class Move:
             self.amend(deadline=None, stale=self.status.stale or why)
 
     def mark_stale(self) -> None:
-        """Note why the process has to be replaced; the Fleet says when. A failure overrides other reasons."""
+        """Note why the process has to be replaced; the Fleet says when. A failure comes before other reasons."""
         status, event = self.status, self.event
         if status.pid and (event.fails or not status.stale):
             self.amend(stale=event.why, then="fail" if event.fails else status.then)
@@ -1456,7 +1384,7 @@ class Move:
         if by_command:
             self.actions.append(StopCommand(spec.name, status.pid))
         else:
-            self.request_kill(signum, status.left or spec.kill_mode == "all")
+            self.actions.append(Kill(spec.name, status.pid, signum, status.left or spec.kill_mode == "all"))
 
     def note_request(self) -> None:
         """Count the end of a unit that is stopping as a stop. The earlier deadline holds."""
@@ -1466,22 +1394,23 @@ class Move:
         self.amend(then="stop", why=self.event.why or self.status.why, deadline=deadline)
 
     def kill_unit(self) -> None:
-        """Send SIGKILL, with no deadline after it. LINUX: only a process stuck in the kernel survives it."""
-        whole = self.status.left or self.spec.kill_mode != "process"
+        """Send SIGKILL, with no deadline after it: only a process stuck in the kernel survives that."""
+        spec, status = self.spec, self.status
         self.amend(deadline=None)
-        why = f"not gone after {spell_duration(self.now - self.status.since)}, killing it"
-        self.request_kill(SIGNALS["KILL"], whole, why)
+        why = f"not gone after {spell_duration(self.now - status.since)}, killing it"
+        whole = status.left or spec.kill_mode != "process"
+        self.actions.append(Kill(spec.name, status.pid, SIGNALS["KILL"], whole, why))
 
     def cancel_start(self) -> None:
         if self.event.wanted:
             self.start_waiting()
-            return
-        self.enter(STOPPED, why=self.event.why)
-        if self.event.why == BY_HAND:
-            self.announce("info", f"stopped ({BY_HAND})")
+        else:
+            self.enter(STOPPED, why=self.event.why)
+            if self.event.why == BY_HAND:
+                self.announce("info", f"stopped ({BY_HAND})")
 
     def note_exit(self) -> None:
-        """Note the main process's end. Stop what it left, unless `pidfile` may name one there: in 3 s if it was OK."""
+        """Note the main process's end. Stop what it left, unless `pidfile` may name another, in 3 s if it was OK."""
         spec, state, event = self.spec, self.status.state, self.event
         self.amend(code=event.code, lived=self.now - self.status.started, left=event.left)
         if state != STOPPING:
@@ -1499,10 +1428,10 @@ class Move:
         if self.status.state != STOPPING:
             self.enter(STOPPING, deadline=self.now + self.spec.stop_timeout, stale="")
         signum = SIGNALS["KILL"] if self.status.deadline is None else self.spec.stop_signal
-        self.request_kill(signum, True, f"{spell_exit(self.status)}, stopping what it left behind")
+        why = f"{spell_exit(self.status)}, stopping what it left behind"
+        self.actions.append(Kill(self.spec.name, self.status.pid, signum, True, why))
 
     def note_gone(self) -> None:
-        """Decide what follows now that nothing of the unit lives."""
         spec, status, wanted = self.spec, self.status, self.event.wanted
         steady = status.lived >= max(10.0, status.delay or 0.0)  # then its back-off begins anew
         self.amend(pid=0, left=False, stale="", then="", delay=None if steady else status.delay)
@@ -1522,27 +1451,25 @@ class Move:
         self.restart_or_end(end + (f": {status.hint}" if status.hint and not success else ""), success)
 
     def fail_start(self) -> None:
-        if not self.event.wanted:
-            self.cancel_start()
-            return
         end = f"cannot start: {self.event.why}"
         self.amend(code=1, up=False)
-        if self.event.passing:  # no fault of the unit, so not counted in `respawns`
-            self.back_off(end, FORK_DELAY)
-        else:
+        if self.event.wanted:
             self.restart_or_end(end, False)
+        else:
+            self.cancel_start()
 
     def restart_or_end(self, end: str, success: bool) -> None:
         spec, status, detail = self.spec, self.status, ""
+        if self.event.passing:  # no fault of the unit, so not counted in `respawns`
+            self.back_off(end, FORK_DELAY)
+            return
         if spec.restart == "always" or (spec.restart == "on-failure" and not success):
             count, window = spec.respawns or (0, 0.0)
-            in_a_row = window == IN_A_ROW
-            if in_a_row:  # a restart after a run that was OK does not count
-                recent = () if status.up else (*(oks for oks in status.recent if oks == status.oks), status.oks)
-            else:
-                recent = tuple(instant for instant in status.recent if instant > self.now - window)
-                recent = (*recent, self.now) if window else ()
-            if spec.respawns is None or (len(recent) if window else status.respawned + 1) <= count:
+            in_a_row, recent = self.counts_in_a_row(), ()
+            if spec.respawns and not (in_a_row and status.up):  # a run that was OK is none of those in a row
+                past = status.oks - 1 if in_a_row else self.now - (window or float("inf"))
+                recent = (*(each for each in status.recent if each > past), status.oks if in_a_row else self.now)
+            if spec.respawns is None or len(recent) <= count:
                 self.amend(recent=recent, respawned=status.respawned + 1)
                 self.back_off(end)
                 return
@@ -1564,31 +1491,32 @@ class Move:
         self.announce("warning", f"{end}, restarting" + (f" in {spell_duration(wait)}" if wait else ""))
         self.enter(BACKOFF, deadline=self.now + wait, delay=delay, why=end)
 
-    # A cell is a method, None if the event means nothing in that state, or `never` if it cannot come.
-    TABLE: ClassVar[dict[str, tuple[Callable[[Move], None] | None, ...]]] = {
-        # want, start, spawned, unspawned, barred, exited, emptied, deadline, stop, stale, ready, handed
-        **dict.fromkeys(RESTING, (start_waiting, never, never, never, never, never, never, never,
-                                  None, None, None, None)),
-        WAITING: (None, request_spawn, never, never, fail_start, never, never, remind,
-                  cancel_start, None, None, None),
-        STARTING: (None, never, note_spawned, fail_start, never, note_exit, note_gone, check_start,
-                   stop_process, mark_stale, note_ready, note_main_process),
-        OK: (start_waiting, never, never, never, never, note_exit, note_gone, reach_max_age,
-             stop_process, mark_stale, None, note_main_process),
-        RUNNING: (None, never, note_spawned, fail_start, never, note_exit, never, time_out,
-                  stop_process, mark_stale, None, None),
-        STOPPING: (note_request, never, never, never, never, note_exit, note_gone, kill_unit,
-                   note_request, None, None, None),
-        BACKOFF: (start_waiting, never, never, never, never, never, never, start_waiting,
-                  cancel_start, None, None, None),
+    # By event, what it means in which state. No other can come, but those of ANY_TIME: they mean nothing there.
+    TABLE: ClassVar[dict[str, dict[str, Callable[[Move], None]]]] = {
+        "want": {**dict.fromkeys((*RESTING, OK, BACKOFF), start_waiting), STOPPING: note_request},
+        "start": {WAITING: request_spawn},
+        "spawned": dict.fromkeys((STARTING, RUNNING), note_spawned),
+        "unspawned": dict.fromkeys((STARTING, RUNNING), fail_start),
+        "barred": {WAITING: fail_start},
+        "exited": dict.fromkeys((STARTING, OK, RUNNING, STOPPING), note_exit),
+        "emptied": dict.fromkeys((STARTING, OK, STOPPING), note_gone),
+        "deadline": {WAITING: remind, STARTING: check_start, OK: reach_max_age, RUNNING: time_out,
+                     STOPPING: kill_unit, BACKOFF: start_waiting},
+        "stop": {**dict.fromkeys((STARTING, OK, RUNNING), stop_process), STOPPING: note_request,
+                 **dict.fromkeys((WAITING, BACKOFF), cancel_start)},
+        "stale": dict.fromkeys((STARTING, OK, RUNNING), mark_stale),
+        "ready": {STARTING: note_ready},
+        "handed": dict.fromkeys((STARTING, OK), note_main_process),
     }  # fmt: skip
 
 
 def step(spec: Spec, status: Status, event: Event, now: float, chance: float) -> tuple[Status, list[Any]]:
     """Return the next status and the actions to take. `chance` is from 0 to 1. Raises Impossible."""
-    move = Move(spec, status, event, now, chance)
-    if cell := Move.TABLE[status.state][EVENTS.index(event.kind)]:
+    move, cell = Move(spec, status, event, now, chance), Move.TABLE[event.kind].get(status.state)
+    if cell:
         cell(move)
+    elif event.kind not in ANY_TIME:
+        raise Impossible(f"{spec.name}: {event.kind} in state {status.state}")
     return move.status, move.actions
 
 
@@ -1612,15 +1540,17 @@ def describe_end(spec: Spec, status: Status, early: bool) -> str:
     return end
 
 
-def find_expiry(spec: Spec, started: float, chance: float) -> float | None:
-    return started + spec.max_age[0] - spec.max_age[1] * chance if spec.max_age else None
+def find_expiry(spec: Spec, status: Status, chance: float) -> float | None:
+    """Return when a daemon reaches its `max_age`, or a script its `timeout`."""
+    age = spec.max_age[0] - spec.max_age[1] * chance if spec.max_age else spec.timeout
+    return status.started + age if age else None
 
 
 # ============================================================================================================= Unit
 # One unit among its neighbours: all that is known of it, and what is next for it. `find_next` alone decides that.
 
-# deed: an event to apply, "listen" or "wait_for" to have that seen to, "wait", or nothing; whom: the unit that it
-# waits for; at: the index of that in its deps; why: what it waits for, who wants it, or why it is stopped.
+# deed: an event to apply, "listen" or "wait_for" to have that seen to, "wait", or nothing; whom: the unit that it waits
+# for; at: its index in deps; why: what it waits for, who wants it, or why it is stopped.
 Next = namedtuple("Next", "deed whom at why", defaults=("", None, -1, ""))
 
 
@@ -1628,7 +1558,7 @@ class Unit:
     __slots__ = tuple(
         "name spec status deps dependents team wanted by queued tried ended succeeded begun waits at reason stuck"
         " waiters ran reach bound leaving changing blockers cleared levels below story note next_run kin sessions born"
-        " user told timer ear notices watchdog stop_command probers plan queue".split()
+        " user told timer ear notices watchdog stop_command probers plan".split()
     )
 
     def __init__(self, spec: Spec) -> None:
@@ -1637,14 +1567,13 @@ class Unit:
         self.deps: tuple[tuple[Unit, str], ...] = ()  # what it needs and as what, in the order written
         self.dependents: list[Unit] = []
         self.team: list[Unit] = []  # all instances of its daemon
-        self.queue = False  # it is to be looked at
         self.wanted, self.by = False, ""  # it is to be up; who wanted that, or which unit a script runs for
         # Of a script: who wants its next run; it has begun to run for its dependents; has ended; and has succeeded.
         self.queued, self.tried, self.ended, self.succeeded = "", False, False, False
         self.begun = False  # it has been started, or has failed to, since it was last wanted
         self.waits: Unit | None = None  # the unit that it waits for
         self.at, self.reason = -1, ""  # the index of that in deps; what it waits for, in words
-        self.stuck: Unit | None = None  # the unit at the end of that chain, if it has ended for good
+        self.stuck: Unit | None = None  # the unit at the end of that chain, or itself, if nothing gets that up
         self.waiters: dict[Unit, None] = {}
         self.reach = ""  # "listen" or "wait_for" while it waits for that; "there": its `wait_for` has passed
         self.bound = False  # its sockets are open
@@ -1672,18 +1601,19 @@ class Unit:
 
     def keeps_up(self) -> bool:
         """Tell whether it is a reason for overlord to go on."""
-        return self.lives() or self.status.state in (BACKOFF, STOPPED)
+        outside = self.reach in ("listen", "wait_for") or self.spec.schedule
+        return bool(self.lives() or self.status.state in (BACKOFF, STOPPED) or outside)
 
     def rests(self) -> bool:
         """Tell whether it stays as it is until somebody wants it up."""
         return self.status.state in RESTING or (self.status.state == OK and not self.status.pid)
 
     def in_vain(self) -> bool:
-        """Tell whether it waits for a unit that ended for good, and that nobody has asked for since."""
-        return bool(self.stuck and self.stuck.rests())
+        """Tell whether it waits for a unit that ended for good, and was not asked for since."""
+        return bool(self.stuck and self.stuck is not self and self.stuck.rests())
 
     def trouble(self) -> str:
-        """Return why a probe failed the last time, or else what the daemon says of itself (STATUS=)."""
+        """Return why a probe failed last, or else what the daemon says of itself (STATUS=)."""
         failed = [prober.wrong for prober in self.probers.values() if prober.wrong and prober.is_current()]
         return str(failed[0]) if failed else self.note
 
@@ -1691,12 +1621,10 @@ class Unit:
         end = self.stuck
         vain = f", and {end.name} is {end.status.state}" if end else ""
         vain += ", but by schedule alone" if end and end.status.state == OK else ""
-        if self.reach and self.trouble():
-            vain += f": {self.trouble()}"
-        return f"for {self.reason}{vain}"
+        wrong = f": {self.trouble()}" if self.reach and self.trouble() else ""
+        return f"for {self.reason}{vain}{wrong}"
 
     def find_next(self) -> Next:
-        """Return what is next for it, from its record and those of its neighbours. Pure."""
         state = self.status.state
         if self.leaving:
             begun = self.lives() or (state in (WAITING, BACKOFF) and not self.wanted)
@@ -1711,7 +1639,7 @@ class Unit:
         return self.find_turn() if self.status.stale else Next()
 
     def find_asker(self) -> Next:
-        """Return who wants it up. Dependents do not bring back a daemon that ended for good."""
+        """Find who wants it up. Dependents bring back no daemon that ended for good."""
         if self.spec.kind != "script":
             needed = self.wanted or (self.status.state == IDLE and self.waiters)
             return Next("want", why=self.by if self.wanted else BY_NEED) if needed else Next()
@@ -1725,11 +1653,11 @@ class Unit:
         return Next("want", why=first.name if first.needs() == "always" else BY_NEED)
 
     def needs(self) -> str:
-        """Return in which state it needs the unit that it waits for; "" if that is none of its deps."""
+        """Return as what it needs the unit that it waits for; "" if that is none of its deps."""
         return self.deps[self.at][1] if self.at >= 0 else ""
 
     def find_way_up(self) -> Next:
-        """Return what it waits for. COST: begins with the dep that it waits for, and ends with those before it."""
+        """Find what it waits for. COST: begins with the dep that it waited for last, not with all those before it."""
         if self.changing:  # by a reload, which has something to stop first
             return Next("wait", why=self.reason)
         if self.spec.listen and not self.bound:
@@ -1747,7 +1675,7 @@ class Unit:
         return self.ask_for("wait_for")
 
     def ask_for(self, what: str) -> Next:
-        """Return that it asks for its sockets, or that its `wait_for` is probed; or waits for that, once asked."""
+        """Have its sockets opened or its `wait_for` probed, and wait for that."""
         why = ", ".join(probe.text for probe in getattr(self.spec, what))
         why = f"its sockets ({why})" if what == "listen" else why
         return Next("wait" if self.reach == what else what, why=why)
@@ -1763,7 +1691,7 @@ class Unit:
         return bool(dep.status.state == OK or (self.spec.kind == "main" and dep.rests()))
 
     def find_turn(self) -> Next:
-        """Return whether its stale process is stopped now, or waits for instances and ancestors."""
+        """Have its stale process stopped, or wait for instances and bounce ancestors."""
         stale = self.status.stale
         if self.status.then == "fail":
             return Next("stop", why=stale)
@@ -1775,7 +1703,7 @@ class Unit:
         return self.find_unsettled() or Next("stop", why=stale)
 
     def find_unsettled(self) -> Next | None:
-        """Return that it waits for a bounce ancestor that is stale or on its way up, or None."""
+        """Wait for a bounce ancestor that is stale or on its way up, if any."""
         ancestors, seen = [self], set()
         while ancestors:
             for dep, how in ancestors.pop().deps:
@@ -1801,12 +1729,11 @@ def spread(units: Iterable[Unit], following: Callable[[Unit], Iterable[Unit]]) -
 
 
 def needs_of(unit: Unit) -> list[Unit]:
-    """Return the dependencies that are started for a unit: all but those for order alone."""
+    """Return what is started for a unit: all its dependencies but those for order alone."""
     return [dep for dep, how in unit.deps if how != "started"]
 
 
 def bouncing(units: Iterable[Unit]) -> list[Unit]:
-    """Return units and all that bounce with them."""
     return spread(units, lambda unit: [other for other in unit.dependents if (unit, "bounce") in other.deps])
 
 
@@ -1818,31 +1745,40 @@ Ending = namedtuple("Ending", "why code quiet signum units_end end")
 
 
 def sweep_share(total: float) -> float:
-    """Return how many seconds of a shutdown are for what the units leave behind."""
+    """Return how much of a shutdown's time is for what the units leave."""
     return min(SWEEP_TIMEOUT, total / 4)
 
 
+def explain_openly(unit: Unit) -> str:
+    status = unit.status
+    if status.state == WAITING:
+        asks = f"its {unit.reach}" if unit.reach in ("listen", "wait_for") else ""  # neither: a reload goes first
+        return f"for {unit.waits.name if unit.waits else asks}" if unit.waits or asks else ""
+    if status.stale or not status.starts or status.state not in (BACKOFF, *ENDED):
+        return "to be restarted" if status.stale else ""
+    return "cannot start" if status.why.startswith("cannot start") else spell_end(status.code)
+
+
 class Fleet:
-    """All units. COST: an event is paid for by the units that it touches, not by the number of units."""
+    """All units. COST: an event is paid for by the units that it touches alone."""
 
     def __init__(self, config: Config, chance: Callable[[], float]) -> None:
         self.chance = chance
         self.actions: list[Any] = []
         self.deadline: float | None = None  # of a shutdown
         self.events: deque[tuple[Unit, Event]] = deque()  # to be applied
-        self.looks: deque[Unit] = deque()  # units to be looked at
-        self.deferred: deque[Unit] = deque()  # after all those
+        self.looks: dict[Unit, None] = {}  # units to be looked at, in that order
+        self.deferred: dict[Unit, None] = {}  # after all those
         self.pending: Config | None = None  # of a reload, until all that leaves for it has stopped
         self.uncleared = 0  # units that are not cleared yet, in a reload or a shutdown
         self.followed = False  # a client wants to know of each change
         self.grown = False  # a unit became OK: its processes can be looked at
-        self.busy = self.coming = 0  # units that are a reason to go on; daemons in a state of COMING
         self.began: float | None = None  # when the start began, until everything is up
         self.first_failure: int | None = None  # exit code
         self.ending: Ending | None = None
         self.asked: float | None = None  # when a main command without units was first asked to end
         self.interrupts = 0  # how often SIGINT asked for shutdown
-        self.sweeping = self.swept_hard = False  # what is left has got a signal; it was SIGKILL
+        self.sweeping = 0  # the signal that what is left has got
         self.code: int | None = None  # the exit code that a person asked for
         self.killed: list[str] = []  # in the shutdown
         self.units: dict[str, Unit] = {}  # dependencies first, else as in the configuration
@@ -1851,7 +1787,6 @@ class Fleet:
     def take_config(self, config: Config) -> None:
         self.config, self.settings = config, config.settings
         self.idle = False  # nothing is left to run, and that has been said
-        self.scheduled = any(spec.schedule for spec in config.units.values())
         self.units = {name: self.units.get(name) or Unit(config.units[name]) for name in config.order}
         teams: dict[str, list[Unit]] = {}
         for name, unit in self.units.items():
@@ -1872,40 +1807,39 @@ class Fleet:
     def want_by_config(self, unit: Unit, wanted: bool) -> None:
         if wanted and unit.spec.kind != "script":
             unit.wanted, unit.by = True, BY_CONFIG
-            self.look_later(unit)
+            self.looks[unit] = None
 
     def feed(self, name: str, event: Event, now: float) -> None:
-        """Take in what happened to a unit. A reload may have removed it."""
-        if name in self.units:
+        if name in self.units:  # a reload may have removed it
             self.events.append((self.units[name], event))
         self.work(now)
 
     def take_deadline(self, name: str, now: float) -> None:
-        """Take in that the time of a Wake has come. The deadline may have moved since."""
+        """Take in that the time of a Wake has come, unless the deadline has moved since."""
         unit = self.units.get(name)
         if unit and unit.status.deadline is not None and unit.status.deadline <= now:
             self.events.append((unit, Event("deadline", unit.trouble() if unit.status.state == STARTING else "")))
         elif not name and self.deadline is not None and self.deadline <= now:
-            if self.swept_hard:
+            if self.sweeping == SIGNALS["KILL"]:
                 self.end_shutdown()
             else:
-                self.begin_sweep(now, hard=self.sweeping)
+                self.begin_sweep(now, hard=bool(self.sweeping))
         self.work(now)
 
     def reach(self, name: str, now: float) -> None:
-        """Take in that what a unit has asked for is there: its sockets, or what its `wait_for` names."""
+        """Take in that what a unit waits for outside is there: its sockets, or what its `wait_for` names."""
         unit = self.units[name]
         unit.bound, unit.reach = unit.bound or unit.reach == "listen", "there" if unit.reach == "wait_for" else ""
-        self.look_later(unit)
+        self.looks[unit] = None
         self.work(now)
 
     def transparent(self) -> bool:
-        """Tell whether overlord only relays signals: a main command lives, and there is no other unit."""
+        """Tell whether overlord only relays signals: a main command lives, and is the only unit."""
         main = self.units.get(MAIN)
         return bool(main and len(self.units) == 1 and main.status.pid and not main.status.left and not self.ending)
 
     def ask_shutdown(self, why: str, now: float, signum: int | None = None, code: int | None = None) -> None:
-        """Shut down; at a second SIGINT, at once. A transparent overlord leaves a signal to the Loop, to relay."""
+        """Shut down; at a second SIGINT, at once. If transparent, the Loop relays the signal instead."""
         self.code = code if self.code is None else self.code
         transparent, interrupt = self.transparent(), signum == SIGNALS["INT"]
         self.interrupts += interrupt and not transparent
@@ -1928,12 +1862,11 @@ class Fleet:
         self.work(now)
 
     def shift_deadlines(self, gap: float) -> None:
-        """Move the units' deadlines by the seconds in which nothing ran (docker pause). Not for a shutdown."""
+        """Move the units' deadlines, but not that of a shutdown, by a time in which nothing ran."""
         for unit in self.units.values():
             status = unit.status
-            deadline, expires = (at and at + gap for at in (status.deadline, status.expires))
             started = status.started + (gap if status.state == STARTING and status.pid else 0.0)
-            unit.status = status._replace(deadline=deadline, expires=expires, started=started)
+            unit.status = status._replace(deadline=status.deadline and status.deadline + gap, started=started)
 
     def take_actions(self) -> list[Any]:
         actions, self.actions = self.actions, []
@@ -1941,34 +1874,28 @@ class Fleet:
 
     # ----------------------------------------------------------------------------------------------- the engine
     def work(self, now: float) -> None:
-        """Apply events and look at units until nothing follows."""
         while self.events or self.looks or self.deferred or (self.pending and not self.uncleared):
             if self.events:
                 self.apply(*self.events.popleft(), now)
-            elif self.looks or self.deferred:
-                unit = (self.looks or self.deferred).popleft()
-                unit.queue = False
+            elif units := self.looks or self.deferred:
+                unit = next(iter(units))
+                del units[unit]
                 self.advance(unit, now)
             else:  # no event and no look is left of the units that this removes
                 self.finish_reload()
         if self.ending and not self.uncleared and not self.sweeping:
             self.begin_sweep(now)
         else:
-            self.idle = not (self.ending or self.busy or self.scheduled) and (self.idle or self.rest_idle(now))
-
-    def look_later(self, unit: Unit, first: bool = False) -> None:
-        """`first`: it begins to be waited for. COST: while a script rests, each waiter looks at all others."""
-        if not unit.queue:
-            unit.queue = True
-            (self.looks.appendleft if first else self.looks.append)(unit)
+            before, self.idle = self.idle, not (self.ending or any(unit.keeps_up() for unit in self.units.values()))
+            if self.idle and not before:
+                self.rest_idle(now)
 
     def advance(self, unit: Unit, now: float) -> None:
         answer = unit.find_next()
         deed, why = answer.deed, answer.why
         self.wait_on(unit, answer, now)
         if deed == "start" and self.looks and any(dep.status.state == IDLE for dep, _ in unit.deps):
-            unit.queue = True
-            self.deferred.append(unit)  # one of `looks` may yet want such a dependency, which then comes first
+            self.deferred[unit] = None  # one of `looks` may yet want such a dependency, which then comes first
             return
         if self.uncleared and not (unit.cleared or unit.blockers or (unit.leaving and unit.lives())):
             unit.cleared = True
@@ -1976,15 +1903,14 @@ class Fleet:
             for dep, _ in unit.deps:
                 dep.blockers -= 1
                 if not dep.blockers:
-                    self.look_later(dep)
-        if deed == "stop":
-            if not self.swept_hard:  # all had SIGKILL then
-                self.apply(unit, self.stop_event(unit, why, now), now)
+                    self.looks[dep] = None
+        if deed == "stop" and self.sweeping != SIGNALS["KILL"]:  # which all had then
+            self.apply(unit, self.stop_event(unit, why, now), now)
         elif deed == "want":
             unit.wanted, unit.by = True, why
             unit.queued = "" if unit.queued == why else unit.queued
             unit.tried = unit.tried or why == BY_NEED
-            self.apply(unit, Event("want"), now)
+            self.apply(unit, Event("want", why), now)
         elif deed in ("listen", "wait_for"):
             unit.reach = deed
             self.actions.append(Test(unit.name, deed))
@@ -1992,7 +1918,7 @@ class Fleet:
             self.apply(unit, Event(deed, why), now)
 
     def wait_on(self, unit: Unit, answer: Next, now: float) -> None:
-        """Note which unit a unit waits for, and whether in vain. Say what it waits for, once."""
+        """Note what a unit waits for, and whether in vain. Say it once."""
         whom, stuck, reason = answer.whom, None, answer.why if answer.deed in ("wait", "listen", "wait_for") else ""
         if unit.waits and unit.waits is not whom:
             unit.waits.waiters.pop(unit, None)
@@ -2001,12 +1927,14 @@ class Fleet:
         if whom:
             if unit not in whom.waiters:
                 whom.waiters[unit] = None
-                self.look_later(whom, first=True)
-            stuck = whom if whom.rests() and not whom.find_next().deed else whom.stuck
-        if stuck is not unit.stuck:
-            unit.stuck = stuck
-            for waiter in unit.waiters:
-                self.look_later(waiter)
+                whom.stuck = None if whom.rests() else whom.stuck  # until it has been looked at
+                self.looks[whom] = None
+            stuck = whom.stuck
+        elif unit.rests() and not answer.deed:
+            stuck = unit
+        unit.stuck = stuck
+        for waiter in [waiter for waiter in unit.waiters if waiter.stuck is not stuck]:
+            self.looks[waiter] = None
         if fresh and unit.status.state == WAITING:
             self.add_to_timeline(unit, f"{WAITING} for {reason}", now)
             quiet = unit.name == MAIN or answer.deed == "listen"
@@ -2015,21 +1943,20 @@ class Fleet:
             self.say("info", unit.name, f"to be restarted ({unit.status.stale}), waiting for {reason}")
 
     def wake(self, unit: Unit) -> None:
-        """Look again at a unit that has changed, and at those that wait for it if their answer may change."""
+        """Look again at a unit that has changed, and at those that wait for it, if their answer may change."""
         for waiter in unit.waiters if unit.rests() or unit.spec.kind == "daemon" else ():
             how = waiter.needs()
-            vain = how != "always" and (unit.rests() or waiter.stuck)
-            if not how or vain or waiter.is_met(unit, how):
-                self.look_later(waiter)
+            if not how or waiter.is_met(unit, how):
+                self.looks[waiter] = None
         for other in bouncing([unit]) if unit.status.state in ENDED else ():
             if other.waits and other.at < 0:
-                self.look_later(other)
-        self.look_later(unit)
+                self.looks[other] = None
+        self.looks[unit] = None
 
     def apply(self, unit: Unit, event: Event, now: float) -> None:
-        """Let the Machine make the next status of a unit. No state changes anywhere else."""
+        """Let the Machine make the next status. No state changes anywhere else."""
         old = unit.status
-        removed = self.pending and unit.name not in self.pending.units and unit.spec.kind == "daemon"
+        removed = self.pending and unit.name not in self.pending.units
         new, actions = step(unit.spec, old, event._replace(wanted=unit.wanted and not removed), now, self.chance())
         self.actions += actions
         if self.ending and event.kind == "deadline" and old.state == STOPPING and not old.left:
@@ -2038,17 +1965,14 @@ class Fleet:
         if new.state != old.state:
             self.note_change(unit, old, now)
             if self.followed:
-                self.actions.append(Changed(unit.name, new.state, self.explain(unit, now)))
+                self.actions.append(Changed(unit.name, self.spell_unit(unit, now)))
         elif event.kind == "deadline" and new.state == WAITING:
             self.say("info", "", f"{unit.name} waits {unit.why_wait()}")
         if new.state != old.state or new.stale != old.stale:
             self.wake(unit)
 
     def store(self, unit: Unit, new: Status) -> None:
-        old, kept, unit.status = unit.status, unit.keeps_up(), new
-        self.busy += unit.keeps_up() - kept
-        if unit.spec.kind == "daemon":
-            self.coming += (new.state in COMING) - (old.state in COMING)
+        old, unit.status = unit.status, new
         if new.deadline != old.deadline or (new.deadline is not None and new.state != old.state):
             self.actions.append(Wake(unit.name, new.deadline))
 
@@ -2087,7 +2011,8 @@ class Fleet:
 
     def say_all_up(self, state: str, began: float, now: float) -> None:
         """Say once that everything is up, unless a daemon ends for good before that."""
-        if state not in ENDED and (state != OK or self.coming):
+        daemons = (unit for unit in reversed(self.units.values()) if unit.spec.kind == "daemon")
+        if state not in ENDED and (state != OK or any(unit.status.state in COMING for unit in daemons)):
             return
         self.began = None
         if state == OK:
@@ -2097,14 +2022,14 @@ class Fleet:
             self.say("info", "", f"{text}, longest took {name}, {spell_duration(took)}")
 
     def shut_down_by_policy(self, unit: Unit, now: float) -> None:
-        """Shut down if `on_failure` or `on_success` says so, but not for a unit started by hand or by schedule."""
+        """Shut down if `on_failure` or `on_success` says so, but for no unit started by hand or by schedule."""
         spec, status = unit.spec, unit.status
         gone = spec.kind == "main" and status.left
         ended = status.state in (DONE, FAILED) or (status.state == OK and spec.kind == "script") or gone
+        if not ended or not (unit.by in self.units or unit.by in (BY_CONFIG, BY_NEED)):  # one that runs for nobody
+            return
         needed = spec.kind != "script" or any((unit, OK) in other.deps for other in unit.dependents)
         lenient = unit.by in self.units or not needed  # run for a dependency `always` or `ended`
-        if not ended or not (unit.by in self.units or unit.by in (BY_CONFIG, BY_NEED)):
-            return
         failed = status.state == FAILED or (gone and status.code not in spec.success)
         policy = spec.on_success
         if failed:
@@ -2116,11 +2041,9 @@ class Fleet:
             why = f"{MAIN} {end}" if spec.kind == "main" else f"{unit.name} {'failed' if failed else 'ended'}: {end}"
             self.shut_down(why, exit_code(status.code) if failed else 0, now)
 
-    def rest_idle(self, now: float) -> bool:
-        """Shut down, or say that overlord stays, if nothing runs and nothing can ever run again. Return whether so."""
+    def rest_idle(self, now: float) -> None:
+        """Shut down, or say that overlord stays, since nothing can ever run again."""
         units = self.units.values()
-        if any(unit.reach in ("listen", "wait_for") for unit in units):
-            return False
         waiting = [f"{unit.name} waits {unit.why_wait()}" for unit in units if unit.status.state == WAITING]
         detail = f" ({'; '.join(waiting[:3])}{'; ...' if len(waiting) > 3 else ''})" if waiting else ""
         if all(unit.spec.kind == "script" for unit in units):
@@ -2130,12 +2053,17 @@ class Fleet:
             self.work(now)
         else:
             self.say("info", "", f"nothing is left to run{detail}: staying (when_idle = stay)")
-        return True
 
-    def explain(self, unit: Unit, now: float) -> str:
-        """Return in words why a unit is in its state, and what is next."""
+    def spell_unit(self, unit: Unit, now: float) -> str:
+        return f"{unit.name} {unit.status.state} {self.explain(unit, now)}".rstrip()
+
+    def explain(self, unit: Unit, now: float, openly: bool = False) -> str:
+        """Return in words why a unit is in its state, and what is next. `openly`: for anybody to read, so without what
+        commands, probes and daemons said, which may hold secrets."""
+        if openly:
+            return explain_openly(unit)
         status, why, pidfile, trouble = unit.status, str(unit.status.why), unit.spec.pidfile, unit.trouble()
-        left = spell_duration(max(0.0, status.deadline - now)) if status.deadline is not None else ""
+        left = "" if status.deadline is None else spell_duration(max(0.0, status.deadline - now))
         if status.state == WAITING:
             return unit.why_wait() if unit.reason else ""
         if status.stale:
@@ -2159,37 +2087,27 @@ class Fleet:
             return f"{why}{'; ' if why else ''}next run {unit.next_run}"
         return f"{why}; next try in {left}" if status.state == BACKOFF else why
 
-    def explain_openly(self, unit: Unit) -> str:
-        """Explain for anybody to read: without what commands, probes and daemons said, which may hold secrets."""
-        status = unit.status
-        if status.state == WAITING:
-            asks = f"its {unit.reach}" if unit.reach in ("listen", "wait_for") else ""  # neither: a reload goes first
-            return f"for {unit.waits.name if unit.waits else asks}" if unit.waits or asks else ""
-        if status.stale or not status.starts or status.state not in (BACKOFF, *ENDED):
-            return "to be restarted" if status.stale else ""
-        return "cannot start" if status.why.startswith("cannot start") else spell_end(status.code)
-
     # --------------------------------------------------------------------------------------------------- by hand
     def start(self, asked: list[Unit], now: float, going: Iterable[Unit] = ()) -> list[Unit]:
-        """Start units and all that they depend on; return them all. The scripts in `going` run already."""
+        """Start units and all that they depend on; return all those. The scripts in `going` run already."""
         found = spread(asked, needs_of)
         for unit in [*reversed(found[len(asked) :]), *asked]:  # dependencies first
-            if unit.spec.kind == "script":
-                unit.tried = False
-                unit.queued = BY_HAND if unit in asked and unit not in going else unit.queued
+            script, waits = unit.spec.kind == "script", unit.status.state == BACKOFF
+            if script:
+                unit.tried, unit.by = False, BY_HAND if waits and unit.by == BY_CLOCK else unit.by
+                unit.queued = BY_HAND if unit in asked and unit not in going and not waits else unit.queued
             else:
                 unit.wanted, unit.by = True, unit.by if unit.wanted else BY_HAND
-                if unit.status.state in (BACKOFF, STOPPING):
-                    self.events.append((unit, Event("want")))
-            self.look_later(unit)
+            if waits or (unit.status.state == STOPPING and not script):
+                self.events.append((unit, Event("want", BY_HAND if waits else "")))
+            self.looks[unit] = None
         self.work(now)
         return found
 
     def stop(self, asked: list[Unit], now: float) -> None:
-        """Stop units; those that depend on them go on."""
         for unit in asked:
             unit.wanted, unit.queued = False, ""
-            self.look_later(unit)
+            self.looks[unit] = None
         self.work(now)
 
     def restart(self, asked: list[Unit], now: float) -> None:
@@ -2205,12 +2123,12 @@ class Fleet:
             self.say("warning", name, "the run before is still going, so this one is left out")
         elif not self.ending:
             unit.queued = BY_CLOCK
-            self.look_later(unit)
+            self.looks[unit] = None
         self.work(now)
 
     # ---------------------------------------------------------------------------------------------------- reload
     def change_config(self, config: Config, now: float) -> dict[str, str]:
-        """Begin a reload: stop what it removes or shapes anew. Return what becomes of each unit that differs."""
+        """Begin a reload: stop what it removes or shapes anew. Return what becomes of whom."""
         news = compare(self.pending or self.config, config)
         for name, unit in self.units.items():
             new = config.units.get(name)
@@ -2241,20 +2159,16 @@ class Fleet:
         for name, unit in self.units.items():
             if unit.status.state == IDLE and not unit.wanted:  # it is new, or of another kind than before
                 self.want_by_config(unit, unit.spec.autostart or name in asked)
-            self.look_later(unit)
+            self.looks[unit] = None
 
     def redefine(self, unit: Unit, new: Spec) -> None:
         """Give a unit another definition. If that makes another process, all counts begin anew."""
         old, status, state, shaped = unit.spec, unit.status, unit.status.state, is_shaped(unit.spec, new)
         if shaped:
             status = status._replace(delay=None, respawned=0, recent=())
-        runs = status.pid and state in (STARTING, OK, RUNNING)
-        if runs and old.max_age != new.max_age:
-            expires = find_expiry(new, status.started, self.chance())
-            up = state == OK and not status.left
-            status = status._replace(expires=expires, deadline=expires if up else status.deadline)
-        if runs and old.timeout != new.timeout:
-            status = status._replace(deadline=status.started + new.timeout if new.timeout else None)
+        lasts = status.pid and not status.left and state in (OK, RUNNING)
+        if lasts and (old.max_age, old.timeout) != (new.max_age, new.timeout):
+            status = status._replace(deadline=find_expiry(new, status, self.chance()))
         self.store(unit, status)
         unit.reach = unit.reach if old.wait_for == new.wait_for else ""
         unit.bound = unit.bound and not shaped
@@ -2273,7 +2187,7 @@ class Fleet:
 
     # -------------------------------------------------------------------------------------------------- shutdown
     def shut_down(self, why: str, code: int | None, now: float, signum: int | None = None) -> None:
-        """Stop everything in reverse order. What a lone main command leaves behind has at least LEFT_LEAST."""
+        """Stop everything in reverse order. What a lone main command leaves has LEFT_LEAST at least."""
         alone = list(self.units) == [MAIN] and bool(self.units[MAIN].status.starts)
         total = self.settings.shutdown_timeout
         share = sweep_share(total)
@@ -2298,11 +2212,11 @@ class Fleet:
         self.uncleared = len(self.units)
         for unit in self.units.values():
             unit.cleared, unit.blockers = False, len(unit.dependents)
-            self.look_later(unit)
+            self.looks[unit] = None
 
     def stop_event(self, unit: Unit, why: str, now: float) -> Event:
-        """Return the event that stops a unit. In a shutdown, each level gets an equal share of the time, or more
-        where those below do not need theirs; the main command gets three quarters of it."""
+        """Return the event that stops a unit. In a shutdown each level has an equal share of the time, or more
+        if those below need less; the main command has three quarters."""
         if not self.ending:
             return Event("stop", why or RELOAD, fails=unit.status.then == "fail")
         left, signum = max(0.0, self.ending.units_end - now), self.ending.signum
@@ -2313,15 +2227,14 @@ class Fleet:
         return Event("stop", SHUTDOWN, limit=left * 0.75 if unit.levels > 1 else left, signum=signum)
 
     def begin_sweep(self, now: float, hard: bool = False) -> None:
-        """Signal all that is left. The Loop calls `end_shutdown` when nothing is left."""
+        """Signal all that is left, until the Loop calls `end_shutdown`."""
         assert self.ending
-        self.sweeping, self.swept_hard = True, hard
         soft = min(now + SWEEP_TIMEOUT, max(now, self.ending.end))
-        self.deadline = now + SWEEP_TIMEOUT / 2 if hard else soft
-        self.actions += [Wake("", self.deadline), Sweep(SIGNALS["KILL" if hard else "TERM"])]
+        self.sweeping, self.deadline = SIGNALS["KILL" if hard else "TERM"], now + SWEEP_TIMEOUT / 2 if hard else soft
+        self.actions += [Wake("", self.deadline), Sweep(self.sweeping)]
 
     def end_shutdown(self) -> None:
-        """Exit with the code asked for, else the main command's, else that of the unit that caused the shutdown."""
+        """Exit with the code asked for, else the main command's, else that of the unit that caused it."""
         assert self.ending
         self.deadline = None
         main, code = self.units.get(MAIN), self.ending.code or 0
@@ -2342,8 +2255,8 @@ class Fleet:
 
 LEVELS = ("debug", "info", "warning", "error")
 COLOURS = (36, 33, 32, 35, 34, 96, 93, 92, 95, 94)  # SGR foregrounds without red: ECMA-48 8.3.117
-# Where a path leads. `folder`: a descriptor of the last folder; `path`: without links; `stat`: None if nothing is
-# there; `safe`: only root and overlord's own user can change or create a name on the way; else a path may mislead.
+# Where a path leads. folder: a descriptor of the last folder; path: without links; stat: None if nothing is there;
+# safe: only root and overlord's own user can change or create a name on the way.
 Place = namedtuple("Place", "folder path stat safe")
 S_IFMT, S_IFSOCK, S_IFLNK, S_IFREG, S_IFDIR, S_IFIFO = 0o170000, 0o140000, 0o120000, 0o100000, 0o040000, 0o010000
 
@@ -2354,9 +2267,9 @@ class Watch:
     def __init__(self) -> None:
         self.epoll = select.epoll()
         self.calls: dict[int, Callable[[], Any]] = {}
-        self.ready: deque[tuple[int, Any]] = deque()  # descriptors, and the call each had when it became ready
-        self.timers: list[list[Any]] = []  # a heap of [instant, serial number, call or None if cancelled]
-        self.count = self.cancelled = 0  # timers so far; cancelled ones in the heap, roughly
+        self.ready: deque[tuple[int, Any]] = deque()  # descriptors that are ready, and their calls
+        self.timers: list[list[Any]] = []  # sorted: [instant, serial number, call or None once that is over]
+        self.count = 0
         self.looked = time.monotonic()  # when the clock was read last
         self.paused: Callable[[float], bool] = lambda gap: False  # called after a pause; tells if it moved the timers
 
@@ -2365,12 +2278,12 @@ class Watch:
         self.calls[fd] = call
 
     def off(self, fd: int) -> None:
-        """Stop watching a descriptor, before it is closed."""
+        """To be called before the descriptor is closed."""
         if self.calls.pop(fd, None):
             self.epoll.unregister(fd)
 
     def close(self, fd: int) -> int:
-        """Close a descriptor, watched or not, if it is one. Return -1, which is none."""
+        """Close a descriptor, watched or not, unless it is -1. Return -1."""
         if fd >= 0:
             self.off(fd)
             os.close(fd)
@@ -2383,111 +2296,104 @@ class Watch:
             return None
         self.count += 1
         timer = [instant, self.count, call]
-        heappush(self.timers, timer)
+        insort_right(self.timers, timer)
         return timer
 
+    def after(self, delay: float, call: Callable[[], Any], old: list[Any] | None = None) -> list[Any] | None:
+        return self.later(time.monotonic() + delay, call, old)
+
     def cancel(self, timer: list[Any] | None) -> None:
-        """COST: a cancelled timer stays in the heap until its instant, or until most of the heap is cancelled."""
         if timer and timer[2]:
+            del self.timers[bisect_left(self.timers, timer)]
             timer[2] = None
-            self.cancelled += 1
-            if self.cancelled > 64 + len(self.timers) // 2:
-                self.cancelled, self.timers = 0, [each for each in self.timers if each[2]]
-                heapify(self.timers)
 
     def wait(self, deadline: float | None, once: bool = False) -> None:
         """Make calls as they come due, until one returns true or the deadline (None: never) has come; `once`: until
-        some were made. After a call that raises, the next `wait` makes the others."""
-        done, never = False, float("inf")
-        end = never if deadline is None else deadline
+        any were made. After a call that raises, the next `wait` makes the others."""
+        done, end = False, float("inf") if deadline is None else deadline
         while not done:
             done = once
             self.check_clock()
             if not self.ready:
-                due = self.first_due(end)
-                found = self.epoll.poll(None if due == never else min(1e6, max(0.0, due - time.monotonic())))
+                delay = self.first_due(end) - time.monotonic()
+                # epoll_wait(2) takes no more than 2e6, and -1 for ever
+                found = self.epoll.poll(-1 if delay == float("inf") else min(1e6, max(0.0, delay)))
                 self.ready.extend((fd, self.calls.get(fd)) for fd, _ in found)
             while self.ready:
                 fd, call = self.ready.popleft()
-                # RACE: an earlier call may have closed the descriptor, and another may have its number by now
+                # RACE: a call before may have closed the descriptor, and another may have its number now
                 done = bool(call and self.calls.get(fd) == call and call()) or done
             now, due = time.monotonic(), self.first_due(end)
             gap, self.looked = now - self.looked, now
-            if min(gap, now - due) > PAUSED and self.paused(gap):  # docker pause; when it began is unknown
+            if min(gap, now - due) > PAUSED and self.paused(gap):
                 return
             while self.timers and self.timers[0][0] <= now:
-                call = heappop(self.timers)[2]
-                done = bool(call and call()) or done
+                timer = self.timers.pop(0)
+                call, timer[2] = timer[2], None
+                done = bool(call()) or done
             done = done or end <= now
 
     def first_due(self, deadline: float) -> float:
-        while self.timers and not self.timers[0][2]:
-            heappop(self.timers)
         return min(deadline, self.timers[0][0]) if self.timers else deadline
 
     def check_clock(self) -> None:
-        """Note that overlord was busy. A longer gap is left for `wait`, since it may be a pause."""
+        """Note that overlord was busy, not paused, unless the gap is too long for that."""
         now = time.monotonic()
         if now - self.looked <= PAUSED:
             self.looked = now
 
 
 def open_entry(folder: int, name: str, make: bool) -> int:
-    """Return an O_PATH descriptor of an entry (of a link itself), or -1; `make`: create a missing one as a folder."""
-    flags = os.O_PATH | os.O_NOFOLLOW
+    """Return a descriptor of an entry, be it a link, or -1; `make`: create a missing one as a folder."""
     try:
-        return os.open(name, flags, dir_fd=folder)
+        return os.open(name, os.O_PATH | os.O_NOFOLLOW, dir_fd=folder)
     except FileNotFoundError:
         if not make:
             return -1
     try:
         os.mkdir(name, dir_fd=folder)
-    except FileExistsError:  # RACE: somebody else was faster
+    except FileExistsError:  # somebody else was faster
         pass
-    return os.open(name, flags, dir_fd=folder)
+    return open_entry(folder, name, make=False)
 
 
-def find(path: str, make: bool = False) -> Place:
-    """Follow a path; the caller closes the folder. `make`: create missing folders. Raises OSError, ELOOP if misled."""
-    names, at, safe = path.split("/"), "", True
-    folder = os.open("/", os.O_PATH)
+def find(path: str, make: bool = False, links: int = 40) -> Place:
+    """Follow a path, over so many links; the caller closes the folder. `make`: create missing folders.
+    Raises OSError, ELOOP if misled. RACE: what is entered is the very entry that was checked."""
+    names = [name for name in path.split("/") if name not in ("", ".")]
+    if not names or names[-1] == ".." or not links:
+        code = errno.EISDIR if links else errno.ELOOP
+        raise OSError(code, os.strerror(code))
+    at, safe, opened = "", True, [os.open("/", os.O_PATH)]
     try:
-        for _ in range(1000):  # names and links on the way
-            if not (names := [name for name in names if name not in ("", ".")]):
-                raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
-            name = names.pop(0)
+        while True:
+            folder, name = opened[-1], names.pop(0)
             if name == ".." and not safe:
                 raise OSError(errno.ELOOP, f"{at} can be moved by others than root: {at}/.. may be anything")
-            entry = open_entry(folder, name, make and bool(names))  # RACE: what is checked here is what is entered
+            entry = open_entry(folder, name, make and bool(names))
             if entry < 0:
-                return Place(folder, "/".join([at, name, *names]), None, safe and is_fixed(folder, None))
-            try:
-                stat = os.fstat(entry)
-                safe = safe and (name == ".." or is_fixed(folder, stat))
-                if stat.st_mode & S_IFMT == S_IFLNK:
-                    if not safe:
-                        why = "is a link that others than root can change; give its target instead"
-                        raise OSError(errno.ELOOP, f"{at}/{name} {why}")
-                    target = os.readlink("", dir_fd=entry)
-                    names[:0] = target.split("/")
-                    if target.startswith("/"):
-                        root = os.open("/", os.O_PATH)
-                        os.close(entry)
-                        at, folder, entry = "", root, folder
-                elif not names:
-                    return Place(folder, f"{at}/{name}", stat, safe)
-                else:
-                    at, folder, entry = at.rpartition("/")[0] if name == ".." else f"{at}/{name}", entry, folder
-            finally:
-                os.close(entry)
-        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
-    except BaseException:
-        os.close(folder)
-        raise
+                safe = safe and is_fixed(folder, None)
+                return Place(opened.pop(), "/".join([at, name, *names]), None, safe)
+            opened.append(entry)
+            stat = os.fstat(entry)
+            safe = safe and (name == ".." or is_fixed(folder, stat))
+            if stat.st_mode & S_IFMT == S_IFLNK:
+                if not safe:
+                    why = "is a link that others than root can change; give its target instead"
+                    raise OSError(errno.ELOOP, f"{at}/{name} {why}")
+                return find(os.path.join(at, os.readlink("", dir_fd=entry), *names), make, links - 1)
+            at = at.rpartition("/")[0] if name == ".." else f"{at}/{name}"
+            folder = opened.pop(0)
+            if not names:
+                return Place(folder, at, stat, safe)
+            os.close(folder)
+    finally:
+        for fd in opened:
+            os.close(fd)
 
 
 def is_fixed(folder: int, entry: os.stat_result | None) -> bool:
-    """Tell whether only root and overlord's own user can change an entry of a folder, or create it (None)."""
+    """Tell whether only root and overlord's own user can change an entry of a folder, or (None) create one."""
     own, above = (0, os.geteuid()), os.fstat(folder)
     trusted = above.st_uid in own
     if (trusted and not above.st_mode & 0o022) or os.fstatvfs(folder).f_flag & os.ST_RDONLY:
@@ -2499,20 +2405,23 @@ def is_fixed(folder: int, entry: os.stat_result | None) -> bool:
     return kind == S_IFDIR or (kind != S_IFLNK and entry.st_nlink == 1)
 
 
-def open_path(path: str, flags: int, kind: int) -> int:
-    """Open a file of that kind (inode(7)); create it and its folders if missing. Raises OSError."""
+def open_path(path: str, kind: int) -> int:
+    """Open a file of a kind (inode(7)) to append to; create it and its folders if missing. Raises OSError.
+    LINUX: a FIFO opened for reading too needs no reader, and its writer gets no SIGPIPE: fifo(7)."""
     place = find(path, make=True)
+    flags = os.O_APPEND | (os.O_RDWR if kind == S_IFIFO else os.O_WRONLY)
     flags |= os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | (0 if place.stat else os.O_CREAT | os.O_EXCL)
     try:
-        if place.stat and place.stat.st_mode & S_IFMT != kind:
-            raise OSError(errno.ELOOP, f"{place.path} is another kind of file by now")
         fd = os.open(os.path.basename(place.path), flags, 0o666, dir_fd=place.folder)
     finally:
         os.close(place.folder)
     stat, fault = os.fstat(fd), ""
-    if place.stat and not os.path.samestat(stat, place.stat):
+    before = place.stat or stat  # RACE: somebody may have replaced it since, or removed one of its names
+    if not os.path.samestat(before, stat):
         fault = "was replaced while it was opened"
-    elif stat.st_nlink > 1 and not place.safe:
+    elif stat.st_mode & S_IFMT != kind:
+        fault = "is another kind of file by now"
+    elif max(before.st_nlink, stat.st_nlink) > 1 and not place.safe:
         fault = "has a second name (a hard link), which may be root's"
     if fault:
         os.close(fd)
@@ -2520,47 +2429,26 @@ def open_path(path: str, flags: int, kind: int) -> int:
     return fd
 
 
-# What becomes of a line on its way to a reader of the container's output, or of a FIFO:
-#
-#     reader   the daemon runs              it has ended             overlord shuts down
-#     takes    written                      written                  written
-#     slow     kept; above STREAM_KEPT      kept up to STUCK_KEPT,   kept up to STUCK_KEPT
-#              the daemon has to wait       then left in its pipe
-#     stuck    the same                     the same                 dropped and counted after STUCK s
-#     gone     dropped                      dropped                  dropped
-class Stream:
-    """A pipe, terminal, FIFO or device that several sources write to."""
+class Sink:
+    """What several sources write lines to."""
 
+    fault = ""  # why it cannot be written now
     broken = False  # a failed write has sent SIGPIPE or SIGXFSZ to overlord: write(2)
+    drops: Callable[[int], bool]  # tells whether so many bytes more are dropped
+    flush: Callable[[], None]  # writes what can be written now
 
     def __init__(self, watch: Watch, fd: int) -> None:
-        self.watch, self.fd, path = watch, fd, f"/proc/self/fd/{fd}"
-        if fd < 3 and not os.path.isfile(path):
-            # LINUX: O_NONBLOCK belongs to the open file, which others share; this makes another one
-            self.fd = call_or(fd, os.open, path, os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_APPEND)
-        self.may_block = self.fd < 3 and not os.path.isfile(path)  # a socket, or another user's pipe
-        self.kept, self.lost = bytearray(), 0  # bytes; lines
-        self.progress = 0.0  # when the reader last took something, or was offered the first of it
-        self.ending = False  # overlord is shutting down
-        self.waiting: set[Capture] = set()
+        self.watch, self.fd = watch, fd
+        self.kept, self.lost = bytearray(), 0  # bytes still to be written; lines that were dropped
         self.unfinished: Capture | Log | None = None  # the source of an incomplete line
-        self.drained: Callable[[], None] = lambda: None  # called when nothing is kept
-
-    @property
-    def full(self) -> bool:
-        return len(self.kept) > (STUCK_KEPT if self.ending else STREAM_KEPT) and not self.is_given_up()
-
-    def is_given_up(self) -> bool:
-        """Tell whether lines for a stuck reader are dropped, so that daemons can end."""
-        return self.ending and len(self.kept) > STUCK_KEPT and time.monotonic() - self.progress > STUCK
+        self.waiting: set[Capture] = set()  # sources that wait
+        self.units: dict[str, None] = {}  # in the order in which they came
 
     def put(self, source: Capture | Log, text: bytes) -> None:
         """Write whole lines, or part of an overlong one, which another source may split in two."""
-        if self.is_given_up():
+        if self.drops(len(text)):
             self.lost += text.count(b"\n")
             return
-        if not self.kept:
-            self.progress = time.monotonic()
         prefix = source.prefix
         if self.unfinished is not source:
             self.kept += b"\n" + prefix if self.unfinished else prefix
@@ -2568,7 +2456,39 @@ class Stream:
         self.unfinished = None if text.endswith(b"\n") else source
         if prefix and not self.unfinished:
             del self.kept[-len(prefix) :]  # after the last newline. COST: slicing `text` first would copy it
-        self.flush()
+        if not self.fault:
+            self.flush()
+
+    def is_full(self) -> bool:
+        """Tell whether sources have to wait."""
+        return False
+
+    def release(self) -> None:
+        self.fd = self.watch.close(self.fd)
+
+
+class Stream(Sink):
+    """A pipe, terminal, FIFO or device. While its reader is slow, lines are kept; above STREAM_KEPT, daemons have to
+    wait; of those that have ended, and in a shutdown, STUCK_KEPT are kept. Once a reader has taken nothing for STUCK
+    seconds of a shutdown, further lines are dropped and counted. They are dropped, too, once it is gone."""
+
+    def __init__(self, watch: Watch, fd: int) -> None:
+        super().__init__(watch, fd)
+        path = f"/proc/self/fd/{fd}"
+        if fd < 3 and not os.path.isfile(path):
+            # LINUX: O_NONBLOCK belongs to the open file, which others share; this makes one of its own
+            self.fd = call_or(fd, os.open, path, os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_APPEND)
+        self.may_block = self.fd < 3 and not os.path.isfile(path)  # a socket, or another user's pipe
+        self.progress = 0.0  # when the reader last took something, or had to be waited for; 0: nothing is kept
+        self.ending = False  # overlord is shutting down
+        self.drained: Callable[[], None] = lambda: None  # called when nothing is kept
+
+    def is_full(self) -> bool:
+        return len(self.kept) > (STUCK_KEPT if self.ending else STREAM_KEPT) and not self.drops()
+
+    def drops(self, size: int = 0) -> bool:
+        """The reader is stuck, and daemons are to end."""
+        return self.ending and len(self.kept) > STUCK_KEPT and time.monotonic() - self.progress > STUCK
 
     def flush(self) -> None:
         before = len(self.kept)
@@ -2580,48 +2500,36 @@ class Stream:
             pass
         except OSError as error:  # nobody will ever read it
             self.kept.clear()
-            Stream.broken = Stream.broken or error.errno in (errno.EPIPE, errno.EFBIG)
-        if len(self.kept) < before:
-            self.progress = time.monotonic()
-        if self.kept:
-            self.watch.on(self.fd, select.EPOLLOUT, self.flush)
-        else:
+            Sink.broken = Sink.broken or error.errno in (errno.EPIPE, errno.EFBIG)
+        if not self.kept:
+            self.progress = 0.0
             self.watch.off(self.fd)
             self.drained()
-        if self.ending and self.full:
+        else:
+            if not self.progress or len(self.kept) < before:
+                self.progress = time.monotonic()
+            self.watch.on(self.fd, select.EPOLLOUT, self.flush)
+        if self.ending and self.is_full():
             self.watch.later(self.progress + STUCK, self.flush)  # to give up a reader that is still stuck
-        while self.waiting and not self.full:
+        while self.waiting and not self.is_full():
             self.waiting.pop().resume()
 
-    def release(self) -> None:
-        self.fd = self.watch.close(self.fd)
 
-
-class LogFile:
-    """A log file: appended to, rotated, and opened again when somebody has moved or removed it.
-    While it cannot be written, FILE_KEPT bytes are kept and further lines counted. No unit waits for it."""
-
-    full = False
+class LogFile(Sink):
+    """A log file: rotated, and opened again when somebody has moved or removed it. No unit waits for it: while it
+    cannot be written, FILE_KEPT bytes are kept and further lines counted."""
 
     def __init__(self, watch: Watch, path: str, most: int, keep: int, say: Callable[[str, str, str], None]) -> None:
-        self.watch, self.path, self.most, self.keep, self.say = watch, path, most, keep, say
-        self.fd, self.opened = -1, os.stat_result([0] * 10)
-        self.kept, self.lost = bytearray(), 0  # bytes; lines
-        self.fault = self.rotation_fault = ""  # why it cannot be written, or rotated
+        super().__init__(watch, -1)
+        self.path, self.most, self.keep, self.say = path, most, keep, say
+        self.opened = os.stat_result([0] * 10)
+        self.rotation_fault = ""
         self.timer: list[Any] | None = None  # for the next try
-        self.units: dict[str, None] = {}  # in the order in which they came
-        self.unfinished: Capture | None = None
 
-    def put(self, source: Capture, block: bytes) -> None:
-        if self.fault and len(self.kept) + len(block) > FILE_KEPT:
-            self.lost += block.count(b"\n")
-            return
-        self.kept += block if self.unfinished in (None, source) else b"\n" + block
-        self.unfinished = None if block.endswith(b"\n") else source
-        if not self.fault:
-            self.write_kept()
+    def drops(self, size: int) -> bool:
+        return bool(self.fault) and len(self.kept) + size > FILE_KEPT
 
-    def write_kept(self) -> None:
+    def flush(self) -> None:
         fault = ""
         try:
             while self.kept:
@@ -2633,8 +2541,8 @@ class LogFile:
                 del self.kept[: os.write(self.fd, piece)]
         except OSError as error:
             fault = error.strerror or "error"
-            Stream.broken = Stream.broken or error.errno == errno.EFBIG
-            self.timer = self.watch.later(time.monotonic() + FILE_RETRY, self.write_kept, self.timer)
+            Sink.broken = Sink.broken or error.errno == errno.EFBIG
+            self.timer = self.watch.after(FILE_RETRY, self.flush, self.timer)
         if fault and fault != self.fault:
             kept = f"up to {spell_size(FILE_KEPT)} of lines are kept until it can be written"
             self.log_message("error", f"cannot write {self.path}: {fault}; {kept}")
@@ -2645,8 +2553,7 @@ class LogFile:
         self.fault = fault
 
     def make_room(self, size: int) -> None:
-        """Open the file if needed, and rotate it if so many bytes more do not fit. Raises OSError.
-        COST: one stat(2) a block, to see whether somebody has moved or truncated the file."""
+        """Rotate the file if so many bytes more do not fit; open it if somebody has moved it. Raises OSError."""
         stat = call_or(None, os.stat, self.path)
         if not stat or not os.path.samestat(stat, self.opened):
             stat = self.open_file()
@@ -2654,13 +2561,13 @@ class LogFile:
             self.open_file()
 
     def open_file(self) -> os.stat_result:
-        fd = open_path(self.path, os.O_WRONLY | os.O_APPEND, S_IFREG)
+        fd = open_path(self.path, S_IFREG)
         self.watch.close(self.fd)
         self.fd, self.opened = fd, os.fstat(fd)
         return self.opened
 
     def rotate(self) -> bool:
-        """Rename PATH to PATH.1, PATH.1 to PATH.2 and so on; return whether that succeeded."""
+        """Rename PATH to PATH.1, PATH.1 to PATH.2 and so on. Return whether that succeeded."""
         folder, path, *_ = find(self.path)
         name, fault = os.path.basename(path), ""
         try:
@@ -2684,14 +2591,13 @@ class LogFile:
         self.say(level, ", ".join(self.units), text)
 
     def release(self) -> None:
-        """Write what can be written now, and close the file."""
         if self.kept:
-            self.write_kept()
+            self.flush()
         self.watch.cancel(self.timer)
         if self.fault:
             lost = self.lost + self.kept.count(b"\n")
             self.log_message("warning", f"{lost} lines for {self.path} were given up: {self.fault}")
-        self.fd = self.watch.close(self.fd)
+        super().release()
 
 
 class Tail:
@@ -2700,11 +2606,9 @@ class Tail:
     def __init__(self) -> None:
         self.blocks: deque[bytes] = deque()  # each holds at least one line
         self.size = 0
-        self.seek: Callable[[bytes], None] | None = None
 
     def add(self, text: bytes) -> None:
-        """COST: nothing is searched or copied."""
-        self.blocks.append(text)
+        self.blocks.append(text)  # COST: it is neither searched nor copied
         self.size += len(text)
         while len(self.blocks) > TAIL_LINES or (self.size > TAIL_BYTES and len(self.blocks) > 1):
             self.size -= len(self.blocks.popleft())
@@ -2717,7 +2621,7 @@ class Tail:
 class Capture:
     """The pipe from the stdout or stderr of a unit, one process after the other, to its sink."""
 
-    def __init__(self, output: Output, unit: str, target: str, sink: Stream | LogFile, prefix: bytes) -> None:
+    def __init__(self, output: Output, unit: str, target: str, sink: Sink, prefix: bytes) -> None:
         self.output, self.unit, self.target, self.sink, self.prefix = output, unit, target, sink, prefix
         self.watch, self.tail = output.watch, output.tails[unit]
         self.fd, self.end = os.pipe()
@@ -2731,9 +2635,9 @@ class Capture:
             self.watch.on(self.fd, select.EPOLLIN, self.read_pipe)
 
     def read_pipe(self) -> None:
-        """Read one block, unless the sink is full. COST: after a small block that follows another at once, let the
-        pipe fill for REST seconds. For a unit that writes 100 bytes at a time, that halves the processor time."""
-        if isinstance(self.sink, Stream) and self.sink.full:
+        """Read one block, unless the sink is full. COST: after small blocks in a row, let the pipe fill for REST
+        seconds, which halves the processor time for a unit that writes 100 bytes at a time."""
+        if self.sink.is_full():
             self.watch.off(self.fd)
             self.sink.waiting.add(self)
             return
@@ -2744,7 +2648,7 @@ class Capture:
         self.looked = now
 
     def read_block(self) -> int:
-        """Pass on what can be read at once; return its size."""
+        """Pass on what can be read now; return its size."""
         block = call_or(b"", os.read, self.fd, LINE_MAX - len(self.line))
         self.pass_lines(block)
         return len(block)
@@ -2759,19 +2663,16 @@ class Capture:
             return
         text, self.line = self.line + block[:end], block[end:]
         self.tail.add(text)
-        if self.tail.seek:
-            self.tail.seek(text)
         self.output.follow(self.unit, text)
         self.sink.put(self, text)
 
     def is_blocked(self) -> bool:
-        """Tell whether the sink takes no more even of a process that has ended."""
-        return self.sink.full and len(self.sink.kept) >= STUCK_KEPT
+        """Tell whether the sink takes no more, even of a process that has ended."""
+        return self.sink.is_full() and len(self.sink.kept) >= STUCK_KEPT
 
     def finish_run(self, left: bool = False) -> None:
-        """Read what a process has left, and end its last line, unless others are `left` that may do that.
-        COST: no more than a pipe holds, since others may go on writing."""
-        for _ in range(2 * PIPE_SIZE // LINE_MAX):
+        """Read what a process has left, and end its last line, unless others are `left` that may do that."""
+        for _ in range(2 * PIPE_SIZE // LINE_MAX):  # all that a pipe holds: others may go on writing
             if self.is_blocked() or not self.read_block():
                 break
         if not left and not self.is_blocked() and (self.line or self.sink.unfinished is self):
@@ -2779,7 +2680,7 @@ class Capture:
 
 
 def spell_json(value: Any) -> str:
-    """Return JSON for str, list, dict, numbers and None: python3-minimal has no json module."""
+    """Return JSON. python3-minimal has no json module."""
     if isinstance(value, dict):
         return "{" + ", ".join(f"{spell_json(key)}: {spell_json(each)}" for key, each in value.items()) + "}"
     if isinstance(value, list):
@@ -2797,13 +2698,12 @@ def clean(text: str) -> str:
 
 
 class Log:
-    """overlord's own messages. While nobody reads, LOG_KEPT bytes are kept and further messages counted."""
+    """overlord's own messages. While nobody reads, LOG_KEPT bytes are kept and later ones counted."""
 
     prefix = b""
 
-    def __init__(self, stream: Stream, level: str = "info", form: str = "text") -> None:
-        self.stream = stream
-        self.level, self.form = level, form
+    def __init__(self, stream: Stream, level: str, form: str) -> None:
+        self.stream, self.level, self.form = stream, level, form
         self.backlog = self.lost = 0  # bytes in what the stream keeps; messages
         stream.drained = self.catch_up
 
@@ -2826,7 +2726,7 @@ class Log:
         return ("\n".join(lines) + "\n").encode("utf-8", "surrogateescape")
 
     def message(self, level: str, unit: str, text: str, details: Any = None, always: bool = False) -> None:
-        """Write a message, if its level is high enough. Never raises, never waits."""
+        """Write a message if its level is high enough."""
         if not always and LEVELS.index(level) < LEVELS.index(self.level):
             return
         line = self.spell(level, unit, text, details or {})
@@ -2837,7 +2737,7 @@ class Log:
         self.backlog = self.backlog + len(line) if self.stream.kept else 0
 
     def catch_up(self) -> None:
-        if self.lost and not self.stream.kept:
+        if self.lost:
             lost, self.lost = self.lost, 0
             self.message("warning", "", f"{lost} messages were lost, since nobody read them", always=True)
 
@@ -2849,14 +2749,14 @@ class Output:
         self.watch, self.colour = watch, colour
         err = Stream(watch, 2)
         self.streams = {1: err if os.path.samefile(1, 2) else Stream(watch, 1), 2: err}  # the container's
-        self.sinks: dict[str, Stream | LogFile] = {}
+        self.sinks: dict[str, Sink] = {}  # others, by path
         self.captures: dict[tuple[str, int], Capture] = {}
         self.tails: dict[str, Tail] = {}
         self.follow: Callable[[str, bytes], None] = lambda unit, text: None  # gets all captured output
         self.log = Log(err, level, form)
 
     def wire_output(self, spec: Spec) -> tuple[int, int]:
-        """Return a unit's stdout and stderr, -1 for /dev/null. Raises StartError."""
+        """Return what becomes a unit's stdout and stderr; -1 is /dev/null. Raises StartError."""
         out = self.writing_end(spec, 1)
         if spec.stderr == "stdout" or (spec.stderr == spec.stdout and spec.stderr[0] == "/"):
             self.unwire(spec.name, [2])
@@ -2886,7 +2786,7 @@ class Output:
             raise StartError(f"{name} {target}: {error.strerror}", error.errno in SCARCE) from None
         return capture.end
 
-    def sink(self, path: str, spec: Spec) -> Stream | LogFile:
+    def sink(self, path: str, spec: Spec) -> Sink:
         """Return the one writer of a file, whatever its path. Raises OSError."""
         for fd, stream in self.streams.items():
             if call_or(False, os.path.samefile, path, fd):
@@ -2902,12 +2802,10 @@ class Output:
             kind = place.stat.st_mode & S_IFMT if place.stat else S_IFREG
             if kind == S_IFREG:
                 sink = LogFile(self.watch, place.path, spec.log_max, spec.log_keep, self.log.message)
-            else:  # LINUX: a FIFO opened for reading too needs no reader, and its writer gets no SIGPIPE: fifo(7)
-                flags = os.O_RDWR if kind == S_IFIFO else os.O_WRONLY
-                sink = Stream(self.watch, open_path(place.path, flags, kind))
+            else:
+                sink = Stream(self.watch, open_path(place.path, kind))
             self.sinks[place.path] = sink
-        if isinstance(sink, LogFile):
-            sink.units[spec.name] = None
+        sink.units[spec.name] = None
         return sink
 
     def of(self, name: str) -> list[Capture]:
@@ -2915,15 +2813,13 @@ class Output:
 
     def unwire(self, name: str, fds: Iterable[int] = (1, 2)) -> None:
         """Stop capturing descriptors of a unit. Close files that nobody writes to any more."""
-        ended = [self.captures.pop((name, fd)) for fd in fds if (name, fd) in self.captures]
-        if not ended:
-            return
-        for capture in ended:
+        for key in [(name, fd) for fd in fds if (name, fd) in self.captures]:
+            capture = self.captures.pop(key)
             capture.finish_run()
             capture.fd = self.watch.close(capture.fd)
             os.close(capture.end)
         if not self.of(name):
-            del self.tails[name]
+            self.tails.pop(name, None)
         used = {capture.sink for capture in self.captures.values()}
         for path in [path for path, sink in self.sinks.items() if sink not in used]:
             self.sinks.pop(path).release()
@@ -2936,7 +2832,7 @@ class Output:
                 capture.sink.most, capture.sink.keep = spec.log_max, spec.log_keep
 
     def all_streams(self) -> set[Stream]:
-        return {*self.streams.values(), *(sink for sink in self.sinks.values() if isinstance(sink, Stream))}
+        return {each for each in (*self.streams.values(), *self.sinks.values()) if isinstance(each, Stream)}
 
     def begin_shutdown(self) -> None:
         """Let no stuck reader keep daemons from ending. May be called again."""
@@ -2946,7 +2842,7 @@ class Output:
                 stream.flush()
 
     def write_rest(self, until: float) -> None:
-        """Write all that is left, until `until` at most. Give up a stuck reader sooner."""
+        """Write all that is left, until `until` at most; give up a stuck reader sooner."""
         self.begin_shutdown()
         while True:
             for capture in self.captures.values():
@@ -2976,7 +2872,7 @@ def try_stage(stage: str, call: Callable[..., Any], *words: Any) -> Any:
         raise StartError(f"{stage}: {error.strerror or error}", passing=error.errno in SCARCE) from None
 
 
-# What a shell does not look up as a program: POSIX 2.9, dash(1), bash(1), busybox ash.
+# What no shell looks up as a program: POSIX 2.9, dash(1), bash(1), busybox ash.
 SHELL_WORDS = frozenset(
     """. : [ [[ alias bg bind break builtin caller case cd chdir command compgen complete compopt continue coproc
     declare dirs disown do done echo elif else enable esac eval exec exit export false fc fg fi for function getopts
@@ -2998,13 +2894,13 @@ def first_program(cmd: str) -> str:
 
 
 def command_line(cmd: str, environment: Mapping[bytes, bytes]) -> list[str]:
-    """Return the arguments to execute for a `cmd`: its words if they are plain, else a shell's, with `exec` before a
-    simple command. Plain words avoid the shell because dash drops variables with a dot in their names."""
+    """Return the arguments to execute for a `cmd`: its words if they are plain (dash drops variables whose names have a
+    dot), else a shell's, with `exec` before a simple command."""
     cmd = cmd.strip()
     first = first_program(cmd)
     if not first or f"BASH_FUNC_{first}%%".encode() in environment:
         return ["/bin/sh", "-c", cmd]
-    if PLAIN_LETTERS.issuperset(cmd):  # COST: most are, and no pattern is compiled
+    if PLAIN_LETTERS.issuperset(cmd):  # COST: for most, no pattern is compiled
         return cmd.split()
     if re.fullmatch(PLAIN_COMMAND, cmd):
         words = re.findall(PLAIN_WORD, cmd, re.ASCII)
@@ -3047,19 +2943,16 @@ def execute(argv: Iterable[str | bytes], environment: Mapping[bytes, bytes]) -> 
 VARIABLE = rb"[^\s'\"$=]+"
 
 
-def variable_files(spec: Spec, environment: Mapping[bytes, bytes], read: Callable[..., Any]) -> Iterator[Any]:
+def variable_files(spec: Spec, environment: Mapping[bytes, bytes], read: Callable[[str], Any]) -> Iterator[Any]:
     """Yield of each file with variables: its name in messages, its path, the variable whose value is the whole content
-    ("": it has lines KEY=value), and what `read` returns: the content, the names in a folder, or an OSError."""
-    for path in spec.env_file:
-        path = path[path[0] == "-" :]
+    ("": it has lines KEY=value), and what `read` returns, as `try_read`."""
+    for given in spec.env_file:
+        path = given[given[0] == "-" :]
         content = read(path)
-        if not isinstance(content, list):
+        if isinstance(content, list):
+            yield from ((f"env_file {each}", each, os.path.basename(each), read(each)) for each in content)
+        else:
             yield f"env_file {path}", path, "", content
-            continue
-        for name in sorted(content):
-            content = read(f"{path}/{name}", inside=True)
-            if name[0] != "." and not isinstance(content, list):
-                yield f"env_file {path}/{name}", f"{path}/{name}", name, content
     for name in spec.secrets:
         path = decode(environment.get(f"{name}_FILE".encode(), b"")) or f"/run/secrets/{name}"
         content = read(path)
@@ -3068,14 +2961,13 @@ def variable_files(spec: Spec, environment: Mapping[bytes, bytes], read: Callabl
         yield f"secret {name}: {path}", path, name, content
 
 
-def try_read(path: str, inside: bool = False) -> bytes | list[str] | OSError:
-    """Return the content of a file, or the names in a folder. `inside` a folder, only regular files are read: all else
-    is as an empty folder."""
+def try_read(path: str) -> bytes | list[str] | OSError:
+    """Return the content of a file, or the paths of the regular files in a folder that are not hidden."""
     try:
-        kind = os.stat(path).st_mode & S_IFMT
-        if inside and kind != S_IFREG:
-            return []
-        return os.listdir(path) if kind == S_IFDIR else slurp(path)
+        if not os.path.isdir(path):
+            return slurp(path)
+        inside = [f"{path}/{name}" for name in sorted(os.listdir(path)) if name[0] != "."]
+        return [each for each in inside if os.path.isfile(each) or not os.path.exists(each)]
     except OSError as error:
         return error
 
@@ -3084,12 +2976,12 @@ def read_fixed(spec: Spec, environment: Mapping[bytes, bytes]) -> dict[str, byte
     """Read, with overlord's rights, the files with variables that only root and overlord's user can replace."""
     held: dict[str, bytes | list[str] | OSError] = {}
 
-    def hold(path: str, inside: bool = False) -> bytes | list[str] | OSError:
+    def hold(path: str) -> bytes | list[str] | OSError:
         place = call_or(None, find, os.path.join(os.getcwd(), path))
         if place:
             os.close(place.folder)
             if place.safe:
-                held[path] = try_read(path, inside)
+                held[path] = try_read(path)
         return held.get(path, b"")
 
     list(variable_files(spec, environment, hold))
@@ -3097,12 +2989,12 @@ def read_fixed(spec: Spec, environment: Mapping[bytes, bytes]) -> dict[str, byte
 
 
 def read_variables(spec: Spec, environment: Mapping[bytes, bytes], held: Mapping[str, Any]) -> dict[bytes, bytes]:
-    """Return the variables of `env_file` and `secrets`; reads, as the unit's user, the files that are not in `held`,
-    from `read_fixed`. Raises StartError, which shows no value."""
+    """Return the variables of `env_file` and `secrets`. Reads what is not in `held`, from `read_fixed`, with the rights
+    of this process. Raises StartError, which shows no value."""
     found: dict[bytes, bytes] = {}
 
-    def recall(path: str, inside: bool = False) -> Any:
-        return held[path] if path in held else try_read(path, inside)
+    def recall(path: str) -> Any:
+        return held[path] if path in held else try_read(path)
 
     for what, path, whole, content in variable_files(spec, environment, recall):
         if isinstance(content, OSError):
@@ -3158,7 +3050,7 @@ def identity(uid: str | None, gid: str | None) -> tuple[Any, Any, dict[bytes, by
     """Return the numbers of a user and a group, and the user's variables. Raises StartError."""
     number, group, variables = None, None, {}
     if uid is not None:
-        import pwd  # PYTHON: a file of its own, as `grp`: opened only where it is needed
+        import pwd
 
         try:
             user = pwd.getpwuid(int(uid)) if is_number(uid, 10) else pwd.getpwnam(uid)
@@ -3179,6 +3071,23 @@ def identity(uid: str | None, gid: str | None) -> tuple[Any, Any, dict[bytes, by
     return number, group, variables
 
 
+def take_identity(spec: Spec) -> dict[bytes, bytes]:
+    """Become a unit's user and group; return the user's variables. Raises StartError."""
+    uid, gid, variables = identity(spec.uid, spec.gid)
+    if uid == os.geteuid() and (spec.gid is None or gid == os.getegid()):
+        return variables  # it is overlord's own, and needs no privilege
+    stage = f"gid {spec.gid}" if uid in (None, os.geteuid()) else f"uid {spec.uid}"
+    if os.geteuid():
+        stage += f" (only root can take another, and this is user {os.geteuid()})"
+    if uid is not None:
+        try_stage(stage, os.initgroups, decode(variables[b"USER"]), gid)
+    if gid not in (None, os.getegid()):
+        try_stage(stage, os.setgid, gid)
+    if uid is not None:
+        try_stage(stage, os.setuid, uid)
+    return variables
+
+
 def exists(target: int) -> bool:
     """Tell whether there is a process, or with a minus a process group. Zombies count."""
     try:
@@ -3195,7 +3104,7 @@ def is_masked(status: str, masks: bytes, signum: int) -> bool:
 
 
 def survives(pid: int, signum: int) -> bool:
-    """Tell whether a signal is known not to kill a process: by default, or as one of its threads handles it."""
+    """Tell whether a signal surely does not kill a process: by default, or since a thread of it handles that."""
     if signum in HARMLESS:
         return True
     if is_becoming(pid):
@@ -3215,41 +3124,21 @@ def with_continue(signum: int) -> tuple[int, ...]:
     return (signum,) if signum == SIGNALS["KILL"] else (signum, SIGNALS["CONT"])
 
 
-LOCAL = frozenset(
-    b"""aufs bcachefs bpf btrfs cgroup cgroup2 configfs debugfs devpts devtmpfs efivarfs erofs ext2 ext3 ext4 f2fs
-    fusectl hugetlbfs iso9660 jfs mqueue nsfs overlay proc pstore ramfs rootfs securityfs selinuxfs squashfs sysfs
-    tmpfs tracefs vfat xfs zfs""".split()
-)
-
-
-def may_hang() -> bool:
-    """Tell whether a file system is mounted that depends on other machines or processes (NFS, FUSE)."""
-    mounts = call_or(None, slurp, "/proc/self/mounts")
-    return mounts is None or not {line.split()[2] for line in mounts.splitlines()} <= LOCAL
-
-
-NEED_FORK = "uid gid umask nice dir limits env_file secrets pidfile".split()  # posix_spawn(3) cannot do these
-if TYPE_CHECKING:
-    Pair = tuple[int, int]
-
-
 class Kernel:
     def __init__(self, environment: dict[bytes, bytes], mask: set[int]) -> None:
         self.environment, self.mask = environment, mask
         self.ignored = {n for n in SETTABLE if signal.getsignal(n) == signal.SIG_IGN} - OWN_FAULTS
-        # LINUX: dup2 of a descriptor to itself does not make it inheritable, nor does posix_spawn before glibc 2.29
-        self.may_spawn = is_inheritable(1) and is_inheritable(2) and not may_hang()
         fill_standard(os.O_RDWR)
         entries = call_or(range(256), os.listdir, "/proc/self/fd")
-        # the descriptors that overlord was started with. PYTHON: its own are not inheritable
-        self.handed = [fd for fd in map(int, entries) if fd > 2 and is_inheritable(fd)]
+        # what overlord was started with; PYTHON: its own are not inheritable
+        self.handed = [fd for fd in map(int, entries) if fd > 2 and call_or(False, os.get_inheritable, fd)]
         for fd in self.handed:
             os.set_inheritable(fd, False)
         self.null = os.open(os.devnull, os.O_RDWR)
         self.failures, self.failing = os.pipe()  # children write there why they failed
         os.set_blocking(self.failures, False)
         self.reasons: dict[int, str] = {}  # pid -> why it failed
-        # children that are no main process (probes, say) -> what is called with their exit code and reason
+        # children that are no main process, as probes -> what takes their exit code and reason
         self.helpers: dict[int, Callable[[int, str], None]] = {}
         self.terminal = False  # the main command has the terminal
         self.oom, self.oom_seen = oom_kills()[0], -OOM_WINDOW  # their number so far, and when it grew
@@ -3269,21 +3158,17 @@ class Kernel:
 
         return self.fork(become_main, apart=False)
 
-    def make_process(self, spec: Spec, stdio: Pair, extra: Mapping[str, str], fds: Mapping[int, int]) -> int:
-        """Return the pid of a new process for a unit. Raises StartError. `stdio`: what becomes descriptors 1 and 2,
-        -1 for /dev/null; `extra`: more variables, "" for its own pid; `fds`: numbers of more, and what becomes them."""
-        pid = 0 if fds or "" in extra.values() else self.posix_spawn(spec, stdio, extra)
-        return pid or self.fork(lambda: self.become(spec, stdio, extra, fds))
-
-    def fork(self, child: Callable[[], tuple[str, int]], apart: bool = True) -> int:
-        """Return the pid of a child that makes a call, which returns why it failed, or "", and an exit code for that;
-        `apart`: in a session of its own. Raises StartError. RACE: all signals are blocked until `shed_signals`, since
-        the child shares overlord's wake-up pipe."""
+    def fork(self, child: Callable[[], tuple[str, int]], ended: Any = None, apart: bool = True) -> int:
+        """Return the pid of a child that makes a call, which returns why it failed, or "", and an exit code for that.
+        `ended`: see `helpers`; `apart`: in a session of its own. Raises StartError. RACE: all signals are blocked until
+        `shed_signals`, since the child shares overlord's wake-up pipe."""
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, ALL_SIGNALS)
         try:
             pid = os.fork()
             if not pid:
                 self.run_child(child, apart)
+            if ended:
+                self.helpers[pid] = ended
             return pid
         except OSError as error:
             raise StartError(f"fork: {error.strerror}", passing=True) from None
@@ -3308,11 +3193,10 @@ class Kernel:
             os._exit(code if text else 0)
 
     def compute(self, call: Callable[[], bytes], done: Callable[[bytes], None]) -> None:
-        """Make a call in a child, and hand over the result, or b"" if it fails. Raises StartError.
-        Without memfd_create(2), overlord makes the call itself."""
+        """Make a call in a child, and hand over the result, or b"" if it fails. Raises StartError."""
         try:
             data = open(os.memfd_create("overlord"), "w+b", buffering=0)  # noqa: SIM115
-        except (AttributeError, OSError):
+        except (AttributeError, OSError):  # without memfd_create(2), overlord makes the call itself
             done(call())
             return
 
@@ -3325,55 +3209,30 @@ class Kernel:
                 data.seek(0)
                 done(b"" if code else data.read())
 
-        self.helpers[self.fork(child)] = hand_over_result
+        self.fork(child, hand_over_result)
 
-    def posix_spawn(self, spec: Spec, stdio: Pair, extra: Mapping[str, str]) -> int:
-        """Return the pid of a new process, or 0 if that takes a fork. COST: half the time of a fork: no page tables
-        are copied. LINUX: blocks until the exec, hence `may_hang`."""
-        if not self.may_spawn or any(getattr(spec, option) not in (None, ()) for option in NEED_FORK):
-            return 0
-        environment = self.variables(spec, dict(self.environment), extra)
-        argv = command_line(spec.cmd, environment)
-        sources = [self.null if given < 0 else given for given in (-1, *stdio)]
-        try:
-            actions = [(os.POSIX_SPAWN_DUP2, source, fd) for fd, source in enumerate(sources)]
-            paths = find_paths(os.fsencode(argv[0]), environment)
-            path = next(path for path in paths if os.access(path, os.X_OK))
-            return os.posix_spawn(
-                path, argv, environment, file_actions=actions, setsid=True, setsigmask=(), setsigdef=SETTABLE
-            )
-        except (StopIteration, OSError, ValueError, NotImplementedError, AttributeError):  # fork tells what is wrong
-            return 0
-
-    def variables(self, spec: Spec, environment: dict[bytes, bytes], extra: Mapping[str, str]) -> dict[bytes, bytes]:
-        """Add a unit's variables to an environment, and return it. Raises StartError."""
-        pairs, own = spec.env, own_variables(spec.name, spec.instance)
-        if spec.env_file or spec.secrets:  # else the configuration has filled them
-            try:
-                pairs = fill_env(pairs, {**{decode(key): decode(value) for key, value in environment.items()}, **own})
-            except Mistake as error:
-                raise StartError(f"env: {error}") from None
-        for key, value in (*pairs, *own.items(), *extra.items()):
-            environment[os.fsencode(key)] = os.fsencode(value)
-        return environment
-
-    def become(self, spec: Spec, stdio: Pair, extra: Mapping[str, str], fds: Mapping[int, int]) -> tuple[str, int]:
-        """Turn this child into the process of a unit. Return why `execute` failed. Raises OSError, StartError."""
+    def become(self, spec: Spec, stdio: Any, extra: Mapping[str, str], fds: Mapping[int, int]) -> tuple[str, int]:
+        """Turn this child into the process of a unit. Return why `execute` failed. Raises OSError, StartError.
+        `stdio`: two descriptors that become 1 and 2, -1 for /dev/null; `extra`: more variables, "" for its own pid;
+        `fds`: numbers of more descriptors, and what becomes them."""
         for number, given in enumerate((-1, *stdio)):
-            put_descriptor(self.null if given < 0 else given, number)
+            os.dup2(self.null if given < 0 else given, number)
+            os.set_inheritable(number, True)  # which dup2 of one to itself does not do
+            if given > 2 and spec.uid is not None:  # LINUX: only its owner can open a pipe again, by /dev/stdout
+                call_or(None, os.fchown, number, identity(spec.uid, None)[0], -1)
         os.close(self.null)  # the rest needs a descriptor, and there may be no other left
         if fds:  # what becomes one of them may have the number of another
             raised = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, max(fds) + 1) for fd in (self.failing, *fds.values())]
             self.failing = raised.pop(0)
             for number, given in zip(fds, raised):
-                put_descriptor(given, number)
+                os.dup2(given, number)
         extra = {key: value or str(os.getpid()) for key, value in extra.items()}
-        environment = self.take_place(spec, stdio, extra)
+        environment = self.take_place(spec, extra)
         if spec.pidfile:
             try_stage(f"pidfile {spec.pidfile}", remove_pidfile, spec.pidfile)
         return execute(command_line(spec.cmd, environment), environment)
 
-    def take_place(self, spec: Spec, stdio: Pair, extra: Mapping[str, str]) -> dict[bytes, bytes]:
+    def take_place(self, spec: Spec, extra: Mapping[str, str]) -> dict[bytes, bytes]:
         """Give this process all of a unit's but descriptors, and return its environment. Raises OSError, StartError."""
         if spec.umask is not None:
             os.umask(spec.umask)
@@ -3382,10 +3241,16 @@ class Kernel:
         if spec.limits:
             set_limits(spec.limits)
         environment, held = dict(self.environment), read_fixed(spec, self.environment)
-        if spec.uid is not None or spec.gid is not None:
-            environment.update(self.take_identity(spec, stdio))
+        environment.update(take_identity(spec))
         environment.update(read_variables(spec, environment, held))
-        self.variables(spec, environment, extra)
+        pairs, own = spec.env, own_variables(spec.name, spec.instance)
+        if spec.env_file or spec.secrets:  # else the configuration has filled them
+            try:
+                pairs = fill_env(pairs, {**{decode(key): decode(value) for key, value in environment.items()}, **own})
+            except Mistake as error:
+                raise StartError(f"env: {error}") from None
+        for key, value in (*pairs, *own.items(), *extra.items()):
+            environment[os.fsencode(key)] = os.fsencode(value)
         if spec.dir:
             try_stage(f"dir {spec.dir}", os.chdir, spec.dir)
         return environment
@@ -3403,24 +3268,6 @@ class Kernel:
             child, _, text = line.partition(b" ")
             self.reasons[int(child)] = decode(text)
         return self.reasons.pop(pid, "")
-
-    def take_identity(self, spec: Spec, stdio: Pair) -> dict[bytes, bytes]:
-        """Become the unit's user and group, and return the user's variables. Runs in the child. Raises StartError.
-        LINUX: only the owner of a pipe can open it again, by /dev/stdout; hence the fchown."""
-        uid, gid, variables = identity(spec.uid, spec.gid)
-        if uid == os.geteuid() and (spec.gid is None or gid == os.getegid()):
-            return variables  # it is overlord's own, and needs no privilege
-        stage = f"gid {spec.gid}" if uid in (None, os.geteuid()) else f"uid {spec.uid}"
-        if uid is not None:
-            for fd, given in enumerate(stdio, 1):
-                if given > 2:
-                    call_or(None, os.fchown, fd, uid, -1)
-            try_stage(stage, os.initgroups, decode(variables[b"USER"]), gid)
-        if gid not in (None, os.getegid()):
-            try_stage(stage, os.setgid, gid)
-        if uid is not None:
-            try_stage(stage, os.setuid, uid)
-        return variables
 
     def send_signals(self, pid: int, *signums: int) -> str:
         """Send signals to a process, or with a minus to a group, if it is there. Return what is wrong, or ""."""
@@ -3456,15 +3303,9 @@ class Kernel:
         return HINTS.get(code, "")
 
 
-def put_descriptor(given: int, number: int) -> None:
-    if given != number:
-        os.dup2(given, number)
-    os.set_inheritable(number, True)
-
-
 def oom_kills() -> tuple[int, str]:
-    """Return how many processes of this cgroup the kernel has killed out of memory, and the limit in words.
-    LINUX: the cgroup (version 1 or 2) is where /proc/self/cgroup says, or in a container /sys/fs/cgroup itself."""
+    """Return how many processes of this cgroup were killed out of memory, and the limit in words. LINUX: the cgroup is
+    where /proc/self/cgroup says, or in a container /sys/fs/cgroup itself: version 1 or 2, see cgroups(7)."""
     lines = [line.split(":", 2) for line in decode(call_or(b"", slurp, "/proc/self/cgroup")).splitlines()]
     paths = [*(path for _, kinds, path in lines if not kinds or "memory" in kinds.split(",")), ""]
     for path in paths:
@@ -3489,10 +3330,6 @@ def fill_standard(flags: int) -> None:
             os.open(os.devnull, flags)
 
 
-def is_inheritable(fd: int) -> bool:
-    return bool(call_or(False, os.get_inheritable, fd))
-
-
 FOREGROUND = {  # what keeps a program in the foreground
     "nginx": "-g 'daemon off;'", "apache2": "-D FOREGROUND", "httpd": "-D FOREGROUND", "apache2ctl": "-D FOREGROUND",
     "php-fpm": "-F", "redis-server": "--daemonize no", "sshd": "-D", "cron": "-f", "crond": "-f", "rsyslogd": "-n",
@@ -3507,12 +3344,14 @@ HINTS = {
 # ============================================================================================================== Kin
 # Which process belongs to which unit: from a reading of /proc and the records of the units.
 
-Process = namedtuple("Process", "pid born name parent session", defaults=("", 0, 0))  # born: clock ticks since boot
+# From proc_pid_stat(5). born: clock ticks since boot; memory: resident pages; ticks: of processor time, with that of
+# children that it has waited for.
+Process = namedtuple("Process", "pid born name parent session memory ticks", defaults=("", 0, 0, 0, 0))
 # What a process shows of its maker. unit: its OVERLORD_NAME, "" if it has the container's environment (docker exec),
 # None if unknown. shown: the environment can be read. user: the real uid. fleeting: it is ending, or in an exec.
 Origin = namedtuple("Origin", "unit shown user fleeting", defaults=(None, False, None, False))
 Stranger = namedtuple("Stranger", "born makers")  # a process of no unit, and the units that may have made it
-HELPER, OUTSIDE = "a helper of overlord's", "from outside (docker exec)"
+HELPER = "a helper of overlord's"
 OF_A_LOGIN = b"TERM HOME USER LOGNAME SHELL PWD SHLVL _".split()  # what `docker exec` may set
 
 
@@ -3524,21 +3363,22 @@ def read_process(pid: int, strict: bool = False) -> Process | None:
         if strict and error.errno in SCARCE:
             raise
         return None
-    fields = rest.split(None, 20)
-    if len(fields) < 21 or (fields[0] in b"ZX" and int(fields[17]) <= 1):
+    fields = rest.split(None, 22)
+    if len(fields) < 22 or (fields[0] in b"ZX" and int(fields[17]) <= 1):
         return None
-    return Process(pid, int(fields[19]), name.decode("utf-8", "replace"), int(fields[1]), int(fields[3]))
+    parent, session, born, memory = (int(fields[at]) for at in (1, 3, 19, 21))
+    return Process(pid, born, name.decode("utf-8", "replace"), parent, session, memory, sum(map(int, fields[11:15])))
 
 
 def is_there(process: Process) -> bool:
-    """Tell whether a process still lives. RACE: the pid of one that is not overlord's child may have been reused."""
+    """Tell whether a process still lives. RACE: its pid may be another's by now, unless it is overlord's child."""
     again = read_process(process.pid)
     return bool(again and again.born == process.born)
 
 
 def processes() -> dict[int, Process]:
-    """Return all living processes, or none if /proc cannot be read. COST: 8 us for each.
-    RACE: one may fork and end before it is read. So /proc is listed until nothing is new, ten times at most."""
+    """Return all living processes, or none if /proc cannot be read. RACE: one may fork and end before it is read: so
+    /proc is listed until nothing is new, ten times at most."""
     found: dict[int, Process | None] = {}
     keep_spare()
     try:
@@ -3586,7 +3426,7 @@ def descendants(found: Mapping[int, Process], top: int) -> list[Process]:
 
 
 class Attribution:
-    """Owners of processes and sessions: a unit, a tuple of the possible units (may be empty), HELPER or OUTSIDE."""
+    """Owners of processes and sessions: a unit, a tuple of the possible units (empty: nobody's), or HELPER."""
 
     def __init__(self, found: Mapping[int, Process], own: int, units: list[Unit], look: Callable[..., Origin]) -> None:
         self.found, self.units, self.look = found, units, look
@@ -3597,7 +3437,7 @@ class Attribution:
         self.sessions: dict[int, Any] = {self.home: None, 0: None}  # None: no evidence; 0: of another namespace
 
     def use_memory(self, helpers: Iterable[int], strangers: Mapping[int, Stranger]) -> None:
-        """Keep the owners of known processes, and give them to their sessions and descendants."""
+        """Let known processes keep their owners, and give these to their sessions and descendants."""
         known: list[Any] = [(pid, born, unit) for unit in self.units for pid, born in unit.kin.items()]
         known += [(pid, each.born, ()) for pid, each in strangers.items() if not each.makers]
         known += [(pid, self.found[pid].born, HELPER) for pid in helpers if pid in self.found]
@@ -3655,15 +3495,15 @@ def claim(
     found: Mapping[int, Process], own: int, adopts: bool, units: list[Unit], helpers: Iterable[int],
     strangers: Mapping[int, Stranger], ending: Iterable[Unit], look: Callable[[Process], Origin],
 ) -> tuple[dict[int, Unit], dict[int, Stranger]]:  # fmt: skip
-    """Return the unit of each process that has one, and the next `strangers`. Pure, except for `look`.
-    `own`: overlord's pid; `adopts`: it gets orphans as children; `ending`: units with all processes about to end.
-    Evidence, best first: known before; its session; its ancestors; OVERLORD_NAME; no other can have made the orphan."""
+    """Return the unit of each process that has one, and the next `strangers`. Pure, but for `look`.
+    `own`: overlord's pid; `adopts`: orphans become its children; `ending`: units all of whose processes are about to
+    end. Evidence, best first: known before; session; ancestors; OVERLORD_NAME; no other can have made the orphan."""
     evidence = Attribution(found, own, units, look)
     orphans = evidence.children.pop(own, []) + ([] if adopts else evidence.children.pop(1, []))
     evidence.use_memory(helpers, strangers)
-    for outsider in evidence.children.pop(0, ()):
+    for outsider in evidence.children.pop(0, ()):  # docker exec
         if outsider.pid not in evidence.owners:
-            evidence.give(outsider.pid, OUTSIDE)
+            evidence.give(outsider.pid, ())
     main: Any = next((unit for unit in units if unit.name == MAIN and adopts), ())
     doubted = {pid: each.makers for pid, each in strangers.items() if pid in found and found[pid].born == each.born}
     origins = [(look(orphan), orphan) for orphan in orphans if orphan.pid not in evidence.owners]
@@ -3671,13 +3511,12 @@ def claim(
     origins.sort(key=lambda each: (each[0].unit is None, each[1].pid not in doubted, each[1].pid))
     for origin, orphan in origins:
         owner = doubted.get(orphan.pid, ())
-        shared = evidence.sessions.get(orphan.session)
         if orphan.session == evidence.home:
             owner = main
         elif origin.unit is not None:
             owner = evidence.find_named(origin.unit, orphan)
-        elif shared is not None:
-            owner = () if shared == OUTSIDE else shared
+        elif evidence.sessions.get(orphan.session) is not None:
+            owner = evidence.sessions[orphan.session]
         elif adopts and orphan.pid not in doubted:
             owner = evidence.find_maker(orphan, origin, ending)
         if adopts or isinstance(owner, Unit):
@@ -3691,22 +3530,19 @@ class Census:
     """The units of all processes, by the last reading of /proc."""
 
     def __init__(self, fleet: Fleet, kernel: Kernel, adopts: bool) -> None:
-        self.fleet, self.helpers, self.environment = fleet, kernel.helpers, kernel.environment
-        self.adopts = adopts
+        self.fleet, self.helpers, self.environment, self.adopts = fleet, kernel.helpers, kernel.environment, adopts
         self.pids: dict[int, str] = {}  # main process -> its unit
         self.dead: list[tuple[Unit, int, int]] = []  # main processes, and their exit codes
         self.found: dict[int, Process] = {}  # the last reading
         self.owner: dict[int, Unit] = {}
         self.strangers: dict[int, Stranger] = {}
         self.read, self.cost = 0.0, 0.0  # when that was, and what it took
-        self.used: dict[Unit, tuple[int, float, int]] = {}  # see `measure`
-        self.used_until = 0.0
         self.torn: set[Unit] = set()  # units that may have processes that it does not show
-        self.fleeting: set[Process] = set()  # strangers that may show more in the next reading
+        self.fleeting: set[tuple[int, int]] = set()  # pid, start time of strangers that may show more in the next one
 
     def survey(self, reuse: bool = False) -> dict[int, Unit]:
-        """Return the unit of each process that has one. COST: reads all of /proc. `reuse`: accept the last reading if
-        it is younger than ten times what it took."""
+        """Read /proc; return the unit of each process that has one. `reuse`: unless the last reading is younger than
+        ten times what it took."""
         began = time.monotonic()
         if reuse and self.owner and began - self.read < LOOK_SHARE * self.cost:
             return self.owner
@@ -3730,9 +3566,8 @@ class Census:
         return self.owner
 
     def attribute(self, units: list[Unit]) -> None:
-        """Find the owners in a new reading. RACE: a fleeting orphan, or one of the last 0.2 s, shows no maker, and may
-        fork meanwhile; the units that may have made it are `torn`."""
-        found = self.found
+        """Find the owners in a new reading. RACE: an orphan that is fleeting, or of the last 0.2 s, may fork meanwhile;
+        the units that may have made it are `torn`."""
         origins: dict[int, Origin] = {}
 
         def look(process: Process) -> Origin:
@@ -3744,30 +3579,21 @@ class Census:
 
         ending = {unit for unit in units if self.is_ending(unit)}
         self.owner, self.strangers = claim(
-            found, os.getpid(), self.adopts, units, self.helpers, self.strangers, ending, look
+            self.found, os.getpid(), self.adopts, units, self.helpers, self.strangers, ending, look
         )
         young = (time.clock_gettime(time.CLOCK_BOOTTIME) - 0.2) * os.sysconf("SC_CLK_TCK")
-        unclear = [found[pid] for pid in origins if pid in self.strangers]
-        fleeting = {each for each in unclear if origins[each.pid].fleeting or each.born > young}
-        self.torn = {unit for each in fleeting - self.fleeting for unit in self.strangers[each.pid].makers}
+        unclear = [(pid, self.strangers[pid].born) for pid in origins if pid in self.strangers]
+        fleeting = {(pid, born) for pid, born in unclear if origins[pid].fleeting or born > young}
+        self.torn = {unit for pid, _ in fleeting - self.fleeting for unit in self.strangers[pid].makers}
         self.fleeting = fleeting
 
     def measure(self) -> dict[Unit, tuple[int, float, int]]:
-        """Return of all processes that each unit started: the resident memory in bytes, the processor time in seconds,
-        that of children that they have waited for included, and their number: proc_pid_stat(5)."""
-        began = time.monotonic()
-        if began < self.used_until:  # COST: whoever asks over and over has a tenth of the time
-            return self.used
+        """Return of each unit's processes the resident memory in bytes, processor time in seconds, and number."""
         used: dict[Unit, tuple[int, float, int]] = {}
         for pid, unit in self.survey(reuse=True).items():
             memory, processor, count = used.get(unit, (0, 0.0, 0))
-            fields = call_or(b"", slurp, f"/proc/{pid}/stat").rpartition(b") ")[2].split()
-            if len(fields) > 21:  # else it is gone
-                memory += int(fields[21]) * os.sysconf("SC_PAGE_SIZE")
-                processor += sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
-            used[unit] = memory, processor, count + 1
-        now = time.monotonic()
-        self.used, self.used_until = used, now + LOOK_SHARE * (now - began)
+            memory += self.found[pid].memory * os.sysconf("SC_PAGE_SIZE")
+            used[unit] = memory, processor + self.found[pid].ticks / os.sysconf("SC_CLK_TCK"), count + 1
         return used
 
     def is_ending(self, unit: Unit) -> bool:
@@ -3778,8 +3604,8 @@ class Census:
         return stopping or unit.status.pid not in self.pids or any(each[0] is unit for each in self.dead)
 
     def may_leave(self, dead: Iterable[Unit]) -> bool:
-        """Tell whether dead units may have left processes behind, which then descend from overlord's children.
-        COST: reads only these children, if the kernel has CONFIG_PROC_CHILDREN, proc(5)."""
+        """Tell whether dead units may have left processes behind. COST: looks only at overlord's children, if the
+        kernel has CONFIG_PROC_CHILDREN, proc(5)."""
         children = call_or(None, slurp, f"/proc/self/task/{os.getpid()}/children") if self.adopts else None
         if children is None:
             return True
@@ -3799,8 +3625,7 @@ class Census:
         return bool(unit.spec.kind == "script" and unit.status.state == RUNNING and code in unit.spec.success)
 
     def find_left(self, unit: Unit, code: int) -> tuple[list[Process], list[Process]]:
-        """Return the processes left behind that are to be stopped, and those in doubt.
-        The others stay: the log names them, and they belong to no unit any more."""
+        """Return the processes left behind that are to be stopped, and those in doubt. Others stay, and are named."""
         rest = [self.found[pid] for pid in unit.kin if pid in self.found and pid != unit.status.pid]
         doubts = self.find_doubtful(unit)
         stays: list[Process] = []
@@ -3891,13 +3716,10 @@ def become_subreaper() -> str:
 # ========================================================================================================== Sockets
 # Where sockets are, who is at the other end, descriptors that come along, and sockets to listen on.
 
-MSG_DONTWAIT, MSG_WAITALL, MSG_NOSIGNAL = 0x40, 0x100, 0x4000  # LINUX: send(2), the same on all architectures
-MSG_CMSG_CLOEXEC = 0x40000000  # recv(2)
-
 
 def locate_socket(socket: str) -> str:
-    """Return the address of the control socket: a path, or NUL and the name of an abstract one: unix(7).
-    Containers may share a network namespace, and with it all abstract sockets: the name tells them apart."""
+    """Return the address of the control socket: a path, or NUL and the name of an abstract one: unix(7). That tells
+    apart containers that share a network namespace, and so all abstract sockets."""
     if socket != "abstract":
         return socket
     spaces = call_or([0, 0], lambda: [os.stat(f"/proc/self/ns/{kind}").st_ino for kind in ("pid", "mnt")])
@@ -3905,8 +3727,8 @@ def locate_socket(socket: str) -> str:
 
 
 def look_at_peer(sock: Any) -> tuple[int, int]:
-    """Return pid and user of the process at the other end; the pid is 0 in another PID namespace.
-    LINUX: SO_PEERCRED says 0 unless that namespace is a child; then /proc/PID/status has several pids."""
+    """Return pid and user of the process at the other end; the pid is 0 if that is of another PID namespace.
+    LINUX: so says SO_PEERCRED, unless that is a child namespace; then /proc/PID/status has several pids."""
     pid, uid = read_numbers(sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, 8))
     status = call_or(b"", slurp, f"/proc/{pid}/status")  # none if it has ended, or without /proc
     numbers = re.search(rb"(?m)^NSpid:(.*)", status)
@@ -3918,8 +3740,8 @@ def read_numbers(value: bytes) -> list[int]:
 
 
 def receive(sock: Any) -> tuple[bytes, list[tuple[int, int, bytes]]]:
-    """Return a message and what came with it, but close the descriptors among that (SCM_RIGHTS in unix(7)).
-    Raises OSError. LINUX: closing a socket with SO_LINGER may block: socket(7)."""
+    """Return a message and what came with it; close the descriptors among that (SCM_RIGHTS in unix(7)). Raises OSError.
+    LINUX: to close a socket with SO_LINGER may block: socket(7)."""
     data, controls, _, _ = sock.recvmsg(4096, 4096, MSG_DONTWAIT)
     for fd in [fd for _, kind, value in controls if kind == 1 for fd in read_numbers(value)]:
         sent = call_or(None, partial(_socket.socket, fileno=fd))  # None: not a socket
@@ -3987,9 +3809,10 @@ def listen_on(probe: Probe, owner: Iterable[int] = ()) -> Any:
     return sock
 
 
-def open_sockets(spec: Spec, probes: Iterable[Probe], kernel: Kernel, receiver: Any) -> tuple[str, int]:
+def open_sockets(spec: Spec, probes: Iterable[Probe], receiver: Any) -> tuple[str, int]:
     """Open a unit's listening sockets, and hand them over. Raises StartError. Runs in a child, since it may block, and
     last becomes the unit's user, for sockets in folders that others than root can change."""
+    signal.alarm(OPENING_TIMEOUT)  # a file system or a name server may hang
     uid, gid, _ = identity(spec.uid, spec.gid)
     own = uid == os.geteuid() and spec.gid is None  # as in `take_identity`
     owner, opened = [-1 if number is None or own else number for number in (uid, gid)], {}
@@ -3999,16 +3822,18 @@ def open_sockets(spec: Spec, probes: Iterable[Probe], kernel: Kernel, receiver: 
     for probe in sorted(probes, key=shared.__contains__):
         if probe in shared:
             owner = []
-            kernel.take_identity(spec, (-1, -1))
+            take_identity(spec)
         opened[probe] = try_stage(f"listen {probe.text}", listen_on, probe, owner)
+    if len(opened) > 253:
+        raise StartError("listen: more sockets than can be handed over, 253: unix(7)")
     fds = b"".join(opened[probe].fileno().to_bytes(4, sys.byteorder) for probe in probes)
     receiver.sendmsg([b"\n"], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, fds)])
     return "", 0
 
 
 # ========================================================================================================== Control
-# The control socket. A connection carries one request, a line of words. The first character of each line of an answer
-# tells its kind: a blank (text), `!` (an error), `+` (still at work) or `=` (the exit code, at the end).
+# A connection to the control socket carries one request, a line of words. The first character of each line of the
+# answer tells its kind: a blank (text), `!` (an error), `+` (still at work) or `=` (the exit code, at the end).
 
 # The fields of a unit in the answer to `status`, separated by tabs.
 RECORD = tuple(
@@ -4027,7 +3852,7 @@ def count_of(number: int, noun: str) -> str:
 
 
 def match_names(patterns: Iterable[str], known: Iterable[str], strict: bool = True) -> list[str]:
-    """Return the names that globs match, in the order known. If strict, a glob that matches none raises Mistake."""
+    """Return the names that globs match, in the order known. Raises Mistake if one matches none and `strict`."""
     from fnmatch import fnmatchcase
 
     names, chosen = [name for name in known if name != MAIN], set()
@@ -4050,7 +3875,7 @@ class Request:
     def __init__(self, control: Control, sock: Any, pid: int) -> None:
         self.control, self.sock, self.pid, self.watch = control, sock, pid, control.watch
         self.heard, self.answer = b"", bytearray()
-        self.asked = self.silent = self.over = False  # request complete; client has closed its side; answer complete
+        self.asked = self.silent = self.over = False  # it is complete; the client says no more; the answer is complete
         self.options: dict[str, Any] = {}
         self.until: Callable[[float], None] | None = None  # completes the answer once it can
         self.stream = ""  # "events" or "logs" of the units that match `patterns`, without end
@@ -4058,7 +3883,7 @@ class Request:
         self.follows: frozenset[str] = frozenset()  # those units; without a stream, units with messages to pass on
         self.several = False  # each line names its unit
         self.parts: Iterator[bytes] = iter(())  # the rest of the answer, made as the client reads
-        self.due: dict[str, None] = {}  # units with last lines still to come; new lines are among those then
+        self.due: dict[str, None] = {}  # units whose last lines, new ones among them, are still to come
         self.timer = self.watch.later(time.monotonic() + ASK_TIMEOUT, self.hang_up)
         self.await_words()
 
@@ -4094,14 +3919,8 @@ class Request:
         """Add lines to the answer; a tuple becomes fields separated by tabs."""
         rows = [line if isinstance(line, tuple) else (line,) for line in lines]
         text = "".join(kind + "\t".join(clean(str(field)) for field in row) + "\n" for row in rows)
-        self.add_bytes(text.encode("utf-8", "surrogateescape"))
-
-    def add_bytes(self, data: bytes) -> None:
-        if len(self.answer) > ANSWER_MAX and (self.stream or self.until):
-            self.hang_up()
-        elif self.sock:
-            self.answer += data
-            self.send_rest()
+        self.answer += text.encode("utf-8", "surrogateescape")
+        self.send_rest()
 
     def fail(self, text: str, code: int) -> None:
         self.add_lines([text], "!")
@@ -4114,7 +3933,6 @@ class Request:
         self.add_lines([str(code)], "=")
 
     def send_rest(self) -> None:
-        """Send what the client takes; hang up at the end of the answer."""
         try:
             while self.sock:
                 self.answer = self.answer or bytearray(next(filter(None, self.parts), b""))
@@ -4181,20 +3999,18 @@ class Control:
         finally:
             os.umask(mask)
         self.listener = sock
-        self.listen()
+        self.watch.on(sock.fileno(), select.EPOLLIN, self.accept)
         return ""
 
-    def listen(self) -> None:
-        self.watch.on(self.listener.fileno(), select.EPOLLIN, self.accept)
-
     def accept(self) -> None:
-        """Accept a client; refuse it if it is neither root nor overlord's own user, or of another PID namespace."""
+        """Accept a client, but no other user than root and overlord's own, nor one of another PID namespace."""
+        listener = self.listener.fileno()
         try:
             sock = _socket.socket(fileno=self.listener._accept()[0])
         except OSError as error:
             if error.errno in SCARCE:  # the next try would fail too
-                self.watch.off(self.listener.fileno())
-                self.watch.later(time.monotonic() + 1.0, self.listen)
+                self.watch.off(listener)
+                self.watch.later(time.monotonic() + 1.0, partial(self.watch.on, listener, select.EPOLLIN, self.accept))
             return
         if len(self.requests) >= CLIENTS_MAX:
             idle = [request for request in self.requests if not request.asked]
@@ -4216,7 +4032,7 @@ class Control:
             select.poll().poll(5)  # ms
 
     def stop_listening(self) -> None:
-        """Hang up on all clients, and remove the socket's file if it is still ours. May be called again."""
+        """Hang up on all, and remove the socket's file if it is still ours. May be called again."""
         for request in list(self.requests):
             request.hang_up()
         try:
@@ -4226,7 +4042,6 @@ class Control:
             pass
 
     def refollow(self) -> None:
-        """Find the units that clients follow, after a reload for example."""
         for request in [request for request in self.requests if request.stream]:
             request.follows = frozenset(unit.name for unit in self.find_units(request.patterns, strict=False))
             if not request.follows and not request.over:
@@ -4257,19 +4072,17 @@ class Control:
         found = [request for request in self.requests if request.stream == stream and unit in request.follows]
         return [request for request in found if unit not in request.due]
 
-    def publish_message(self, action: Say) -> None:
-        for request in self.followers(action.unit, ""):
-            request.add_lines([f"{action.unit}: {action.text}"])
-
-    def publish_change(self, action: Changed) -> None:
-        for request in self.followers(action.unit, "events"):
-            request.add_lines([f"{action.unit} {action.state} {action.why}".rstrip()])
+    def publish(self, action: Say | Changed) -> None:
+        said = isinstance(action, Say)
+        for request in self.followers(action.unit, "" if said else "events"):
+            request.add_lines([f"{action.unit}: {action.text}" if said else action.text])
 
     def forward_lines(self, unit: str, text: bytes) -> None:
         for request in self.followers(unit, "logs"):
             head = f" {unit} | ".encode() if request.several else b" "
             lines = text[:-1] if text.endswith(b"\n") else text
-            request.add_bytes(head + lines.replace(b"\n", b"\n" + head) + b"\n")
+            request.answer += head + lines.replace(b"\n", b"\n" + head) + b"\n"
+            request.send_rest()
 
     # ---------------------------------------------------------------------------------------------- the verbs: look
     def do_version(self, request: Request, names: list[str], now: float) -> None:
@@ -4281,7 +4094,6 @@ class Control:
         request.complete(0 if fine else 3, self.records(chosen, now))
 
     def records(self, units: list[Unit], now: float, openly: bool = False) -> Iterator[tuple[Any, ...]]:
-        """Yield the RECORD of each unit; `openly`: for anybody to read."""
         used = self.measure()
         for unit in units:
             spec, status, tail = unit.spec, unit.status, self.output.tails.get(unit.name)
@@ -4295,23 +4107,23 @@ class Control:
                 unit.waits.name if unit.waits else "", " ".join(f"{dep.name}:{how}" for dep, how in unit.deps),
                 memory, processor and f"{processor:.2f}", count, status.starts,
                 exit_code(status.code) if status.starts > bool(pid) else "", decode(b"".join(last))[:SHOWN_WIDTH],
-                self.fleet.explain_openly(unit) if openly else self.fleet.explain(unit, now),
+                self.fleet.explain(unit, now, openly),
             )  # fmt: skip
 
     def do_health(self, request: Request, names: list[str], now: float) -> None:
-        request.complete(*self.judge(lambda unit: self.fleet.explain(unit, now)))
+        request.complete(*self.judge(now))
 
-    def judge(self, explain: Callable[[Unit], str]) -> tuple[int, list[str]]:
-        """Return the exit code of `health`, and its line."""
-        sick, well = ["shutting down"] if self.fleet.ending else [], 0
+    def judge(self, now: float, openly: bool = False) -> tuple[int, list[str]]:
+        sick, well, idle = ["shutting down"] if self.fleet.ending else [], 0, 0
         for unit in [unit for unit in self.fleet.units.values() if unit.spec.kind == "daemon"]:
             state = unit.status.state
             ignored = state in (DONE, FAILED) and unit.spec.on_failure == "ignore"
-            well += state == OK
+            well, idle = well + (state == OK), idle + (state == STOPPED)
             if state not in (OK, DONE, IDLE, STOPPED) and not ignored:
-                why = explain(unit)
+                why = self.fleet.explain(unit, now, openly)
                 sick.append(f"{unit.name} is {spell_state(state)}" + (f" ({why})" if why else ""))
-        text = f"unhealthy: {'; '.join(sick)}" if sick else f"healthy: {count_of(well, 'daemon')} ok"
+        stopped = f", {idle} stopped" if idle else ""
+        text = f"unhealthy: {'; '.join(sick)}" if sick else f"healthy: {count_of(well, 'daemon')} ok{stopped}"
         return int(bool(sick)), [text]
 
     def do_timeline(self, request: Request, names: list[str], now: float) -> None:
@@ -4326,9 +4138,9 @@ class Control:
             yield (unit.name, f"{now - began:.4f}", *(f"{at - began:.4f} {what}" for at, what in pairs))
 
     def do_serve(self, request: Request, names: list[str], now: float) -> None:
-        """Answer with what `serve` shows to anybody. The first field of each line tells what it is about."""
+        """Answer with what `serve` shows. The first field of each line tells what it is about."""
         units = self.find_units([])
-        code, (text,) = self.judge(self.fleet.explain_openly)
+        code, (text,) = self.judge(now, openly=True)
         rows: list[tuple[Any, ...]] = [("health", code, text), ("build", VERSION, self.orphans)]
         rows += [("unit", *record) for record in self.records(units, now, openly=True)]
         rows += [("story", *story) for story in self.stories(units, now, openly=True)]
@@ -4368,8 +4180,7 @@ class Control:
     def do_events(self, request: Request, names: list[str], now: float) -> None:
         chosen, request.stream, request.patterns = self.find_units(names), "events", names
         self.refollow()
-        states = (f"{unit.name} {unit.status.state} {self.fleet.explain(unit, now)}" for unit in chosen)
-        request.add_lines(map(str.rstrip, states))
+        request.add_lines(self.fleet.spell_unit(unit, now) for unit in chosen)
 
     # ------------------------------------------------------------------------------------------------ the verbs: act
     def do_start(self, request: Request, names: list[str], now: float) -> None:
@@ -4395,10 +4206,11 @@ class Control:
         for unit in [unit for unit in chosen if not unit.lives()]:
             state = unit.status.state
             said = f"stopped (it was {state})" if state in (WAITING, BACKOFF) else f"is not running ({state})"
+            said += ", and its schedule goes on" if unit.spec.schedule else ""
             request.add_lines([f"{unit.name}: {said}"])
-        live = [unit for unit in chosen if not unit.rests()]
-        dependents = {each for unit in live for each in unit.dependents if unit in needs_of(each)}.difference(chosen)
-        alive = [unit.name for unit in self.fleet.units.values() if unit in dependents and unit.lives()]
+        going = {unit for unit in chosen if not unit.rests()}
+        others = [unit for unit in self.fleet.units.values() if unit.lives() and unit not in chosen]
+        alive = [unit.name for unit in others if going.intersection(needs_of(unit))]
         request.add_lines(f"{name} depends on what is stopped, and goes on running" for name in alive)
         self.fleet.stop(chosen, now)
         self.await_down(request, [unit.name for unit in chosen], now)
@@ -4419,7 +4231,8 @@ class Control:
         self.fleet.ask_shutdown("shutdown " + BY_HAND, now, code=code)
 
     def do_reload(self, request: Request, names: list[str], now: float) -> None:
-        """Have a child read the configuration, since its file system may hang."""
+        import _pickle  # type: ignore[import-not-found]  # COST: `pickle` has the same, and much in Python
+
         base = self.fleet.pending or self.fleet.config
 
         def done(data: bytes) -> None:
@@ -4431,10 +4244,10 @@ class Control:
             elif (self.fleet.pending or self.fleet.config) is not base:  # another reload came between
                 self.do_reload(request, names, now)
             else:
-                self.take_over(request, unpack_config(data, base), now)
+                self.take_over(request, _pickle.loads(data), now)
 
-        try:
-            self.kernel.compute(lambda: pack_config(self.reread, base), done)
+        try:  # in a child, since the file system may hang
+            self.kernel.compute(lambda: pack_config(self.reread), done)
         except StartError as error:
             request.fail(f"the configuration cannot be read: {error}", 1)
 
@@ -4467,11 +4280,10 @@ class Control:
     # -------------------------------------------------------------------------------------------------- the outcome
     def find_units(self, patterns: list[str], strict: bool = True) -> list[Unit]:
         """Return the units that patterns match: globs, or the name that instances share; all for none."""
-        units = self.fleet.units
-        teams: dict[str, list[str]] = {}
-        for name in [name for name, unit in units.items() if unit.spec.instance]:
-            teams.setdefault(name.rpartition("-")[0], []).append(name)
-        names = [name for each in patterns for name in teams.get(each, (each,))]
+        units, names = self.fleet.units, []
+        instances = [name for name, unit in units.items() if unit.spec.instance]
+        for each in patterns:
+            names += [name for name in instances if name.rpartition("-")[0] == each] or [each]
         return [units[name] for name in (match_names(names, units, strict) if patterns else units)]
 
     def await_up(self, request: Request, since: dict[Unit, int], now: float, patient: bool = False) -> None:
@@ -4494,8 +4306,6 @@ class Control:
         self.await_outcome(request, [*scripts, *(unit.name for unit in wave)], now, decide)
 
     def await_down(self, request: Request, names: list[str], now: float) -> None:
-        """Answer when nothing of the units lives, or one is started again."""
-
         def check_stopped(now: float) -> None:
             left = [self.fleet.units[name] for name in names if name in self.fleet.units]
             again = [unit.name for unit in left if unit.wanted or unit.queued]
@@ -4540,8 +4350,8 @@ class Control:
 
 
 # =========================================================================================================== Probes
-# Readiness, health, `wait_for`, `pidfile`. Each try is a child process, since it may block. What stands above
-# `kill_child` runs in that child, returns what is wrong or "", and raises OSError.
+# Readiness, health, `wait_for`, `pidfile`. Each try is a child, since it may block. What stands above `kill_child`
+# runs there, returns what is wrong or "", and raises OSError.
 
 
 def ask_http(sock: Any, probe: Probe) -> str:
@@ -4560,36 +4370,36 @@ def try_to_connect(probe: Probe) -> str:
     fault, styles = OSError(), (_socket.SOCK_STREAM, _socket.SOCK_DGRAM)
     found: list[Any] = [(_socket.AF_UNIX, style, 0, "", probe.path) for style in styles]
     if probe.kind != "unix":
-        # COST: for a str, Python would import its codec of international names, 10 ms; None is the local host
+        # COST: for a str, Python imports its codec of international names, 10 ms; None is the local host
         host = None if probe.host == "localhost" else os.fsencode(probe.host)
         found = _socket.getaddrinfo(host, probe.port, 0, _socket.SOCK_STREAM)
     for family, style, _, _, address in found:
         try:
             sock = _socket.socket(family, style)
             sock.connect(address)
-            if sock.getsockname() == sock.getpeername():  # LINUX: by chance the kernel picked this very port for it
+            if sock.getsockname() == sock.getpeername():  # LINUX: the kernel chose this very port for this end
                 raise OSError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
             return ask_http(sock, probe) if probe.kind == "http" else ""
         except OSError as error:
-            # the first fault, unless it tells of the try: another style of unix socket, a machine without IPv6
+            # the first fault, unless it only means another style of unix socket, or no IPv6
             if fault.errno in (None, errno.EPROTOTYPE, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
                 fault = error
     raise fault
 
 
 def read_pidfile(path: str) -> str:
-    """Return the pid in a file, or what is wrong. If others than root can change the path, " unsafe" follows."""
+    """Return the pid in a file, and " unsafe" if others than root can change its path; or what is wrong."""
     place = find(path)
     fd = os.open(os.path.basename(place.path), os.O_RDONLY | os.O_NOFOLLOW, dir_fd=place.folder)
     text = decode(os.read(fd, 64)).strip()
     return text + " unsafe" * (not place.safe) if is_number(text, 10) and int(text) else "it holds no pid"
 
 
-def try_probe(probe: Probe, spec: Spec, kernel: Kernel) -> str:
+def try_probe(probe: Probe, spec: Spec) -> str:
     if probe.kind == "file":
         return "" if os.path.exists(probe.path) else "no such file"
     if probe.kind == "pidfile":
-        kernel.take_identity(spec, (-1, -1))
+        take_identity(spec)
         return read_pidfile(probe.path)
     return try_to_connect(probe)
 
@@ -4625,7 +4435,7 @@ class Prober:
         self.timer: list[Any] | None = None  # the deadline of the try under way
         unit.probers[purpose] = self
         if purpose == "health":
-            self.watch.later(self.began + unit.spec.health_interval, self.attempt)
+            self.watch.after(unit.spec.health_interval, self.attempt)
         else:
             self.attempt()
 
@@ -4634,27 +4444,26 @@ class Prober:
         return bool(newest and not self.loop.fleet.ending and PURPOSES[self.purpose](self.unit))
 
     def attempt(self) -> bool:
-        """Begin a try. Return true, since its result may be known already."""
+        """Begin a try. Return true: its result may be known already."""
         if not self.is_current():
             return True
         loop, spec, probe = self.loop, self.unit.spec, self.probes[0]
         try:
-            if self.pid in loop.helpers:  # a process in a file system that hangs survives SIGKILL
+            if self.pid in loop.helpers:  # where a file system hangs, even SIGKILL waits
                 raise StartError("the try before still hangs")
             if probe.kind == "pidfile" and is_becoming(self.unit.status.pid):  # the old file may still be there
                 raise StartError("not started yet")
             if probe.kind == "cmd":
                 self.run_shell(probe.path)
             else:
-                self.pid = loop.kernel.fork(lambda: (try_probe(probe, spec, loop.kernel), 1))
-                loop.helpers[self.pid] = self.end_try
-            self.timer = self.watch.later(time.monotonic() + spec.health_timeout, self.give_up_try)
+                self.pid = loop.kernel.fork(lambda: (try_probe(probe, spec), 1), self.end_try)
+            self.timer = self.watch.after(spec.health_timeout, self.give_up_try)
         except StartError as error:
             self.take_result(str(error), error.passing)
         return True
 
     def run_shell(self, command: str) -> None:
-        """Run the command of a `cmd:` probe, and read its output if a descriptor is free. Raises StartError."""
+        """Run a command, and read its output if descriptors are free. Raises StartError."""
         self.output = b""
         self.pipe, end = call_or((-1, -1), os.pipe)
         call_or(None, os.set_blocking, self.pipe, False)
@@ -4665,19 +4474,18 @@ class Prober:
         self.read_output(self.pid)
 
     def read_output(self, pid: int) -> None:
-        """Empty the pipe every 50 ms. COST: to read at once takes half a CPU if the command never stops writing."""
+        """Empty the pipe every 50 ms. COST: at once takes half a CPU for a command that never stops writing."""
         if self.pipe >= 0 and pid == self.pid:
             self.output = (self.output + call_or(b"", os.read, self.pipe, PIPE_SIZE))[-4096:]
-            self.watch.later(time.monotonic() + 0.05, lambda: self.read_output(pid))
+            self.watch.after(0.05, lambda: self.read_output(pid))
 
     def end_try(self, code: int, why: str) -> None:
         self.loop.kernel.send_signals(-self.pid, SIGNALS["KILL"])
         self.read_output(self.pid)  # overlord may hear of the end before it has read all
         if self.timer:
-            lines = decode(self.output).split("\n") if code and not why else []
-            said = [f": {clean(line.strip()[:200])}" for line in lines if line.strip()]
-            end = spell_end(code) + "".join(said[-1:]) if code else ""
-            self.take_result(why or end, scarce=bool(why) and code == EX_TEMPFAIL)
+            said = [clean(line.strip()[:200]) for line in decode(self.output).split("\n") if line.strip()]
+            wrong = why or (": ".join([spell_end(code), *said[-1:]]) if code else "")
+            self.take_result(wrong, scarce=bool(why) and code == EX_TEMPFAIL)
 
     def give_up_try(self) -> bool:
         kill_child(self.loop.kernel, self.pid)
@@ -4685,7 +4493,7 @@ class Prober:
         return True
 
     def take_result(self, wrong: str, scarce: bool = False) -> None:
-        """Act on what a try found wrong. `scarce`: the try tells nothing, for lack of memory or descriptors."""
+        """Act on what a try found wrong. `scarce`: nothing, for lack of memory or descriptors."""
         self.watch.cancel(self.timer)
         self.timer, self.pipe = None, self.watch.close(self.pipe)
         if not self.is_current():
@@ -4703,10 +4511,10 @@ class Prober:
             if self.purpose == "wait_for" and now - self.reminded >= REMINDER / 2:
                 self.reminded, text = now, f"waiting for {self.probes[0].text} for {spell_duration(waited)} now"
                 log.message("info", unit.name, f"{text}: {wrong}")
-            self.watch.later(now + min(1.0, max(0.05, waited / 50)), self.attempt)  # 50 ms, growing to 1 s
+            self.watch.after(min(1.0, max(0.05, waited / 50)), self.attempt)
         elif len(self.probes) > 1:
             del self.probes[0]
-            self.watch.later(now, self.attempt)
+            self.watch.after(0, self.attempt)
         elif self.purpose == "ready":
             self.loop.inform(unit, "ready")
         elif self.purpose == "wait_for":
@@ -4722,11 +4530,11 @@ class Prober:
         if self.failures >= most:
             loop.inform(unit, "stale", f"unhealthy: {wrong}", fails=True)
         else:
-            self.watch.later(time.monotonic() + unit.spec.health_interval, self.attempt)
+            self.watch.after(unit.spec.health_interval, self.attempt)
 
 
 class Notices:
-    """Takes in what daemons say about themselves: by sd_notify(3), a newline on a descriptor, a line of output."""
+    """Hears what daemons say of themselves: by sd_notify(3), a newline on a descriptor, a line of output."""
 
     def __init__(self, loop: Loop) -> None:
         self.loop, self.watch = loop, loop.watch
@@ -4736,14 +4544,14 @@ class Notices:
         unit.ear, spec = self.watch.close(unit.ear), unit.spec
         kind = spec.ready.kind if spec.ready else ""
         extra, fds = {}, {}
-        if (kind == "notify" or spec.watchdog) and not unit.notices:
-            sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_DGRAM | _socket.SOCK_NONBLOCK)
-            sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_PASSCRED, 1)
-            address = f"@overlord/{os.urandom(8).hex()}/{unit.name}"[:100]  # of the 108 bytes that unix(7) allows
-            sock.bind(b"\0" + address[1:].encode())
-            unit.notices = (sock, address)
-            self.watch.on(sock.fileno(), select.EPOLLIN, lambda: self.read_notice(unit))
         if kind == "notify" or spec.watchdog:
+            if not unit.notices:
+                sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_DGRAM | _socket.SOCK_NONBLOCK)
+                sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_PASSCRED, 1)
+                address = f"@overlord/{os.urandom(8).hex()}/{unit.name}"[:100]  # unix(7) allows 108 bytes
+                sock.bind(b"\0" + address[1:].encode())
+                unit.notices = (sock, address)
+                self.watch.on(sock.fileno(), select.EPOLLIN, lambda: self.read_notice(unit))
             extra["NOTIFY_SOCKET"] = unit.notices[1]
         if spec.watchdog:
             extra.update(WATCHDOG_USEC=str(int(spec.watchdog * 1e6)), WATCHDOG_PID="")
@@ -4758,19 +4566,14 @@ class Notices:
             unit.ear = self.watch.close(unit.ear)
         return b"\n" in data and self.loop.inform(unit, "ready")
 
-    def seek_line(self, unit: Unit) -> None:
-        """Look for the line of `ready = log:` in what the unit's process writes from now on."""
-        ready, pid = unit.spec.ready, unit.status.pid
-        if not ready or ready.kind != "log":
-            return
-        tail, pattern = self.loop.output.tails[unit.name], re.compile(ready.path.encode())
-
-        def search(lines: bytes) -> None:
-            if any(pattern.search(line[:SHOWN_WIDTH]) for line in lines.split(b"\n")):
-                tail.seek = None
-                self.watch.later(time.monotonic(), lambda: unit.status.pid == pid and self.loop.inform(unit, "ready"))
-
-        tail.seek = search
+    def hear_lines(self, name: str, text: bytes) -> None:
+        """Look for the line of `ready = log:` in what a unit writes, and pass that on to clients."""
+        unit = self.loop.fleet.units.get(name)
+        if unit and unit.status.state == STARTING and unit.spec.ready and unit.spec.ready.kind == "log":
+            pattern, pid = unit.spec.ready.path.encode(), unit.status.pid
+            if any(re.search(pattern, line[:SHOWN_WIDTH]) for line in text.split(b"\n")):
+                self.watch.after(0, lambda: unit.status.pid == pid and self.loop.inform(unit, "ready"))
+        self.loop.control.forward_lines(name, text)
 
     def forget_unit(self, unit: Unit) -> None:
         unit.ear = self.watch.close(unit.ear)
@@ -4781,19 +4584,16 @@ class Notices:
 
     def read_notice(self, unit: Unit) -> bool:
         """Read one message; obey it if the unit has sent it. Return whether there was one."""
-        try:
-            data, controls = receive(unit.notices[0])  # without descriptors, as for systemd's FDSTORE
-        except OSError:
+        data, controls = call_or((b"", None), receive, unit.notices[0])
+        if controls is None:
             return False
         senders = [read_numbers(value) for _, kind, value in controls if kind == 2]  # SCM_CREDENTIALS
         if not (unit.status.pid and senders and self.is_inside(unit, senders[0][0], senders[0][1])):
             return True
-        lines = decode(data).splitlines()
-        pids = [line[8:] for line in lines if line[:8] == "MAINPID="]
-        if pids and is_number(pids[-1]):
-            self.loop.name_main(unit, int(pids[-1]), "MAINPID=")
-        for line in lines:
-            if line[:7] == "STATUS=":
+        for line in sorted(decode(data).splitlines(), key=lambda line: line[:8] != "MAINPID="):  # first, as in systemd
+            if line[:8] == "MAINPID=" and is_number(line[8:]):
+                self.loop.name_main(unit, int(line[8:]), "MAINPID=")
+            elif line[:7] == "STATUS=":
                 unit.note = clean(line[7:])
             elif line in ("RELOADING=1", "STOPPING=1"):
                 unit.note = line[:-2].lower()
@@ -4809,32 +4609,35 @@ class Notices:
 
     def wind_watchdog(self, unit: Unit) -> None:
         """Have a daemon that is up restarted unless it says WATCHDOG=1 in time: sd_notify(3)."""
-        if unit.spec.watchdog and unit.status.state == OK:
-            due = time.monotonic() + unit.spec.watchdog
-            unit.watchdog = self.watch.later(due, lambda: self.bark(unit), unit.watchdog)
+        limit = unit.spec.watchdog
 
-    def bark(self, unit: Unit) -> bool:
-        timer, limit = unit.watchdog, spell_duration(unit.spec.watchdog or 0.0)
-        self.read_last(unit)  # RACE: it may have been in time
-        if unit.watchdog is timer and unit.status.state == OK and not unit.status.stale:
-            self.loop.inform(unit, "stale", f"no WATCHDOG=1 within {limit}", fails=True)
-        return True
+        def bark() -> bool:
+            timer = unit.watchdog
+            self.read_last(unit)  # RACE: it may have been in time
+            if unit.watchdog is timer and unit.status.state == OK and not unit.status.stale:
+                self.loop.inform(unit, "stale", f"no WATCHDOG=1 within {spell_duration(limit)}", fails=True)
+            return True
+
+        if limit and unit.status.state == OK:
+            unit.watchdog = self.watch.after(limit, bark, unit.watchdog)
 
     def read_last(self, unit: Unit) -> None:
-        """Read what a unit has said, 100 messages at most."""
+        """Read what a unit has said, but no endless flood."""
         all(unit.notices and self.read_notice(unit) for _ in range(100))
 
     def is_inside(self, unit: Unit, pid: int, uid: int) -> bool:
         """Tell whether a process is the unit's. Once it is gone (systemd-notify in a script), its user decides."""
         process = read_process(pid)
-        if process:
-            return process.session == unit.status.pid or self.loop.census.survey(reuse=True).get(pid) is unit
+        if process and (process.session == unit.status.pid or self.loop.census.survey(reuse=True).get(pid) is unit):
+            return True
+        if process and is_there(process):  # RACE: it may have ended meanwhile, as one that has handed over does
+            return False
         main = call_or(None, os.stat, f"/proc/{unit.status.pid}")
         return pid > 0 and uid in (0, unit.user, main.st_uid if main else 0)  # pid 0: of another namespace
 
 
 class Listeners:
-    """The sockets of `listen`, as long as a unit of the configuration has them. Its instances share them."""
+    """The sockets of `listen`, as long as the configuration has them. The instances of a unit share them."""
 
     def __init__(self, loop: Loop) -> None:
         self.loop = loop
@@ -4842,7 +4645,7 @@ class Listeners:
         self.opening: set[str] = set()  # sections for which a child opens sockets
 
     def name_sockets(self, unit: Unit) -> list[Any]:
-        """Return a key for each socket of a unit: its section, the address and, of a file, the owner."""
+        """Return the key of each socket of a unit: section, address and, of a file, the owner."""
         spec, owner = unit.spec, (unit.spec.uid, unit.spec.gid)
         return [(section_of(spec), probe, owner if probe.kind == "unix" else None) for probe in spec.listen]
 
@@ -4855,7 +4658,7 @@ class Listeners:
         return {"LISTEN_FDS": str(len(fds)), "LISTEN_PID": "", "LISTEN_FDNAMES": names} if fds else {}, fds
 
     def provide(self, unit: Unit) -> None:
-        """Let a unit that still waits for its sockets go on, once a child has opened those that are not open yet."""
+        """Let a unit that waits for its sockets go on, or have a child open those that are missing."""
         section, missing = section_of(unit.spec), [name for name in self.name_sockets(unit) if name not in self.held]
         if unit.reach == "listen" and not missing:
             self.loop.fleet.reach(unit.name, time.monotonic())
@@ -4868,39 +4671,27 @@ class Listeners:
     def open_missing(self, unit: Unit, section: str, missing: list[Any]) -> None:
         """Have a child open sockets and hand them over. Raises StartError."""
         loop, probes = self.loop, [probe for _, probe, _ in missing]
-        here, there = try_stage("listen", _socket.socketpair)
+        here, there = try_stage("listen", _socket.socketpair)  # closed with the last reference to them
 
         def take_sockets(code: int, why: str) -> None:
             controls = [] if code else here.recvmsg(1, 4096, MSG_DONTWAIT | MSG_CMSG_CLOEXEC)[1]
-            here.close()
             self.held.update(zip(missing, [fd for _, _, value in controls for fd in read_numbers(value)]))
             why = why or f"listen: {spell_end(code) if code else os.strerror(errno.EMFILE)}"
             self.opening.discard(section)
+            current = loop.fleet.units.get(unit.name) is unit and {*missing} <= {*self.name_sockets(unit)}
             for each in [each for each in loop.fleet.units.values() if section_of(each.spec) == section]:
-                asked = each is unit and unit.reach == "listen" and {*missing} <= {*self.name_sockets(unit)}
-                if asked and missing[-1] not in self.held:
+                if current and each is unit and unit.reach == "listen" and missing[-1] not in self.held:
                     loop.inform(unit, "barred", why, passing=code in (0, EX_TEMPFAIL))
                 else:
                     self.provide(each)
-            self.release_sockets()  # a reload may have come between
+            if not current:  # a reload came between
+                self.release_sockets()
 
-        try:
-            pid = loop.kernel.fork(partial(open_sockets, unit.spec, probes, loop.kernel, there))
-            loop.helpers[pid] = take_sockets
-            loop.watch.later(time.monotonic() + OPENING_TIMEOUT, partial(self.give_up, pid, take_sockets))
-            self.opening.add(section)
-        except StartError:
-            here.close()
-            raise
-        finally:
-            there.close()
-
-    def give_up(self, pid: int, call: Callable[[int, str], None]) -> None:
-        if self.loop.helpers.get(pid) is call:
-            kill_child(self.loop.kernel, pid)
+        loop.kernel.fork(partial(open_sockets, unit.spec, probes, there), take_sockets)
+        self.opening.add(section)
 
     def release_sockets(self) -> None:
-        """Close the sockets that no unit has any more, and in a shutdown all: who connects then is refused at once."""
+        """Close the sockets that no unit has any more, and in a shutdown all, so that clients are refused at once."""
         units = () if self.loop.fleet.ending else self.loop.fleet.units.values()
         needed = {name for unit in units for name in self.name_sockets(unit)}
         for name in self.held.keys() - needed:
@@ -4908,7 +4699,7 @@ class Listeners:
 
 
 class Clock:
-    """Runs scripts by their `schedule`. Looks at the wall clock once a minute, since that may be set."""
+    """Runs scripts by their `schedule`. Looks at the wall clock once a minute, since somebody may set it."""
 
     def __init__(self, loop: Loop) -> None:
         self.loop, self.fleet = loop, loop.fleet
@@ -4922,7 +4713,7 @@ class Clock:
         self.wind()
 
     def plan_run(self, unit: Unit) -> None:
-        """Plan the next run of a script: by the monotonic clock for `every`, else by the wall clock."""
+        """Plan the next run: by the monotonic clock for `every`, else by the wall clock."""
         plan = unit.spec.schedule
         unit.plan, unit.next_run = None, ""
         if plan and plan.every:
@@ -4968,31 +4759,30 @@ class Loop:
         self.census = Census(fleet, kernel, init.adopts)
         self.pids, self.helpers = self.census.pids, kernel.helpers
         self.notices, self.clock, self.listeners = Notices(self), Clock(self), Listeners(self)
-        self.code: int | None = None  # the exit code, once it is known
+        self.code: int | None = None  # the exit code
         self.arrived = bytearray()  # signals, one byte each
-        self.more = False  # dead children may be left from the last batch
         self.due: dict[str, bool] = {}  # units whose deadline has come -> True
-        self.timer: list[Any] | None = None  # for the deadline of the fleet itself
+        self.timer: list[Any] | None = None  # of the fleet itself
         self.lingering: dict[Unit, int] = {}  # units that may have left processes behind -> torn readings so far
         self.next_look = 0.0  # when to look at those again
-        self.actions: deque[Any] = deque()  # to be performed
+        self.actions: deque[Any] = deque()
         self.action: Any = None  # the one under way
         self.doers: dict[type, Callable[..., None]] = {
-            Say: self.publish, Changed: control.publish_change, Wake: self.set_timer, Replan: self.replan,
+            Say: self.publish, Changed: control.publish, Wake: self.set_timer, Replan: self.replan,
             Sweep: self.sweep, Exit: self.exit, Forget: self.forget,
             Spawn: self.spawn, Kill: self.kill, Test: self.test, StopCommand: self.stop_by_command,
         }  # fmt: skip
-        self.watch.paused, control.measure = self.paused, self.census.measure
+        self.watch.paused, control.measure, output.follow = self.paused, self.census.measure, self.notices.hear_lines
         self.catch_signals()
 
     def catch_signals(self) -> None:
         self.wake, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        call_or(None, fcntl.fcntl, wake, F_SETPIPE_SZ, PIPE_SIZE)  # for a million signals; a full pipe loses them
-        self.watch.on(self.wake, select.EPOLLIN, self.awake)
+        call_or(None, fcntl.fcntl, wake, F_SETPIPE_SZ, PIPE_SIZE)  # a full pipe loses signals
+        self.watch.on(self.wake, select.EPOLLIN, self.read_signals)
         shell = not self.init.is_pid1 and os.getppid() > 1  # it continues overlord after a Ctrl-Z
         for number in JOB_CONTROL - ({SIGNALS["TSTP"]} if shell else set()):
             signal.signal(number, signal.SIG_IGN)  # a write from the background must not stop overlord
-        # PYTHON: a handler runs once for all signals since the last bytecode; the pipe has each of them.
+        # PYTHON: a handler runs once for all signals since the last bytecode; the pipe has each
         for number in CAUGHT:
             signal.signal(number, lambda number, frame: None)
         signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
@@ -5009,7 +4799,7 @@ class Loop:
         return self.code
 
     def survive(self, error: Exception) -> None:
-        """Log an exception with its place. Fail the unit of the action that raised it: it would wait for ever."""
+        """Log an exception with its place. Fail the unit whose action raised it: it would wait for ever."""
         trace: Any = error.__traceback__
         while trace.tb_next:
             trace = trace.tb_next
@@ -5022,16 +4812,16 @@ class Loop:
             self.inform(unit, kind, f"internal error: {what}", fails=True)
         elif unit and unit.status.state in (STARTING, RUNNING) and not unit.status.pid:
             self.inform(unit, "unspawned", f"internal error: {what}")
-        self.more = True  # a batch of dead children may be unfinished
-        select.poll().poll(100)  # ms: an error that comes back at once must not make a busy loop
+        self.arrived.append(SIGNALS["CHLD"])  # a batch of dead children may be unfinished
+        select.poll().poll(100)  # ms, or an error that comes back at once makes a busy loop
 
     def inform(self, unit: Unit, kind: str, why: str = "", **details: Any) -> bool:
-        """Tell the fleet what happened to a unit. Return true, so that `Watch.wait` ends."""
+        """Tell the fleet what happened to a unit. Return true, for `Watch.wait` to end."""
         self.fleet.feed(unit.name, Event(kind, why, **details), time.monotonic())
         return True
 
     def boot(self) -> None:
-        """Start what is wanted, unless a signal asks for shutdown: a lone main command gets that once it runs."""
+        """Start what is wanted, unless a signal asks for shutdown; a lone main command gets that once it runs."""
         if list(self.fleet.units) != [MAIN]:
             self.read_signals()
             self.handle_signals()
@@ -5043,7 +4833,7 @@ class Loop:
     def turn(self) -> None:
         """Wait for something to happen, and see it through."""
         fleet, until = self.fleet, self.next_look if self.lingering else None
-        if self.more or self.arrived or self.actions:
+        if self.arrived or self.actions:
             until = time.monotonic()
         elif fleet.sweeping and not self.lingering:
             until = time.monotonic() + LINGER_LOOK
@@ -5059,7 +4849,7 @@ class Loop:
         if fleet.ending:
             self.output.begin_shutdown()
             self.listeners.release_sockets()
-        if fleet.grown:  # once a main process is dead, /proc does not show what descends from it
+        if fleet.grown:  # see what descends from a main process while it lives
             fleet.grown = False
             delay = max(LINGER_LOOK, LOOK_SHARE * self.census.cost)
             self.watch.later(now + delay, partial(self.census.survey, reuse=True))
@@ -5068,10 +4858,10 @@ class Loop:
                 fleet.end_shutdown()
                 self.perform()
             elif not self.init.is_pid1:  # there may be new descendants
-                self.init.signal_all(SIGNALS["KILL" if fleet.swept_hard else "TERM"])
+                self.init.signal_all(fleet.sweeping)
 
     def paused(self, gap: float) -> bool:
-        """Move the deadlines by a time in which nothing ran, unless somebody waits for a shutdown."""
+        """Move the deadlines by a time in which nothing ran (docker pause), unless in a shutdown."""
         if self.fleet.ending:
             return False
         for timer in self.watch.timers:
@@ -5080,41 +4870,32 @@ class Loop:
         self.clock.wind()  # by the wall clock, which went on
         return True
 
-    def read_signals(self) -> None:
+    def read_signals(self) -> bool:
         for data in iter(lambda: call_or(b"", os.read, self.wake, 4096), b""):
             self.arrived += data
-
-    def awake(self) -> bool:
-        """Read signals. Return whether `turn` is needed. COST: orphans are reaped here, without one."""
-        self.read_signals()
-        if not CHILD_ALONE.issuperset(self.arrived):
-            return True
-        self.arrived.clear()
-        return self.reap() or self.fleet.sweeping or bool(self.lingering)
+        return True
 
     def handle_signals(self) -> None:
-        """Take the signals that ask for shutdown first, then the dead children, then the signals to be relayed."""
-        if Stream.broken:  # a write of overlord's has sent it a signal
-            Stream.broken = False
+        """Take first the signals that ask for shutdown, then the dead children, then what is relayed."""
+        if Sink.broken:
+            Sink.broken = False
             self.read_signals()
             self.arrived = self.arrived.translate(None, bytes(OWN_FAULTS))
         arrived, self.arrived = self.arrived, bytearray()
         asking, transparent = self.fleet.settings.shutdown_signals, self.fleet.transparent()
         for number in [number for number in arrived if number in asking]:
             self.fleet.ask_shutdown(f"{spell_signal(number)} received", time.monotonic(), number)
-        if CHILD_ALONE.intersection(arrived) or self.more:
+        if CHILD_ALONE.intersection(arrived):
             self.reap()
         for number in dict.fromkeys(arrived):
             if number not in CHILD_ALONE and (transparent or number not in asking):
                 self.relay(number, arrived.count(number))
 
-    def reap(self) -> bool:
-        """Reap a batch of children. Return whether `turn` is needed."""
-        count, news = 0, False
+    def reap(self) -> None:
+        count = 0
         for pid, code, user, stopped in self.kernel.dead_children():
             count += 1
             name = self.pids.get(pid)
-            news = news or name is not None or pid in self.helpers
             if stopped:
                 if name == MAIN and (gap := self.init.suspend(self.kernel, pid, code)):
                     self.watch.looked = time.monotonic()
@@ -5128,16 +4909,16 @@ class Loop:
             else:
                 self.control.orphans += 1
                 if any(unit.kin.pop(pid, 0) and not unit.kin for unit in self.lingering):
-                    self.next_look, news = 0.0, True
+                    self.next_look = 0.0
+        if count == REAP_BATCH:  # there may be more
+            self.arrived.append(SIGNALS["CHLD"])
         if self.census.dead:
             self.bury()
-        self.more = count == REAP_BATCH
-        return news or self.more
 
     def bury(self) -> None:
-        """Tell the fleet of dead main processes, and what they left behind. COST: one reading of /proc for all."""
+        """Tell the fleet of dead main processes. COST: one reading of /proc shows what all of them left behind."""
         census = self.census
-        for unit, _, _ in census.dead:  # its last messages, of which 100 are read, may name another main process
+        for unit, _, _ in census.dead:  # a last message may name another main process
             self.notices.read_last(unit)
         census.dead = [each for each in census.dead if self.pids.get(each[1]) == each[0].name]
         looked, census.torn = census.may_leave([unit for unit, _, _ in census.dead]), set()
@@ -5149,7 +4930,7 @@ class Loop:
             del census.dead[0]  # not before: if find_left raises, the next turn repeats it
             self.pids.pop(pid)
             if rest and census.may_spare(unit, code):  # RACE: a daemon there may be about to make its own session
-                self.watch.later(time.monotonic() + LINGER_LOOK, partial(self.end_script, unit, pid, code))
+                self.watch.after(LINGER_LOOK, partial(self.end_script, unit, pid, code))
             else:
                 self.tell_end(unit, code, rest, doubts)
 
@@ -5160,10 +4941,10 @@ class Loop:
         return True
 
     def tell_end(self, unit: Unit, code: int, rest: list[Process], doubts: list[Process]) -> None:
-        """Tell the fleet of a dead main process. `rest`: what it left behind; `doubts`: what may be the unit's."""
+        """Tell the fleet of a dead main process, what it left behind, and what may be the unit's (`doubts`)."""
         status, spec = unit.status, unit.spec
         why = self.kernel.reason(status.pid)
-        code = 1 if why and code == EX_TEMPFAIL else code
+        passing = bool(why) and code == EX_TEMPFAIL
         if unit.name == MAIN:
             self.init.take_terminal(self.kernel)
         known = why or status.state == STOPPING
@@ -5172,16 +4953,16 @@ class Loop:
         may_be_named = spec.pidfile and status.state in (STARTING, OK) and doubts
         if left := bool(rest or may_be_named or unit.stop_command or (unit in self.census.torn and not spares)):
             self.lingering[unit] = 0
-        for capture in self.output.of(unit.name):  # what it wrote belongs before the message of its end
+        for capture in self.output.of(unit.name):  # what it wrote stands before the message of its end
             capture.finish_run(left)
         for prober in unit.probers.values():
             if prober.timer and not (left and spec.pidfile):
                 kill_child(self.kernel, prober.pid)
-        self.inform(unit, "exited", why, code=code, left=left, hint=hint)
+        self.inform(unit, "exited", why, code=1 if passing else code, left=left, hint=hint, passing=passing)
 
     def name_main(self, unit: Unit, pid: int, source: str, trusted: bool = False) -> str:
         """Make the process that a pid file or MAINPID= names the main process. Return why not, or "".
-        `trusted`: only root or the unit wrote it, so it may name an orphan that another unit may have made."""
+        `trusted`: only root or the unit wrote it; it may name an orphan that another unit may have made."""
         status, census = unit.status, self.census
         if status.state not in (STARTING, OK) or not status.pid:
             return "it is being stopped"
@@ -5190,7 +4971,8 @@ class Loop:
             return ""
         if census.survey(reuse=True).get(pid) is not unit:
             census.survey()
-        if not (process := census.found.get(pid)):
+        process = census.found.get(pid)
+        if not process or not is_there(process):  # RACE: it may have been reaped since that reading, as an orphan
             return f"{source} names pid {pid}, which does not run"
         if not self.may_be_main(unit, process, trusted):
             why = f"{source} names {spell_processes([process])}, which is not of this unit: refused"
@@ -5225,7 +5007,7 @@ class Loop:
         return len(orphan.makers) == 1 or (trusted and read_origin(process, {}).user in (None, user))
 
     def watch_main(self, unit: Unit, pid: int, fd: int = -1) -> bool:
-        """See a main process that is not overlord's child end: by pidfd_open(2), else by a look once a second."""
+        """See the end of a main process that is not overlord's child: by pidfd_open(2), else once a second."""
         self.watch.close(fd)
         process, named = read_process(pid), self.pids.get(pid) == unit.name
         if named and process and process.born == unit.kin.get(pid, process.born):
@@ -5233,7 +5015,7 @@ class Loop:
                 fd = os.pidfd_open(pid)  # type: ignore[attr-defined,unused-ignore]
                 self.watch.on(fd, select.EPOLLIN, lambda: self.watch_main(unit, pid, fd))
             except (AttributeError, OSError):  # LINUX: since 5.3. PYTHON: since 3.9
-                self.watch.later(time.monotonic() + 1, lambda: self.watch_main(unit, pid))
+                self.watch.after(1, lambda: self.watch_main(unit, pid))
         elif named:
             self.reap()  # it may be overlord's child by now
             if self.pids.get(pid) == unit.name:
@@ -5257,12 +5039,13 @@ class Loop:
 
         def note_command_end(code: int, why: str) -> None:
             unit.stop_command, self.next_look = 0, 0.0
+            if not code:
+                return
+            text = f"stop_cmd cannot be run: {why}" if why else f"stop_cmd {spell_end(code)}"
             lives = self.pids.get(action.pid) == unit.name
-            if code:
-                sending = f", sending {spell_signal(spec.stop_signal)}" if lives else ""
-                fault = f"cannot be run: {why}" if why else spell_end(code)
-                self.log.message("warning", unit.name, f"stop_cmd {fault}{sending}")
-            if code and lives:
+            sending = f", sending {spell_signal(spec.stop_signal)}" if lives else ""
+            self.log.message("warning", unit.name, text + sending)
+            if lives:
                 self.kill(unit, Kill(unit.name, action.pid, spec.stop_signal, whole=spec.kill_mode == "all"))
 
         self.census.survey(reuse=True)
@@ -5276,12 +5059,11 @@ class Loop:
     def run_command(self, unit: Unit, cmd: str, stdio: tuple[int, int], ended: Callable[[int, str], None]) -> int:
         """Run a command as a unit's user; return its pid. `ended` takes exit code and reason. Raises StartError."""
         main = {"MAINPID": str(unit.status.pid)} if unit.status.pid else {}
-        pid = self.kernel.make_process(unit.spec._replace(cmd=cmd, pidfile=None), stdio, main, {})
-        self.helpers[pid] = ended
-        return pid
+        spec = unit.spec._replace(cmd=cmd, pidfile=None)
+        return self.kernel.fork(partial(self.kernel.become, spec, stdio, main, {}), ended)
 
     def look_at_lingering(self, now: float) -> None:
-        """Signal what is new of units that are being stopped. Find those that have ended, of which no signal tells."""
+        """Signal what is new of units that are being stopped, and see which have ended: no signal tells."""
         if not self.lingering or now < self.next_look:
             return
         self.census.survey()
@@ -5309,7 +5091,7 @@ class Loop:
                 self.inform(unit, "emptied")
 
     def perform(self) -> None:
-        """Do what the fleet wants, and what follows from that. If a signal interrupts it, the next turn goes on."""
+        """Do what the fleet wants, and what follows from that. After a signal, the next turn goes on."""
         self.collect_actions()
         while self.actions:
             action = self.action = self.actions.popleft()
@@ -5320,14 +5102,14 @@ class Loop:
             if isinstance(action, Spawn):
                 self.read_signals()
                 if any(number in self.arrived for number in self.fleet.settings.shutdown_signals):
-                    break  # a thousand starts must not make a stop request wait
+                    break  # it must not wait for a thousand starts
             self.collect_actions()
             self.watch.check_clock()  # a thousand starts are no pause
         self.action = None
         self.control.answer_waiting(time.monotonic())
 
     def collect_actions(self) -> None:
-        """Take over what the fleet wants. Messages and timers do not wait for a thousand starts."""
+        """Take over what the fleet wants. Messages and timers do not wait for starts."""
         for action in self.fleet.take_actions():
             if isinstance(action, (Say, Changed, Wake, Replan)):
                 self.doers[type(action)](action)
@@ -5338,7 +5120,7 @@ class Loop:
         if action.unit != MAIN or action.level == "error" or len(self.fleet.units) > 1:
             details = self.post_mortem(self.fleet.units[action.unit]) if action.final else None
             self.log.message(action.level, action.unit, action.text, details)
-        self.control.publish_message(action)
+        self.control.publish(action)
 
     def set_timer(self, action: Wake) -> None:
         owner: Any = self.fleet.units.get(action.unit) if action.unit else self
@@ -5381,7 +5163,6 @@ class Loop:
         unit.sessions, unit.kin, unit.user, unit.told, unit.probers = {pid}, {pid: unit.born}, None, {}, {}
         self.pids[pid] = unit.name
         self.inform(unit, "spawned", pid=pid)
-        self.notices.seek_line(unit)
 
     def spawn_unit(self, unit: Unit) -> int:
         """Return the pid of a unit's new process. Raises StartError."""
@@ -5390,15 +5171,15 @@ class Loop:
         stdio, (more, fds) = self.output.wire_output(unit.spec), self.listeners.wire_sockets(unit)
         extra, own = try_stage("ready", self.notices.wire_notices, unit)
         try:
-            return self.kernel.make_process(unit.spec, stdio, {**extra, **more}, {**fds, **own})
+            return self.kernel.fork(partial(self.kernel.become, unit.spec, stdio, {**extra, **more}, {**fds, **own}))
         finally:
             for fd in own.values():
                 os.close(fd)
 
     def post_mortem(self, unit: Unit) -> dict[str, str | list[str]]:
-        """Return what a person wants to know about a unit that has failed for good."""
+        """Return what a person wants to know of a final failure."""
         spec, status, tail = unit.spec, unit.status, self.output.tails.get(unit.name)
-        restarts = count_of(max(0, status.starts - 1), "time")
+        restarts = count_of(max(0, status.starts - 1, status.respawned), "time")
         user = spec.uid or f"{os.geteuid()} (overlord's own)"
         told: dict[str, str | list[str]] = {"command": spec.cmd, "user": user, "restarted": restarts}
         if status.started:
@@ -5412,9 +5193,9 @@ class Loop:
     def kill(self, unit: Unit, action: Kill) -> None:
         hard, left = action.signum == SIGNALS["KILL"], unit.status.left
         if action.whole or (unit.name != MAIN and not hard):
-            self.census.survey(reuse=not left)  # once it is dead, /proc does not show what descends from it
+            self.census.survey(reuse=not left)  # see what descends from it while it lives
         unit.told = unit.told if left and not hard else {}
-        # RACE: the main process may have been reaped since then, and its pid may be another's now
+        # RACE: the main process may have been reaped, and its pid be another's now
         pids = [action.pid] if self.pids.get(action.pid) == unit.name else []
         if action.whole:
             self.lingering.setdefault(unit, 0)  # more may come
@@ -5443,7 +5224,7 @@ class Loop:
         return targets
 
     def deliver(self, unit: Unit, signum: int, targets: list[Process]) -> None:
-        """Signal processes, a batch at a time. One that ignores it (a shell's background job, INT) gets TERM."""
+        """Signal processes, in batches. One that ignores it (INT: a shell's background job) gets TERM."""
         exact = signum == SIGNALS["KILL"] or unit.name == MAIN
         for process in targets[:SIGNAL_BATCH]:
             if process.born and not is_there(process):
@@ -5454,10 +5235,10 @@ class Loop:
                 what = f"{spell_signal(own)} to {spell_processes([process])}"
                 self.log.message("error", unit.name, f"cannot send {what}: {fault}")
         if rest := targets[SIGNAL_BATCH:]:
-            self.watch.later(time.monotonic(), lambda: self.deliver(unit, signum, rest))
+            self.watch.after(0, lambda: self.deliver(unit, signum, rest))
 
-    def relay(self, number: int, times: int = 1) -> None:
-        """Pass a signal to the main command, as often as it came, and to the daemons that want and survive it."""
+    def relay(self, number: int, times: int) -> None:
+        """Pass a signal to the main command, as often as it came, and to daemons that want and survive it."""
         units = self.fleet.units
         daemons = [unit for unit in units.values() if unit.spec.kind == "daemon"]
         targets = [(unit, to) for unit in daemons for source, to in unit.spec.forward if source == number]
@@ -5604,7 +5385,8 @@ def warn_of_image(config: Config, environment: Mapping[bytes, bytes]) -> Iterato
         if program and not any(os.path.isfile(path) and os.access(path, os.X_OK) for path in paths):
             yield f"{name}: cmd: {program} is not there, or not executable"
         try:
-            identity(unit.uid, unit.gid)
+            if identity(unit.uid, unit.gid)[0] not in (None, os.geteuid()) and os.geteuid():
+                yield f"{name}: uid: only root can become another user, and this is user {os.geteuid()}: leave uid out"
         except StartError as error:
             yield f"{name}: {error}"
         own = {each.port or each.path for each in unit.listen}
@@ -5625,6 +5407,9 @@ def warn_of_doubts(draft: Draft) -> Iterator[str]:
     doubts = (
         ("cmd stop_cmd", r"(?s)\A(?!.*<<).*[^\\\n]\n\s*-",
          "a line that begins with '-' is a command of its own: to go on with the line before, end that with \\"),
+        ("cmd stop_cmd ready health uid gid dir stdout stderr pidfile schedule",
+         rf"(?s)\A(?!.*<<).*\n\s*({'|'.join(BY_KIND['daemon'])})\s+=",
+         "an indented line goes on the value before it: begin an option at the left margin"),
         ("env", r",\s*[A-Z_][A-Z0-9_]*=", "what follows the comma is a part of the value: write one KEY=value a line"),
         ("", r"%\((?!asctime|level|message|name\)|process\)|thread|module|line|file|func)\w+\)\d*[sd]|\$\(\(?circus\.",
          "%(...)s and $(circus...) are not expanded here: write ${...}"),  # in Python's log formats they are meant
@@ -5677,8 +5462,7 @@ def run(path: str | None, command: list[str]) -> int:
         loop = Loop(fleet, kernel, init, output, control)
         unheard = control.open_socket(settings.socket) if settings.socket else ""
     except OSError as error:  # out of descriptors, for example
-        complain(f"cannot start: {error}: exiting with code 1")
-        return 1
+        raise StartError(f"cannot start: {error}: exiting with code 1") from None
     for warning in (init.warning, warn_of_shell(), unheard, *warn_of_writers(files, settings.configdir)):
         if warning:
             output.log.message("warning", "", warning)
@@ -5696,11 +5480,11 @@ def check(asked: Asked) -> None:
     config = draft.validate()
     warnings = [] if files else [f"there is no {DEFAULT_CONFIG}: nothing but a COMMAND can be run"]
     warnings += [*warn_of_doubts(draft), *warn_of_writers(files, config.settings.configdir)]
-    warnings += warn_of_image(config, environment)
-    for warning in (*warnings, *warn_of_stop_time(config)):
+    for warning in (*warnings, *warn_of_image(config, environment), *warn_of_stop_time(config)):
         complain(f"warning: {warning}")
-    if not COMPILED:
-        once = f"overlord.py compile {os.path.abspath(__file__)}"
+    source = "" if COMPILED else os.path.abspath(__file__)
+    if source and os.access(os.path.dirname(source), os.W_OK):
+        once = f"overlord.py compile {source}"
         complain(f"note: each start and health check compile this source (0.1 s, 30 MB); once and for all: {once}")
     kinds = [unit.kind for unit in config.units.values()]
     counts = f"{count_of(kinds.count('daemon'), 'daemon')}, {count_of(kinds.count('script'), 'script')}"
@@ -5714,7 +5498,7 @@ def make_first_line(python: str) -> bytes:
     return os.fsencode(text.format(python, len(os.fsencode(text.format(python, 0)))))
 
 
-def compile_into(asked: Asked) -> int:
+def compile_into(asked: Asked) -> None:
     """Write overlord as an executable file of compiled code, for the Python that runs this.
     If that Python's path does not fit the first line, or has a blank, a link beside the file leads to it."""
     if COMPILED:
@@ -5730,6 +5514,9 @@ def compile_into(asked: Asked) -> int:
             raise OSError(errno.ENAMETOOLONG, text)
         if os.path.exists(target) and not os.path.isfile(target):
             raise OSError(errno.EEXIST, "is no regular file")
+        found = call_or(b"", slurp, target)
+        if found and DEFAULT_CONFIG.encode() not in found:
+            raise OSError(errno.EEXIST, "is another program, and compile would replace it with overlord")
         code = compile(slurp(__file__), target, "exec", dont_inherit=True, optimize=2)
         with open(new, "wb") as file:
             file.write(make_first_line(fitting[0]) + marshal.dumps(code))
@@ -5740,20 +5527,17 @@ def compile_into(asked: Asked) -> int:
             os.symlink(python, link)
         os.replace(new, target)
     except OSError as error:
-        complain(f"compile: {error.filename2 or path}: {error.strerror}")
-        if os.path.isfile(new):
-            os.unlink(new)
-        return 1
+        call_or(None, os.unlink, new)
+        raise StartError(f"compile: {error.filename2 or path}: {error.strerror}") from None
     beside = f", which the link {link} leads to" if fitting[0] == link else ""
     write_out(1, f"overlord: {path}: compiled for {python}{beside}; run it as a program, without python3\n")
-    return 0
 
 
 def execute_as(asked: Asked) -> int:
     """Become a command with what a unit's process gets. Return an exit code where that fails."""
     name, *command = asked.words
     environment = found_environment()
-    units = read_config(asked.path, environment, [])[0].units
+    units = read_files(asked.path, environment)[0].validate(name).units
     if name not in units:
         team = [each for each, spec in units.items() if spec.instance and section_of(spec).endswith(f":{name}")]
         fault = f"{name} has instances {spell_list(team)}: name one"
@@ -5761,7 +5545,7 @@ def execute_as(asked: Asked) -> int:
     kernel = Kernel(environment, FOUND_MASK)
     kernel.shed_signals()
     try:
-        environment = kernel.take_place(units[name], (-1, -1), {})
+        environment = kernel.take_place(units[name], {})
         environment.pop(b"OVERLORD_NAME")  # it is not the unit's process
         why, code = execute(command, environment)
     except (OSError, StartError) as error:
@@ -5776,18 +5560,22 @@ def show_help(asked: Asked) -> None:
     for option in [option for option in OPTIONS if option.name in asked.words]:
         where = ", ".join(sections[kind] for kind in option.kinds)
         text += f"{option.name}  in {where}, default: {option.default or option.shown}\n  {option.help}\n"
+    text += "".join(spell_verb(VERBS[word]) for word in asked.words if word in VERBS)
     if not text:
-        name = asked.words[0]
-        raise Mistake(f"there is no option {name}{suggest(name, [option.name for option in OPTIONS])}")
+        near = suggest(asked.words[0], [*VERBS, *(option.name for option in OPTIONS)])
+        raise Mistake(f"there is no verb or option {asked.words[0]}{near}")
     write_out(1, text)
+
+
+def spell_verb(verb: Verb) -> str:
+    head = f"  {verb.name} {verb.words}".ljust(27)
+    return f"{head}{verb.help}\n" if head.endswith(" ") else f"{head}\n{' ' * 27}{verb.help}\n"
 
 
 def spell_usage() -> str:
     parts = ["", ""]
     for verb in VERBS.values():
-        head = f"  {verb.name} {verb.words}".ljust(27)
-        head += "" if head.endswith(" ") else "\n" + " " * 27
-        parts[bool(verb.asks)] += f"{head}{verb.help}\n"
+        parts[bool(verb.asks)] += spell_verb(verb)
     return USAGE.format(*parts)
 
 
@@ -5824,9 +5612,12 @@ def refuse_second(place: str, command: list[str]) -> None:
         known = error.errno == errno.EACCES and os.path.exists("/proc/net/unix")
         found = known and f" {os.path.realpath(place)}\n".encode() in slurp("/proc/net/unix")
     if found:
-        near = suggest(command[0], [name for name, verb in VERBS.items() if verb.asks]) if command else ""
+        meant = FOREIGN_VALUES.get(command[0], command[0]) if command else ""
+        if near := suggest(meant, VERBS):
+            raise Mistake(f"unknown verb {command[0]}{near}")
+        wrong = f"there is no verb {command[0]}, and " if command else ""
         more = "; see overlord.py status; for a second one: -c FILE with [overlord] socket = /PATH"
-        raise Mistake(f"an overlord runs here already, and answers at {spell_place(place)}{near or more}")
+        raise Mistake(f"{wrong}an overlord runs here already, and answers at {spell_place(place)}{more}")
 
 
 def places_to_ask(path: str | None) -> Iterator[str]:
@@ -5846,16 +5637,16 @@ def places_to_ask(path: str | None) -> Iterator[str]:
 
 
 def send_request(path: str | None, words: list[str]) -> Any:
+    """Return a connection to the first overlord that answers."""
     refused, tried = None, []
     for place in places_to_ask(path):
         tried.append(spell_place(place))
         try:
             return dial(place, words)
-        except PermissionError as error:
-            refused = error
         except OSError as error:
             if error.errno == errno.EAGAIN:
                 raise
+            refused = error if isinstance(error, PermissionError) else refused
     hint = "does overlord run here? Its log says if it has no socket"
     raise refused or OSError(errno.ENOENT, f"nobody answers at {' or '.join(tried)}: {hint}")
 
@@ -5863,14 +5654,17 @@ def send_request(path: str | None, words: list[str]) -> Any:
 def ask_overlord(path: str | None, words: list[str], take: Callable[[str], Any], quiet: bool = False) -> int:
     """Pass each line to `take`, errors to stderr unless `quiet`, and return the exit code. Raises OSError."""
     sock, rest, poll, patient = send_request(path, words), b"", select.poll(), False
+    endless = words[0] in ("logs", "events")  # `| head` ends them, or the end of overlord
     poll.register(sock.fileno(), select.POLLIN)
     poll.register(1, 0)  # for POLLERR, when nobody reads stdout any more: poll(2)
     while True:
         if patient and sock.fileno() not in dict(poll.poll()):
-            if words[0] in ("logs", "events"):  # `| head` ends them
+            if endless:
                 return 0
             raise Unwritten(os.strerror(errno.EPIPE))
         if not (data := sock.recv(65536)):
+            if patient and endless:
+                return 0
             raise OSError(errno.EPIPE, "overlord hung up before it had answered")
         *lines, rest = (rest + data).split(b"\n")
         for line in lines:
@@ -5885,13 +5679,13 @@ def ask_overlord(path: str | None, words: list[str], take: Callable[[str], Any],
                 complain(text)
 
 
-# How a state looks: its colour on a terminal and, by number, on the page (2: dim); its colour in `graph --dot`; in
-# `timeline` its character, and on the page the height of its bar.
+# How a state looks: its colour on a terminal and, by number, on the page (2: dim); its colour in `graph --dot`; its
+# character in `timeline`.
 LOOKS = {
-    IDLE: (2, "white", " ", 14), WAITING: (33, "khaki", "\u00b7", 2), STARTING: (33, "khaki", "\u2592", 8),
-    RUNNING: (36, "lightblue", "\u2592", 8), OK: (32, "palegreen", "\u2588", 14), STOPPING: (33, "khaki", " ", 14),
-    BACKOFF: (33, "khaki", "~", 4), STOPPED: (2, "lightgrey", " ", 14), DONE: (2, "lightgrey", "\u2588", 14),
-    FAILED: (31, "salmon", "x", 14),
+    IDLE: (2, "white", " "), WAITING: (33, "khaki", "\u00b7"), STARTING: (33, "khaki", "\u2592"),
+    RUNNING: (36, "lightblue", "\u2592"), OK: (32, "palegreen", "\u2588"), STOPPING: (33, "khaki", " "),
+    BACKOFF: (33, "khaki", "~"), STOPPED: (2, "lightgrey", " "), DONE: (2, "lightgrey", "\u2588"),
+    FAILED: (31, "salmon", "x"),
 }  # fmt: skip
 SETTLED = (OK, DONE, FAILED)  # a start ends in one of these
 NUMBERS = {  # of a RECORD
@@ -6003,12 +5797,18 @@ def spell_array(objects: Iterable[dict[str, Any]]) -> str:
 
 
 def draw_graph(asked: Asked, lines: list[str]) -> str:
-    units, out = read_records(lines), "digraph overlord {\n  rankdir=LR; node [shape=box, style=filled];\n"
-    for name, unit in units.items() if "dot" in asked.options else ():
+    units = read_records(lines)
+    if "dot" not in asked.options:
+        return draw_tree(units)
+    out = "digraph overlord {\n  rankdir=LR; node [shape=box, style=filled];\n"
+    for name, unit in units.items():
         out += f'  "{name}" [label="{name}\\n{unit["state"]}", fillcolor={LOOKS[unit["state"]][1]}];\n'
         out += "".join('  "{}" -> "{}" [label="{}"];\n'.format(name, *dep.split(":")) for dep in unit["deps"])
-    if "dot" in asked.options:
-        return out + "}\n"
+    return out + "}\n"
+
+
+def draw_tree(units: Mapping[str, dict[str, Any]]) -> str:
+    """Return each unit that none needs, above those that it needs."""
     needed = {dep.partition(":")[0] for unit in units.values() for dep in unit["deps"]}
     out, shown = "", set()
     todo = [(name, "", "") for name in reversed(list(units)) if name not in needed]
@@ -6029,7 +5829,9 @@ def draw_why(asked: Asked, lines: list[str]) -> str:
     """Return why a unit and those that it waits for are in their states, and the output of the last of them."""
     units, following, margin, out = read_records(lines), asked.words[0], "", ""
     if following not in units:
-        raise Mistake(f"there is no unit {following}{suggest(following, units)}")
+        team = spell_list([name for name in units if name.rpartition("-")[0] == following])
+        hint = f", but {team}: name one" if team else suggest(following, units)
+        raise Mistake(f"there is no unit {following}{hint}")
     while following in units:
         unit = units.pop(following)
         failures = unit["failures"] if unit["state"] == BACKOFF else 0
@@ -6055,14 +5857,18 @@ def read_stories(lines: Iterable[str]) -> dict[str, list[tuple[float, float, str
 
 
 def draw_timeline(asked: Asked, lines: list[str]) -> str:
-    """Return a bar for each unit, which ends with its last event or now; or JSON."""
-    stories, rows = read_stories(lines), []
-    if "json" in asked.options:
-        parts = {name: [{"at": begin, "what": what} for begin, _, what in story] for name, story in stories.items()}
-        return spell_array({"name": name, "events": part} for name, part in parts.items())
-    lasts = [begin if what in SETTLED else end for story in stories.values() for begin, end, what in story[-1:]]
-    total = max(lasts, default=0) or 1e-9
-    texts = list(map(spell_story, stories.values()))
+    stories = read_stories(lines)
+    if "json" not in asked.options:
+        return draw_bars(stories)
+    parts = {name: [{"at": begin, "what": what} for begin, _, what in story] for name, story in stories.items()}
+    return spell_array({"name": name, "events": part} for name, part in parts.items())
+
+
+def draw_bars(stories: Mapping[str, list[tuple[float, float, str]]]) -> str:
+    """Return a bar for each unit, on a time axis as long as the start took: what comes later is at its end."""
+    told, texts, rows = [story for story in stories.values() if story], list(map(spell_story, stories.values())), []
+    ends = [story[-1][0] for story in told if story[0][0] < 1 and story[-1][2] in SETTLED]
+    total = max(ends or [story[-1][1] for story in told], default=0) * 1.1 or 1e-9
     beside = sum(max(map(len, column), default=0) for column in (stories, texts))
     width = max(20, min(count_columns() - beside - 4, 60))
     for (name, story), text in zip(stories.items(), texts):
@@ -6084,7 +5890,6 @@ def spell_story(story: list[tuple[float, float, str]]) -> str:
 
 
 Seen = namedtuple("Seen", "healthy health version orphans units stories lines")
-Needs = namedtuple("Needs", "deps")
 METRICS = (  # of a unit: name (a counter's ends with _total), field of its record, and what it is
     ("starts_total", "starts", "Starts."), ("restarts_total", "restarts", "Starts after the first."),
     ("last_exit_code", "code", "Of its last process that ended; 128+N for a death by signal N."),
@@ -6092,48 +5897,38 @@ METRICS = (  # of a unit: name (a counter's ends with _total), field of its reco
     ("cpu_seconds_total", "processor", "Processor time of its processes, and of their children that have ended."),
     ("memory_bytes", "memory", "Resident memory of its processes."), ("processes", "processes", "Their number."),
 )  # fmt: skip
-DRAWN_MOST = 150  # units in a picture
 # Colours stand for light and dark alike: greys that let the browser's own background through, and states that differ
 # enough from white and from black.
 PAGE_STYLE = """:root{color-scheme:light dark}.c2{--c:#6e7781}.c31{--c:#cf222e}.c32{--c:#1a7f37}.c33{--c:#9a6700}
-.c36{--c:#0969da}body{margin:0;font:15px/1.45 system-ui,sans-serif;overflow-wrap:break-word}main{display:grid;
-grid-template-columns:repeat(auto-fit,minmax(min(100%,600px),1fr));gap:12px;max-width:1400px;margin:auto;padding:12px;
-box-sizing:border-box}h1,footer,.all{grid-column:1/-1}h1,h2,h3,p,pre{margin:0 0 6px;font-size:1em}
-section,h1{border:1px solid #8886;border-radius:8px;padding:12px;min-width:0;overflow:auto}
-h1{border-left:8px solid var(--c);margin:0;max-height:9em;font-size:1.1em}footer,p,thead th,.side,pre{font-size:13px}
-footer,p,thead th,.side{opacity:.75}table{width:100%;border-collapse:collapse}td,th{padding:4px 12px 4px 0;
+.c36{--c:#0969da}body{margin:0 auto;max-width:1200px;padding:12px;font:15px/1.45 system-ui,sans-serif}
+body{overflow-wrap:anywhere}h1,h2,h3,p,pre{margin:0 0 6px;font-size:1em}h2{margin-top:24px}
+h1,b{border:1px solid var(--c);border-left-width:9px;border-radius:6px;padding:1px 7px}h1{overflow:auto;max-height:9em}
+b{font-weight:500;white-space:nowrap}table{width:100%;border-collapse:collapse}td,th{padding:4px 12px 4px 0;
 text-align:left;border-top:1px solid #8886}thead th{border:0}.number{text-align:right;white-space:nowrap}
-.why{overflow-wrap:anywhere}b{font-weight:500;border:1px solid var(--c);border-left-width:9px;border-radius:6px;
-padding:1px 7px;white-space:nowrap}div{overflow:auto;max-height:85vh}pre{white-space:pre-wrap;padding:8px;
-background:#8882}svg{display:block}text{fill:currentColor;font:12px ui-monospace,monospace}rect{fill:var(--c)}
-.box{fill:Canvas;fill-opacity:.6;stroke:var(--c);stroke-width:2}path{fill:none;stroke:#808080}
-.started{stroke-dasharray:2 4}.bounce{stroke-width:3;stroke:#3b82f6}.time{width:50%;padding:0;
-background:repeating-linear-gradient(90deg,#8886 0 1px,#0000 1px 25%)}.time svg{width:100%}.time i{display:inline-block;
-width:25%;font:11px sans-serif}.side{padding:0 0 0 12px}#lost{position:sticky;top:0;z-index:1;margin:0;opacity:1;
+footer,p,thead th{opacity:.75}footer,p,thead th,pre{font-size:13px}pre{padding:8px;background:#8882;overflow:auto;
+max-height:85vh}pre:not([tabindex]){white-space:pre-wrap}#lost{position:sticky;top:0;z-index:1;margin:0;opacity:1;
 background:#b31d28;color:#fff;text-align:center}#lost:not(:empty)+main{filter:grayscale(1);opacity:.6}
-@media(max-width:760px){.units{font-size:14px}.units tr{display:grid;grid-template-columns:minmax(0,1fr) 6.7em 6.2em}
-.time{width:70%}.why:empty,thead .why,.side,.number~.number{display:none}td.why{grid-column:1/-1;border:0;
-padding-left:1em}}"""
+@media(max-width:760px){tr{display:grid;grid-template-columns:minmax(0,1fr) 6.7em 6.2em}
+.why:empty,thead .why,.number~.number{display:none}td.why{grid-column:1/-1;border:0;padding-left:1em}}"""
 # It changes only what differs in the page: places scrolled to stay, and what is selected.
 PAGE_SCRIPT = """
-const renew = (old, fresh) => {
-  if (old.isEqualNode(fresh)) return
-  const was = old.childNodes, is = [...fresh.childNodes]
-  if (old.nodeName != fresh.nodeName || !is.length || was.length != is.length) return old.replaceWith(fresh)
-  for (const {name, value} of fresh.attributes) old.setAttribute(name, value)
-  is.forEach((node, i) => renew(was[i], node))
-}
+const parts = page => [...page.querySelectorAll('h1, h3, th, td, pre, footer')]
 let since = new Date, ask = document.onvisibilitychange = async () => {
   if (!document.hidden) try {
     const answer = await fetch('', {cache: 'no-store', signal: AbortSignal.timeout(9000)})
-    const page = new DOMParser().parseFromString(answer.ok ? await answer.text() : '', 'text/html')
-    renew(document.querySelector('main'), page.querySelector('main'))
+    if (!answer.ok) throw answer
+    const page = new DOMParser().parseFromString(await answer.text(), 'text/html')
+    const old = parts(document), fresh = parts(page)
+    if (old.length != fresh.length) document.querySelector('main').replaceWith(page.querySelector('main'))
+    else old.forEach((part, i) => {
+      if (!part.isEqualNode(fresh[i])) part.innerHTML = fresh[i].innerHTML, part.className = fresh[i].className
+    })
     document.title = page.title, lost.textContent = '', since = new Date
   } catch { lost.textContent = `no answer since ${since.toLocaleTimeString()}: what stands here is old` }
 }
 setInterval(ask, 3000)
 """
-PAGE_SCRIPT_HASH = "6xxMfs0hHk0xZQPTYoxwCoPcgWOfwc/D6ODdLEbhX6Q="  # SHA-256, for the Content-Security-Policy
+PAGE_SCRIPT_HASH = "yqIKn+bh3fW8sdEL8IIwn2NpDcmcPTt7Pdwcza2HJUw="  # SHA-256, for the Content-Security-Policy
 
 
 def read_seen(lines: Iterable[str]) -> Seen:
@@ -6176,45 +5971,8 @@ def escape(text: str) -> str:
     return re.sub(odd, lambda match: f"&#{ord(match[0])};" if match[0] in '&<>"' else "\ufffd", text)
 
 
-def draw_needs(seen: Seen) -> str:
-    """Return a picture of who needs whom, in columns: a unit is right of all that it needs. Every other column stands
-    half a row lower, for most lines to pass between its boxes; they are seen through those that they cross."""
-    needs = {name: [dep.split(":") for dep in unit["deps"]] for name, unit in seen.units.items()}
-    wide, lines, boxes = 7 * max(map(len, needs), default=0) + 34, "", ""
-    place: dict[str, tuple[int, int]] = {}  # of a unit: the left end of its box, and its middle
-    heights: dict[int, int] = {}  # of columns
-    for name in sort_units({name: Needs(deps) for name, deps in needs.items()})[0]:
-        x = max([place[dep][0] + wide + 60 for dep, _ in needs[name]], default=0)
-        y, state = heights.get(x, x // (wide + 60) % 2 * 28) + 25, seen.units[name]["state"]
-        place[name], heights[x] = (x, y), y + 31
-        for dep, how in needs[name]:
-            left, level = place[dep]
-            lines += (f'<path class="{how}" d="M{left + wide} {level}C{left + wide + 40} {level} {x - 40} {y} {x} {y}">'
-                      f'<title>{escape(f"{name} needs {dep}:{how}")}</title></path>')  # fmt: skip
-        boxes += (f'<g class="c{LOOKS[state][0]}" transform="translate({x} {y - 20})"><rect class="box" x="1" '
-                  f'height="40" width="{wide - 2}" rx="6"/><rect width="9" height="40" rx="3"/>'
-                  f'<text x="16" y="17">{escape(name)}</text><text x="16" y="33">{state}</text></g>')  # fmt: skip
-    size = f'width="{len(heights) * (wide + 60)}" height="{max(heights.values(), default=0)}"'
-    return f'<svg role="group" aria-label="who needs whom" {size}>{lines}{boxes}</svg>'
-
-
-def draw_starts(seen: Seen) -> str:
-    """Return how the start went: the states of each unit that was asked for at once, as bars on one time axis."""
-    stories = {name: story for name, story in seen.stories.items() if story and story[0][0] < 1}
-    ends = [story[-1][0] for story in stories.values() if story[-1][2] in SETTLED]
-    total, rows = max(ends, default=60) * 1.1 or 1, ""  # the others have no end, and do not squeeze these
-    for name, story in stories.items():
-        bars, text = "", escape(spell_story(story))
-        for begin, end, what in story:
-            colour, *_, high = LOOKS[what.split()[0]]
-            bars += (f'<rect class="c{colour}" x="{begin:.4f}" y="{7 - high // 2}" height="{high}" '
-                     f'width="{max(0, min(end, total) - begin):.4f}"><title>{escape(what)}</title></rect>')  # fmt: skip
-        rows += (f'<tr><th scope="row">{escape(name)}</th><td class="time"><svg role="img" aria-label="{text}" '
-                 f'viewBox="0 0 {total:.4f} 14" preserveAspectRatio="none" height="14">{bars}</svg></td>'
-                 f'<td class="side">{text}</td></tr>\n')  # fmt: skip
-    ticks = "".join(f"<i>{spell_duration(total * part / 4)}</i>" for part in range(4))
-    heads = f'<th scope="col">name</th><th scope="col" class="time">{ticks}</th>'
-    return f"<table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>"
+def badge(state: str) -> str:
+    return f'<b class="c{LOOKS[state][0]}">{state}</b>'
 
 
 def draw_page(seen: Seen, now: float) -> str:
@@ -6226,24 +5984,22 @@ def draw_page(seen: Seen, now: float) -> str:
         why += f", again in {spell_duration(unit['next'])}" if kind == BACKOFF and unit["next"] else ""
         why += f" (for {spell_duration(unit['for'])})" if kind in (*COMING, FAILED) else ""
         cells = "".join(f'<td class="number">{text}</td>' for text in spell_fields(unit, columns))
-        rows += (f'<tr><th scope="row">{escape(unit["name"])}</th><td><b class="c{LOOKS[kind][0]}">{kind}</b></td>'
+        rows += (f'<tr><th scope="row">{escape(unit["name"])}</th><td>{badge(kind)}</td>'
                  f'{cells}<td class="why">{escape(why.strip())}</td></tr>\n')  # fmt: skip
     heads = "".join(f'<th scope="col" class="number">{column}</th>' for column in columns)
     said = (f"<h3>{escape(name)}</h3><pre>{escape(chr(10).join(lines))}</pre>" for name, lines in seen.lines.items())
-    many = f"<p>{len(seen.units)} units are too many to draw: see overlord.py graph, and overlord.py timeline.</p>"
-    needs, starts = (many if len(seen.units) > DRAWN_MOST else draw(seen) for draw in (draw_needs, draw_starts))
+    tree = re.sub(r"(?m)  (\w+)(?=$| \(its)", lambda match: f"  {badge(match[1])}", escape(draw_tree(seen.units)))
     return f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">
 <title>{mark} {word}: overlord</title><style>{PAGE_STYLE}</style><noscript><meta http-equiv="refresh" content="5">
 </noscript></head><body><p id="lost" role="status"></p><main>
 <h1 class="c{LOOKS[state][0]}">{mark} {escape(seen.health)}</h1>
-<section class="all"><table class="units"><thead><tr><th scope="col">name</th><th scope="col">state</th>{heads}
-<th scope="col" class="why">why</th></tr></thead><tbody>{rows}</tbody></table></section>
-<section class="all"><h2>Last output of what failed</h2>{"".join(said) or "<p>Nothing has failed.</p>"}</section>
-<section><h2>Who needs whom</h2><p>Lines lead from what is needed to what needs it: dotted for <i>started</i>, which is
-order alone, thick for <i>bounce</i>, which restarts it too.</p><div tabindex="0">{needs}</div></section>
-<section><h2>How the start went</h2><p>Thin: waiting; thicker: on its way; full: there, or over.</p>
-<div tabindex="0">{starts}</div></section><footer>overlord {escape(seen.version)},
+<table><thead><tr><th scope="col">name</th><th scope="col">state</th>{heads}
+<th scope="col" class="why">why</th></tr></thead><tbody>{rows}</tbody></table>
+<h2>Last output of what failed</h2>{"".join(said) or "<p>Nothing has failed.</p>"}
+<h2>Who needs whom</h2><p>Below each unit is what it needs.</p><pre tabindex="0">{tree}</pre>
+<h2>How the start went</h2><p>Dots: waiting; grey: on its way; full: there; ~: in backoff; x: failed.</p>
+<pre tabindex="0">{escape(draw_bars(seen.stories))}</pre><footer>overlord {escape(seen.version)},
 {count_of(seen.orphans, "orphan")} reaped, {time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(now))} UTC</footer></main>
 <script>{PAGE_SCRIPT}</script></body></html>
 """
@@ -6257,11 +6013,8 @@ SERVED: dict[str, tuple[str, Callable[[Seen, float], str]]] = {  # path -> type 
     "/metrics": ("text/plain; version=0.0.4; charset=utf-8", draw_metrics),
     "/": ("text/html; charset=utf-8", draw_page),
 }
-REASONS = {
-    200: "OK", 400: "Bad Request", 404: "Not Found", 405: "Method Not Allowed", 408: "Request Timeout",
-    431: "Request Header Fields Too Large", 503: "Service Unavailable",
-}  # fmt: skip
-REQUEST = rb"([!-~]+) (?:https?://[^/? ]*)?([!-~]*) HTTP/1\.\d\r?\n(?:[!-9;-~]+:[^\r\n\0]*\r?\n)*\r?\n"
+UNAVAILABLE = "503 Service Unavailable"
+REQUEST = rb"([!-~]+) (?! )(?:https?://[^/? ]*)?([!-~]*) HTTP/1\.\d\r?\n(?:[!-9;-~]+:[^\r\n\0]*\r?\n)*\r?\n"
 HEADERS = (
     "Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\nAllow: GET, HEAD\r\nConnection: close\r\n"
     "Content-Security-Policy: default-src 'none'; style-src 'unsafe-inline'; connect-src 'self'; script-src "
@@ -6269,76 +6022,72 @@ HEADERS = (
 )
 
 
+def judge_request(heard: bytes) -> tuple[str, str]:
+    """Return the status of what was heard, "" if it is not all, and the path."""
+    request = re.match(REQUEST, heard)
+    if not request:
+        if re.search(rb"\n\r?\n", heard):
+            return "400 Bad Request", ""
+        return "431 Request Header Fields Too Large" if len(heard) > REQUEST_MAX else "", ""
+    path = decode(request[2].partition(b"?")[0]) or "/"
+    if request[1] not in (b"GET", b"HEAD"):
+        return "405 Method Not Allowed", path
+    return "200 OK" if path in SERVED else "404 Not Found", path
+
+
 class Visit:
-    """A connection with one request. After the answer, what still comes is dropped, or it would cut the answer off."""
+    """A connection with one request. `steps` yields the epoll events that it waits for."""
 
     def __init__(self, site: Site, sock: Any) -> None:
-        self.site, self.sock, self.watch = site, sock, site.watch
-        self.heard, self.path, self.bare = b"", "", False  # bare: HEAD, for the header alone
-        self.over, self.rest = False, memoryview(b"")  # it has its answer; the rest of that
-        self.silent = False  # the other end has closed its side
-        self.timer = self.watch.later(time.monotonic() + VISIT_TIMEOUT, lambda: self.answer(503 if self.path else 408))
-        self.watch.on(sock.fileno(), select.EPOLLIN, self.read)
+        self.site, self.sock, self.watch, self.steps = site, sock, site.watch, self.talk()
+        self.idle = True  # nothing was heard yet, or all is said
+        self.timer: list[Any] | None = None
+        site.visits.append(self)
+        self.limit_time()
+        self.go_on()
 
-    def read(self) -> None:
-        data = call_or(b"", self.sock.recv, REQUEST_MAX)
-        if not data and self.path and not (self.over or self.silent):  # it has said all, and waits for its answer
-            self.silent = True
-            self.watch.on(self.sock.fileno(), 0, self.read)  # LINUX: EPOLLHUP always comes too: epoll_ctl(2)
-            return
-        if not data:
-            self.leave()
-        if not data or self.path or self.over:
-            return
-        self.heard = (self.heard + data).lstrip(b"\r\n")[: REQUEST_MAX + 1]
-        request, whole = re.match(REQUEST, self.heard), re.search(rb"\n\r?\n", self.heard)
-        if not request:
-            if whole or len(self.heard) > REQUEST_MAX:
-                self.answer(400 if whole else 431)
-            return
-        self.path, self.bare = decode(request[2].partition(b"?")[0]) or "/", request[1] == b"HEAD"
-        if request[1] not in (b"GET", b"HEAD"):
-            self.answer(405)
-        elif self.path not in SERVED:
-            self.answer(404)
-        elif time.monotonic() - self.site.since < SERVED_REST:
-            self.show()
-        elif not self.site.asking:  # one question for all who come meanwhile
-            self.site.asking = True
-            self.site.link.send(b"?")
+    def limit_time(self) -> None:
+        self.timer = self.watch.later(time.monotonic() + VISIT_TIMEOUT, partial(self.go_on, late=True), self.timer)
 
-    def show(self) -> None:
-        seen, texts, (kind, draw) = self.site.seen, self.site.texts, SERVED[self.path]
-        if not seen:
-            self.answer(503, text=b"overlord does not answer\n")
-            return
-        if self.path not in texts:
-            texts[self.path] = draw(seen, self.site.came).encode("utf-8", "replace")
-        self.answer(200 if seen.healthy or self.path != "/health" else 503, kind, texts[self.path])
-
-    def answer(self, status: int, kind: str = "text/plain", text: bytes = b"") -> None:
-        text = text or f"{status} {REASONS[status]}\n".encode()
-        date = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime())
-        head = f"HTTP/1.1 {status} {REASONS[status]}\r\nDate: {date}\r\nContent-Type: {kind}\r\n{HEADERS}"
-        self.rest = memoryview(f"{head}Content-Length: {len(text)}\r\n\r\n".encode() + (b"" if self.bare else text))
-        self.over = True
-        self.timer = self.watch.later(time.monotonic() + VISIT_TIMEOUT, self.leave, self.timer)
-        self.send_more()
-
-    def send_more(self) -> None:
+    def go_on(self, late: bool = False) -> None:
         try:
-            self.rest = self.rest[self.sock.send(self.rest, MSG_DONTWAIT | MSG_NOSIGNAL) :]
-            if not self.rest:
-                self.sock.shutdown(1)  # of sending: shutdown(2)
-        except BlockingIOError:
-            pass
-        except OSError:
+            events = self.steps.throw(TimeoutError()) if late else next(self.steps)
+            self.watch.on(self.sock.fileno(), events, self.go_on)
+        except (StopIteration, OSError):
             self.leave()
-            return
-        wanted = (select.EPOLLOUT, self.send_more) if self.rest else (select.EPOLLIN, self.read)
-        self.watch.on(self.sock.fileno(), *wanted)
+
+    def talk(self) -> Generator[int, None, None]:
+        """Hear a request and answer it. What still comes is dropped, or it would cut the answer off. Raises OSError."""
+        heard, status, path = b"", "", ""
+        try:
+            while not status:
+                yield select.EPOLLIN
+                if not (data := self.sock.recv(REQUEST_MAX)):
+                    return
+                heard = (heard + data).lstrip(b"\r\n")[: REQUEST_MAX + 1]
+                self.idle = not heard
+                status, path = judge_request(heard)
+        except TimeoutError:
+            status = "408 Request Timeout"
+        kind, text = "text/plain", f"{status}\n".encode()
+        if status == "200 OK":
+            status, kind, text = self.site.show(path)
+        date = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime())
+        head = f"HTTP/1.1 {status}\r\nDate: {date}\r\nContent-Type: {kind}\r\n{HEADERS}"
+        head += f"Content-Length: {len(text)}\r\n\r\n"
+        rest = memoryview(head.encode() + (b"" if heard.startswith(b"HEAD ") else text))
+        self.limit_time()
+        while rest:
+            yield select.EPOLLOUT
+            rest = rest[self.sock.send(rest, MSG_DONTWAIT | MSG_NOSIGNAL) :]
+        self.sock.shutdown(1)  # of sending: shutdown(2)
+        self.idle = True
+        yield select.EPOLLIN
+        while self.sock.recv(REQUEST_MAX):
+            yield select.EPOLLIN
 
     def leave(self) -> None:
+        self.steps.close()  # it refers to itself
         self.watch.cancel(self.timer)
         self.watch.off(self.sock.fileno())
         self.sock.close()
@@ -6349,44 +6098,54 @@ class Site:
     """Reads requests, and answers them with what it hears over a link from the process that may ask overlord."""
 
     def __init__(self, listeners: Iterable[Any], link: Any) -> None:
-        self.watch, self.link, self.heard = Watch(), link, b""
+        self.watch, self.link = Watch(), link
         self.visits: list[Visit] = []  # the oldest first
         self.seen: Seen | None = None  # None: overlord does not answer
-        self.since, self.came, self.asking = -SERVED_REST, 0.0, False  # when that came; whether it is asked for
+        self.since, self.came = -SERVED_REST, 0.0  # when that came
         self.texts: dict[str, bytes] = {}  # drawn from that
-        self.watch.on(link.fileno(), select.EPOLLIN, self.hear_link)
+        self.watch.on(link.fileno(), select.EPOLLHUP, lambda: True)  # there is nobody at the other end any more
         for sock in listeners:
             sock.setblocking(False)
-            self.await_visits(sock)
-
-    def await_visits(self, listener: Any) -> None:
-        self.watch.on(listener.fileno(), select.EPOLLIN, partial(self.admit, listener))
+            self.watch.on(sock.fileno(), select.EPOLLIN, partial(self.admit, sock))
 
     def admit(self, listener: Any) -> None:
         """Accept a connection. Of too many, the oldest idle one gives way, else the oldest."""
         full = False
         try:
-            self.visits.append(Visit(self, _socket.socket(fileno=listener._accept()[0])))
+            Visit(self, _socket.socket(fileno=listener._accept()[0]))
         except OSError as error:  # the other end may have gone
             full = error.errno in SCARCE
-        idle = [each for each in self.visits[:-1] if not (each.rest if each.over else each.heard)] or self.visits
+        idle = [each for each in self.visits[:-1] if each.idle] or self.visits
         if idle and (full or len(self.visits) > VISITS_MAX):
             idle[0].leave()
-        elif full:  # the next try would fail too
-            self.watch.off(listener.fileno())
-            self.watch.later(time.monotonic() + 1.0, partial(self.await_visits, listener))
+        elif full:  # the next try would fail too, and nobody waits for an answer
+            time.sleep(1.0)
 
-    def hear_link(self) -> bool:
-        """Take in an answer. Return true once there is nobody at the other end."""
-        data = self.link.recv(16384)  # COST: for a large buffer the kernel maps new pages each time
-        self.heard += data
-        if self.heard.endswith(b"\n\n"):
-            lines, self.heard = decode(self.heard).split("\n")[:-2], b""
-            self.seen = read_seen(lines) if lines[0] else None
-            self.since, self.came, self.asking, self.texts = time.monotonic(), time.time(), False, {}
-            for visit in [visit for visit in self.visits if visit.path and not visit.over]:
-                visit.show()
-        return not data
+    def refresh(self) -> None:
+        """Hear what overlord says now. Waits for that, 5 s for its first word. Raises OSError."""
+        self.link.send(b"?")
+        heard = b""
+        while not heard.endswith(b"\n\n"):
+            if not (data := self.link.recv(16384)):  # COST: for a large buffer the kernel maps new pages each time
+                raise ConnectionResetError
+            heard += data
+        lines = decode(heard).split("\n")[:-2]
+        self.seen = read_seen(lines) if lines[0] else None
+        self.since, self.came, self.texts = time.monotonic(), time.time(), {}
+
+    def show(self, path: str) -> tuple[str, str, bytes]:
+        """Return status, type and text of a page. Raises OSError."""
+        kind, draw = SERVED[path]
+        if time.monotonic() - self.since >= SERVED_REST:
+            self.refresh()
+        if not self.seen:
+            return UNAVAILABLE, "text/plain", b"overlord does not answer\n"
+        try:
+            self.texts[path] = self.texts.get(path) or draw(self.seen, self.came).encode("utf-8", "replace")
+        except Exception as error:  # the others are still to be had
+            complain(f"serve: {path}: {error!r}")
+            return "500 Internal Server Error", "text/plain", b"see the log of serve\n"
+        return "200 OK" if self.seen.healthy or path != "/health" else UNAVAILABLE, kind, self.texts[path]
 
 
 def serve(asked: Asked, lines: list[str]) -> None:
@@ -6400,17 +6159,26 @@ def serve(asked: Asked, lines: list[str]) -> None:
     else:
         raise Mistake("serve needs an address, as 0.0.0.0:9001, or the sockets of `listen`")
     here, there = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_STREAM)
-    if not try_stage("serve", os.fork):
+    reader = try_stage("serve", os.fork)
+    if not reader:
         here.close()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is drawn is not for a terminal
         try:
             if os.geteuid() == 0:
                 os.setgroups([])
                 os.setgid(NOBODY)
                 os.setuid(NOBODY)
         except OSError as error:
-            complain(f"serve: root reads the requests, since it lacks CAP_SETUID or CAP_SETGID: {error.strerror}")
+            complain(f"serve: root reads the requests, since it cannot become user {NOBODY} here: {error.strerror}")
         Site(listeners, there).watch.wait(None)
         os._exit(1)
+
+    def end(*_: object) -> None:
+        here.close()  # which ends the reader
+        os.waitpid(reader, 0)
+        os._exit(0)
+
+    signal.signal(SIGNALS["TERM"], end)
     for sock in (there, *listeners):
         sock.close()
     while here.recv(1):
@@ -6432,8 +6200,6 @@ SHOWS: dict[str, Callable[..., Any]] = {
 def obey(path: str | None, words: list[str]) -> int:
     """Obey a verb, here or in the running overlord. Return the exit code."""
     verb, options, rest = parse_request(words, VERBS)
-    if verb.name == "signal":
-        parse_signal(rest[0])
     asked = Asked(path, options, rest)
     show = SHOWS.get(verb.name)  # if not, the answer is shown as it comes
     if show and not verb.asks:

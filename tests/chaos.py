@@ -4,14 +4,19 @@
     python3 tests/chaos.py --minutes 1 --seed 7 --docker
 
 A seed makes 50 units with random dependencies: daemons of each way to be ready, with health probes, captured output
-and log files, instances, stubborn and forking ones, and scripts, some by the clock. Then come rounds. In each, processes
-are killed and stopped, signals rain on PID 1, units write, and clients ask, stop, start, babble and hang, all the while;
-and in random order, each until it has shown its effect: no process to be had, a process that eats all memory, a full
-disk, no descriptor, thousands of orphans, reloads (of mistakes too), a reader of the output that stalls, a flood of
-clients. After each round the disturbance ends, what clients stopped is started, and all must be as it was:
+and log files, instances, stubborn and forking ones, some that hand over to another process, `serve`, others that `listen`,
+and scripts, some by the clock. Then come rounds. In each, all the while: processes are killed and stopped, signals rain on
+PID 1, units write, main processes hand over, others make processes that leave their session, a user swaps what the names
+in the folder of his log files stand for, and clients, several at once, ask, stop, start, reload, exec, babble and hang, by
+HTTP too. And in random order, each until it has shown its effect: no process to be had, a process that eats all memory, a
+full disk, no descriptor, thousands of orphans, reloads (of mistakes too), a reader of the output that stalls, a flood of
+clients, a flood of HTTP. All through a round, no connection to a socket of `listen` may be refused, and a verb's whole
+answer must be one. After it the disturbance ends, what clients stopped is started, and all must be as it was:
 
-- every daemon is ok, `status` and `health` exit with 0, and what a captured daemon writes arrives;
-- no zombie, no descriptor more or less of any kind, and no wake-up of PID 1 once nothing is periodic;
+- every daemon is ok, `status`, `health` and /health say so, and what a captured daemon writes arrives;
+- no zombie, no process of any unit more than before, and none of an earlier run;
+- no descriptor more or less of any kind, and no wake-up of PID 1 once nothing is periodic;
+- nothing of root's was written, made or changed by way of the user's log folder;
 - PID 1 has no more memory for itself than the CEILING, and in a long run no more with each round;
 - it never had an internal error, and at the end it stops in its time, with the exit code that is due.
 
@@ -64,6 +69,16 @@ DISK = "512k"  # of the file system of the log files
 ORPHANS = 2000  # in one burst
 CROWD = 250  # clients at once in a flood; overlord lets in 200
 CROWD_SAYS = (b"", b"sta", b"logs -f *\n", b"events\n", b"status\n", b"\0\n", b"wait hog\n")
+VISITORS_SAY = (
+    *(b"GET %s HTTP/1.1\r\nHost: x\r\n\r\n" % path for path in (b"/health", b"/status", b"/metrics", b"/", b"/none")),
+    b"", b"GET /hea", b"POST / HTTP/1.1\r\nContent-Length: 100000\r\n\r\n" + bytes(100000), b"GET / HTTP/1.1\r\nA: b\r\n",
+    b"HEAD / HTTP/1.0\n\n", b"x" * 20000, b"\0\xff\n\n", b"GET  / HTTP/1.1\r\n\r\n",
+)  # fmt: skip
+STATUSES = (200, 400, 404, 405, 408, 431, 503)
+NOBODY = 65534
+SWAPS = 50  # of names in a log folder, in one blow
+ESCAPES = 20  # how often a run of an escaper makes processes that leave its session
+SHORT_LIVED = "sleep 20"  # of the units: it may be there or not
 MISTAKES = ("[daemon:a]\ndeps = b\n", "x", "[daemon:\xff", "[x:y]\nz = 1\n")
 HOG = "exec tail /dev/zero"
 CALM = 2.0  # s without a wake-up that count as idle
@@ -104,6 +119,9 @@ def make_world(chance: random.Random, folder: Path) -> dict[str, dict[str, str]]
     follow = f"exec tail -q -n 0 -F {folder}/chatter"
     sleep = "exec sleep infinity"
     stubborn = "trap '' TERM HUP; while :; do sleep infinity & wait; done"
+    escape = "setsid sleep infinity & (setsid sleep infinity &); (setsid setsid sleep infinity &)"
+    escaper = f"n=0; trap '[ $n -ge {ESCAPES} ] || {{ {escape}; }}; n=$((n+1))' HUP; sleep infinity & while :; do wait; done"
+    serve = f"exec {system_python()} -I -S {OVERLORD} -c {folder}/conf serve"
     daemons: list[dict[str, str]] = [
         {"cmd": sleep},
         {"cmd": sleep, "warmup": "100ms", "count": "3"},
@@ -122,6 +140,12 @@ def make_world(chance: random.Random, folder: Path) -> dict[str, dict[str, str]]
         {"cmd": f"setsid sleep infinity & (setsid sleep infinity &); {sleep}", "stop_timeout": "2s"},
         {"cmd": f"env -i setsid sleep 20 & exec timeout 99d sh -c 'setsid sleep infinity & {sleep}'", "stop_timeout": "2s"},
         {"cmd": f"trap '(setsid sleep infinity &); exit' TERM; sleep infinity & wait; {sleep}", "stop_timeout": "2s"},
+        {"cmd": serve, "listen": f"unix:{run}/NAME.http"},
+        {"cmd": program("chaos_daemon.py", "listen"), "listen": f"unix:{run}/NAME.sock", "count": "2"},
+        {"cmd": program("chaos_daemon.py", "heir"), "ready": "notify", "forward": "USR2"},
+        {"cmd": program("chaos_daemon.py", "pidfile", f"{run}/NAME.pid"), "pidfile": f"{run}/NAME.pid"},
+        {"cmd": follow, "stdout": f"{logs}/theirs/NAME.log", "uid": str(NOBODY), "log_max": "32K", "log_keep": "2"},
+        {"cmd": escaper, "forward": "none", "stop_timeout": "2s"},
     ]
     scripts: list[dict[str, str]] = [
         {"cmd": "true"},
@@ -293,6 +317,7 @@ class Container:
             self.cgroup.make()
             join = "".join(f"echo 0 > {made}/cgroup.procs; " for made in self.cgroup.made)
             join += f"mount -t tmpfs -o size={DISK} none {folder}/logs; "
+        join += f"cd {folder}/logs; mkdir theirs roots; chown {NOBODY} theirs; echo precious > roots/victim; cd /; "
         script = f'{join}exec "$@" > {folder}/out 2> {folder}/err'
         argv = namespace("sh", "-c", script, "sh", *words)
         if image:
@@ -421,6 +446,13 @@ class Chaos:
         self.left_out: list[str] = []
         self.faults: list[BaseException] = []  # of the threads
         self.names = [name.split(":")[1] for name in world if name != "script:hog"]
+        self.logs = container.inside / self.folder.relative_to("/") / "logs"
+        outputs = [Path(options.get("stdout", "")) for options in world.values()]
+        self.swapped = [path.name for path in outputs if path.parent.name == "theirs"]
+        self.sockets = sorted(options["listen"].partition(":")[2] for options in world.values() if "listen" in options)
+        self.sites = [path for path in self.sockets if path.endswith(".http")]
+        self.usual: collections.Counter[tuple[str, str]] = collections.Counter()  # processes of each unit
+        self.roots: dict[str, object] = {}
         self.chatter = open(self.folder / "chatter", "ab", buffering=0)
 
     # what goes on all the while
@@ -483,12 +515,144 @@ class Chaos:
             if self.box.ask("health")[0] in (0, 1):
                 self.waits.append(time.monotonic() - began)
 
+    def named(self, what: str) -> list[str]:
+        """Return the names of the units that have that option, or that in their command."""
+        return [name.split(":")[1] for name, options in self.world.items() if what in options or what in options["cmd"].split()]
+
+    def provoke(self, chance: random.Random) -> None:
+        """Have a main process hand over, or make processes that leave its session."""
+        with contextlib.suppress(OSError):
+            if chance.random() < 0.5:
+                self.box.ask("signal", "USR2", chance.choice([*self.named("heir"), *self.named("pidfile")]))
+            else:
+                self.done["escapes"] += self.box.ask("signal", "HUP", chance.choice(self.named("trap")))[0] == 0
+
+    def swap(self, chance: random.Random) -> None:
+        """As the user whose folder it is, put other things where overlord has its log files."""
+        folder, victim = self.logs / "theirs", self.folder / "logs" / "roots" / "victim"
+        for _ in range(SWAPS):
+            place = folder / (chance.choice(self.swapped) + chance.choice(("", "", "", ".1", ".2")))
+            fresh = folder / "fresh"
+            kind = chance.choice(("link", "link", "new", "loop", "hard", "fifo", "folder", "away", "file"))
+            with contextlib.suppress(OSError):  # two of these may be there at once, and the disk may be full
+                if kind in ("link", "new", "loop"):
+                    fresh.symlink_to({"link": victim, "new": victim.with_name("new"), "loop": place.name}[kind])
+                elif kind == "hard":
+                    os.link(self.logs / "roots" / "victim", fresh)
+                elif kind == "fifo":
+                    os.mkfifo(fresh)
+                elif kind == "folder":
+                    place.unlink()
+                    place.mkdir()
+                elif kind == "away":
+                    place.rename(folder / "away")
+                    (folder / "away").unlink()
+                else:
+                    fresh.touch()
+                if kind not in ("folder", "away"):
+                    if kind != "hard":
+                        os.chown(fresh, NOBODY, NOBODY, follow_symlinks=False)
+                    if place.is_dir() and not place.is_symlink():
+                        place.rmdir()
+                    fresh.rename(place)
+                self.done["names swapped"] += 1
+            with contextlib.suppress(OSError):
+                fresh.unlink()
+
+    def clear(self) -> None:
+        """As the user, remove again what is no log file."""
+        for entry in (self.logs / "theirs").iterdir():
+            if entry.is_dir() and not entry.is_symlink():
+                entry.rmdir()
+            elif not entry.is_file() or entry.is_symlink() or entry.stat().st_nlink > 1:
+                entry.unlink()
+
+    def of_root(self) -> dict[str, object]:
+        """Return all that there is to see of what the user must not change."""
+        found = {}
+        for entry in (self.logs / "roots").iterdir():
+            stat = entry.lstat()
+            found[entry.name] = (stat.st_mode, stat.st_uid, stat.st_gid, stat.st_nlink, stat.st_mtime_ns, entry.read_text())
+        return found
+
+    def call(self, path: str) -> socket.socket | None:
+        """Connect to a socket of `listen`, of which overlord says that nobody is refused; None where its queue is full."""
+        sock = socket.socket(socket.AF_UNIX)
+        sock.setblocking(False)
+        try:
+            sock.connect(path)
+        except BlockingIOError:
+            sock.close()
+            return None
+        except OSError as error:
+            raise Broken(f"{path}, a socket of `listen`: {error}") from error
+        sock.settimeout(3.0)
+        return sock
+
+    def connect(self, chance: random.Random) -> None:
+        """Come to a socket that a unit listens on, whether it runs just now or not."""
+        sock = self.call(chance.choice(self.sockets))
+        if sock:
+            self.done["connections to `listen`"] += 1
+            with sock, contextlib.suppress(OSError):
+                if chance.random() < 0.3:
+                    sock.recv(1)
+
+    def visit(self, chance: random.Random) -> None:
+        """Ask by HTTP, for what there is or for nonsense."""
+        with contextlib.suppress(OSError):
+            self.http(chance.choice(self.sites), chance.choice(VISITORS_SAY), chance.choice((0.0, 0.01)))
+
+    def http(self, site: str, request: bytes, pause: float = 0.0) -> int:
+        """Return the status that comes back for a request, 0 for none. Raises OSError."""
+        sock = self.call(site)
+        if not sock:
+            return 0
+        with sock:
+            half = len(request) // 2
+            sock.sendall(request[:half])
+            time.sleep(pause)
+            sock.sendall(request[half:])
+            sock.shutdown(socket.SHUT_WR)
+            data = b"".join(iter(functools.partial(sock.recv, 65536), b""))
+        if not data:
+            return 0
+        head, _, body = data.partition(b"\r\n\r\n")
+        found = re.match(rb"HTTP/1\.1 (\d+) ", head)
+        length = re.search(rb"\r\nContent-Length: (\d+)", head)
+        if not found or int(found[1]) not in STATUSES or not length:
+            raise Broken(f"that is no answer by HTTP to {request[:100]!r}: {data[:200]!r}")
+        if request.startswith(b"GET") and len(body) > int(length[1]):
+            raise Broken(f"more than was announced: {data[:200]!r}")
+        self.done[f"HTTP {found[1].decode()}"] += 1
+        return int(found[1])
+
+    def perform(self, chance: random.Random) -> None:
+        """Now and then run a command as a unit, which leaves an orphan behind."""
+        if chance.random() > 0.03:
+            return
+        config = ["-c", str(self.folder / "conf")]
+        enter = ["nsenter", f"--target={self.box.pid}", "--pid", "--mount", "--", system_python(), "-I", "-S", str(OVERLORD)]
+        script = ["sh", "-c", "(setsid sleep 0.3 2>&- >&- &); exit 7"]
+        name = chance.choice(self.names)
+        done = subprocess.run([*enter, *config, "exec", name, *script], check=False, timeout=PATIENCE, capture_output=True)
+        # an instance wants its number; a mistake may just be in the configuration, or the unit removed from it
+        if done.returncode not in (7, 64, 78):
+            raise Broken(f"exec {name}: {done.returncode}, {done.stderr!r}")
+        self.done["commands by exec"] += done.returncode == 7
+
     def request(self, chance: random.Random) -> None:
         """Be a client: a good one, a rude one, or one that stays without a word."""
         name = chance.choice(self.names)
         words = chance.choice(
             (
                 b"status",
+                b"health",
+                b"reload -t 2s",
+                b"restart d%d* -t 2s" % chance.randrange(5),
+                b"stop ?%d* -t 1s" % chance.randrange(5),
+                b"start d* s* -t 1s",
+                b"signal USR2 d*",
                 b"timeline",
                 b"version",
                 b"stop %s -t 2s",
@@ -507,11 +671,18 @@ class Chaos:
                 b"",
             )
         ).replace(b"%s", name.encode())
+        answer = b""
         with contextlib.suppress(OSError), self.box.dial(timeout=3.0) as sock:
             self.done["requests"] += 1
             sock.sendall(words + chance.choice((b"\n", b"\n", b"\n", b"")))
             if chance.random() < 0.7:
-                sock.recv(chance.choice((1, 65536)))
+                size, until_then = chance.choice((1, 65536)), time.monotonic() + 3
+                more = answer = sock.recv(size)
+                while more and size > 1 and not re.search(rb"(?m)^=\d+\n", answer) and time.monotonic() < until_then:
+                    more = sock.recv(size)
+                    answer += more
+        if not re.fullmatch(rb"([ !+][^\n]*\n)*(=\d+\n|[ !+][^\n]*)?", answer):
+            raise Broken(f"that is no answer to {words!r}: {answer[-500:]!r}")
 
     # what comes in turns
 
@@ -546,17 +717,18 @@ class Chaos:
     def no_disk(self) -> None:
         """The file system of the log files is full."""
         mark = len(self.box.log.lines)
-        ballast = self.box.inside / self.folder.relative_to("/") / "logs" / "ballast"
+        ballast = self.logs / "ballast"
 
         def fill() -> bool:
             with contextlib.suppress(OSError), open(ballast, "ab", buffering=0) as file:
                 while True:
                     file.write(bytes(4096))
-            return self.box.log.has("cannot write .*No space left", mark)
+            return self.box.log.has(rf"cannot write {self.folder}/logs/d.*No space left", mark)
 
         until(fill, "overlord says that the disk is full")
         ballast.unlink()
-        until(lambda: self.box.log.has("can be written again", mark), "overlord says that the disk has room again")
+        again = rf"{self.folder}/logs/d\S+ can be written again"
+        until(lambda: self.box.log.has(again, mark), "overlord says that the disk has room again")
         self.done["full disks"] += 1
 
     def no_descriptor(self) -> None:
@@ -601,7 +773,7 @@ class Chaos:
             else:
                 for name in self.chance.sample([name for name in world if name != "script:hog"], 5):
                     needed = any(f"{name.split(':')[1]}:" in options.get("deps", "") for options in world.values())
-                    if how == 1 or needed:
+                    if how == 1 or needed or "listen" in world[name] or "pidfile" in world[name]:
                         world[name]["env"] = f"ROUND={self.chance.random()}"
                     elif how == 2:
                         del world[name]
@@ -640,6 +812,26 @@ class Chaos:
             heard = len(self.waits)
             until(lambda: len(self.waits) > heard, "overlord answers in the midst of a flood")
 
+    def flood_http(self) -> None:
+        """More visitors at once than are let in; one who asks for the health is heard, and no other end of it is seen."""
+        with contextlib.ExitStack() as stack:
+            for number in range(CROWD):
+                sock = self.call(self.sites[number % len(self.sites)])
+                if sock:
+                    stack.enter_context(sock)
+                    with contextlib.suppress(OSError):
+                        sock.setblocking(False)
+                        sock.sendall(self.chance.choice(VISITORS_SAY))
+                        self.done["requests in a flood of HTTP"] += 1
+
+            def heard(site: str) -> bool:
+                with contextlib.suppress(OSError):
+                    return self.http(site, VISITORS_SAY[0]) in (200, 503)
+                return False
+
+            for site in self.sites:
+                until(lambda: heard(site), "/health is answered in the midst of a flood")
+
     # afterwards
 
     def configure(self, world: dict[str, dict[str, str]], broken: str = "") -> None:
@@ -670,9 +862,15 @@ class Chaos:
         """End the disturbance, and find everything as it was."""
         for pid in self.box.descendants():
             self.box.strike(pid, signal.SIGCONT)
+        self.clear()
         self.configure(without_clock(self.world))
         until(lambda: self.box.ask("reload")[0] in (0, 1), "a reload")
         until(self.recovered, "everything is ok again", pause=0.2)
+        # What has handed over is not overlord's child from the beginning, and what escaped is no less the unit's for it.
+        code, lines = self.box.ask("restart", *self.named("heir"), *self.named("trap"))
+        if code:
+            raise Broken(f"a restart where nothing else happens: {code}, {lines}")
+        until(self.recovered, "everything is ok after a restart", pause=0.2)
         # A capture is made at the first run. So that it is there in each round, scripts run that nobody needs.
         self.box.ask("start", *(name for name in self.names if name.startswith("s")))
         until(self.recovered, "everything is ok once the scripts have run", pause=0.2)
@@ -683,9 +881,15 @@ class Chaos:
             if "/chatter" in options["cmd"]:
                 name = name.split(":")[1]
                 for instance in [f"{name}-{n}" for n in range(1, int(options["count"]) + 1)] if "count" in options else [name]:
-                    until(lambda: self.arrived(instance, options["stdout"], line, mark), f"{instance} is heard")
+                    until(lambda: self.heard(instance, options["stdout"], line, mark), f"{instance} is heard")
         until(lambda: not self.outlived(), "nobody of an earlier run of a unit lives")
         until(lambda: not self.box.zombies(), "no zombie is left")
+        self.look_for_more()
+        for site in self.sites:
+            self.look_at_site(site)
+        self.roots = self.roots or self.of_root()
+        if self.of_root() != self.roots:
+            raise Broken(f"what is root's was {self.roots}, and is {self.of_root()}")
         until(self.idle, f"PID 1 is idle for {CALM:g} s", pause=0)
 
     def arrived(self, name: str, stdout: str, line: str, mark: int) -> bool:
@@ -695,6 +899,42 @@ class Chaos:
         with contextlib.suppress(FileNotFoundError):
             return f"{line}\n" in (self.box.inside / stdout.lstrip("/")).read_text()
         return False
+
+    def heard(self, name: str, stdout: str, line: str, mark: int) -> bool:
+        """As `arrived`; where lines were lost as long as the file could not be written, later ones have to come."""
+        if not self.arrived(name, stdout, line, mark) and "/theirs/" in stdout:
+            time.sleep(0.2)
+            self.chatter.write(f"{line}\n".encode())
+        return self.arrived(name, stdout, line, mark)
+
+    def look_at_site(self, site: str) -> None:
+        """See that what `serve` shows is what there is, once it has had its time to ask."""
+
+        def is_true() -> bool:
+            with contextlib.suppress(OSError):
+                return self.http(site, VISITORS_SAY[0]) == 200
+            return False
+
+        until(is_true, f"{site} says that all is well")
+
+    def crowd(self) -> collections.Counter[tuple[str, str]]:
+        """Count the living processes by unit, as their environment tells, and command."""
+        found: collections.Counter[tuple[str, str]] = collections.Counter()
+        for pid in self.box.descendants():
+            process = Process(pid)
+            with contextlib.suppress(OSError):
+                own = re.search(rb"(?:\A|\0)OVERLORD_NAME=([^\0]+)", (process.folder / "environ").read_bytes())
+                if process.alive and " ".join(process.cmdline) != SHORT_LIVED:
+                    found[own[1].decode() if own else "", " ".join(process.cmdline)] += 1
+        return found
+
+    def look_for_more(self) -> None:
+        """See that no unit has a process more than at first. (One that lost a child, and does not mind, may have fewer.)"""
+        self.usual = self.usual or self.crowd()
+        try:
+            until(lambda: not self.crowd() - self.usual, "no unit has more processes")
+        except Broken as error:
+            raise Broken(f"{error}: {self.crowd() - self.usual}") from None
 
     def outlived(self) -> list[tuple[str, int]]:
         """Return the processes that are older than the main process of the daemon whose name stands in their environment."""
@@ -749,11 +989,11 @@ class Chaos:
             self.configure(self.world)
             self.box.ask("reload")
             turns = [self.no_process, self.no_memory, self.no_disk, self.no_descriptor]
-            turns += [self.orphans, self.reload, self.stall, self.flood]
+            turns += [self.orphans, self.reload, self.stall, self.flood, self.flood_http]
             self.chance.shuffle(turns)
             self.chatter.truncate(0)
-            blows = (self.kill, self.stop, self.mend, self.rain, self.write, self.look, self.request, self.request)
-            with self.meanwhile(*blows):
+            blows = (self.kill, self.stop, self.mend, self.rain, self.write, self.look, self.provoke, self.swap, self.perform)
+            with self.meanwhile(*blows, self.connect, self.visit, self.visit, *[self.request] * 4):
                 for turn in turns:
                     try:
                         turn()
@@ -798,6 +1038,7 @@ class Chaos:
 
     def summary(self) -> None:
         """Print what was done."""
+        self.done["hand-overs"] = sum("its main process is now pid" in line for line in self.box.log.lines)
         print("done: " + ", ".join(f"{count} {what}" for what, count in sorted(self.done.items())))
         waits = sorted(self.waits) or [0.0]
         median, worst = waits[len(waits) // 2], waits[-1]
@@ -838,6 +1079,7 @@ def main() -> int:
     folder = Path(tempfile.mkdtemp(prefix="overlord-chaos-"))
     for name in ("run", "logs"):
         (folder / name).mkdir()
+    folder.chmod(0o711)  # a user of his own reads what is written here
     world = make_world(random.Random(seed), folder)
     (folder / "conf").write_text(spell(world, folder))
     container = Container(folder, "/usr/bin/python3" if image else system_python(), image)

@@ -12,16 +12,20 @@ A finding is printed as the bytes to give to the target, shrunk by hypothesis, w
 from __future__ import annotations
 
 import argparse
+import atexit
 import contextlib
+import ctypes
 import json
 import os
 import random
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import traceback
 import types
@@ -29,6 +33,7 @@ import unittest.mock
 import warnings
 import zlib
 from collections import namedtuple
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any, Callable, Iterator
 from unittest import mock
@@ -47,7 +52,10 @@ if GUIDED in sys.argv:
 else:
     import overlord
 
+import convert  # noqa: E402
+from harness import OVERLORD, PATIENCE, children, read_all  # noqa: E402
 from test_config import BAD, SOUP, cpu_limit, worlds, write  # noqa: E402
+from test_convert import CASES, SOURCES, accept  # noqa: E402
 
 SPLIT = b"\n%%\n"
 ENVIRONMENT = {"A": "x", "LITTLE_DIR": "/nowhere", "PORT": "8080"}
@@ -104,10 +112,8 @@ class Play:
                     self.fleet.feed(action.unit, overlord.Event("ready"), self.now)
             elif isinstance(action, overlord.Exit):
                 self.code = action.code
-            elif isinstance(action, overlord.Say) and self.control:
-                self.control.publish_message(action)
-            elif isinstance(action, overlord.Changed) and self.control:
-                self.control.publish_change(action)
+            elif isinstance(action, (overlord.Say, overlord.Changed)) and self.control:
+                self.control.publish(action)
             elif isinstance(action, overlord.Replan) and self.control:
                 self.control.refollow()
             actions += self.fleet.take_actions()
@@ -183,6 +189,7 @@ def configuration(data: bytes) -> None:
     with desk(play) as ask:
         for _ in range(2):
             answers = [ask(b"status\n"), ask(b"timeline\n"), ask(b"logs *\n" if config.units else b"version\n")]
+            check_site(ask(b"serve\n"), config.order)
             for verb in ("status", "status -j", "graph", "graph --dot", "timeline", "timeline -j"):
                 with client_of([answers["timeline" in verb]]) as shown:
                     code = overlord.main(verb.split())
@@ -226,7 +233,7 @@ def words(data: bytes) -> None:
     """Every parser takes any text, or says what is wrong with it; a schedule has a next run; a glob takes no time."""
     text = data.decode("utf-8", "replace").replace("\0", "")
     values = [(lambda text: overlord.fill_env(overlord.parse_env(text), ENVIRONMENT), (text,))]
-    values += [(lambda text: overlord.fill(overlord.parse_template(text), ENVIRONMENT), (text,))]
+    values += [(lambda text: overlord.fill(text, ENVIRONMENT), (text,))]
     values += [(parse, (text,)) for parse in [overlord.parse_env, *PARSERS]]
     values += [(overlord.parse_signal, (text,)), (overlord.parse_duration, (text,))]
     values += [(overlord.match_names, (text.split(), ["web", "web-1", "db", "a.b_c"]))]
@@ -328,7 +335,7 @@ def desk(play: Play) -> Iterator[Callable[..., bytes]]:
         play.perform()
         for request in control.requests:
             assert len(request.heard) <= overlord.REQUEST_MAX + 4096, "it keeps what nobody asked it to"
-            assert len(request.answer) <= overlord.ANSWER_MAX + 2 * overlord.LINE_MAX, "it keeps what nobody reads"
+            assert len(request.answer) <= overlord.ANSWERS_MAX + 2 * overlord.LINE_MAX, "it keeps what nobody reads"
 
     def ask(*pieces: bytes, leave: bool = False) -> bytes:
         here = connect()
@@ -423,6 +430,201 @@ def check_answer(request: bytes, answer: bytes, alive: bool = True) -> None:
         assert answer, f"no answer to {request[:100]!r}"
 
 
+# --- HTTP ------------------------------------------------------------------------------------------------------------
+
+VOID = {"meta", "link", "br", "hr", "img", "input"}
+LABELS = r'(?:\{(?:[a-z]+="(?:[^"\\\n]|\\["\\n])*",?)*\})'
+SAMPLE = re.compile(rf"(overlord_[a-z_]+{LABELS}?) -?[0-9.e+-]+")
+
+
+class Balance(HTMLParser):
+    """Sees that each tag of a page is closed in its turn, and that no script is there but the one of the page itself."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.scripts = 0
+        self.feed(html)
+        self.close()
+        assert not self.open, f"never closed: {self.open}"
+        assert self.scripts == 1, f"{self.scripts} scripts"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.scripts += tag == "script"
+        assert not [name for name, _ in attrs if name[:2] == "on"], f"a handler: {attrs}"
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag, f"</{tag}> in {self.open}"
+
+
+def check_site(answer: bytes, names: list[str]) -> None:
+    """Have drawn all that is served from what overlord tells `serve`, and look at it."""
+    lines = [line[1:] for line in overlord.decode(answer).split("\n")[:-2]]
+    seen = overlord.read_seen(lines)
+    shown = {path: draw(seen, 1e9).encode("utf-8", "replace").decode() for path, (_, draw) in overlord.SERVED.items()}
+    assert [unit["name"] for unit in json.loads(shown["/status"])] == names
+    samples = [SAMPLE.fullmatch(line) for line in shown["/metrics"].splitlines() if line[:1] != "#"]
+    assert all(samples), f"a strange line: {[line for line in shown['/metrics'].splitlines() if not SAMPLE.fullmatch(line)]}"
+    keys = [sample[1] for sample in samples if sample]
+    assert len(keys) == len({*keys}), "a sample is there twice"
+    assert sum('state="' in key for key in keys) == len(names) * len(overlord.STATES)
+    assert not re.search(r"[\0-\x08\x0b-\x1f]", shown["/"])
+    Balance(shown["/"])
+
+
+class Served:
+    """`overlord.py serve` in processes of its own, and behind it, in a thread here, one who answers as PID 1 does."""
+
+    answer = b"".join(
+        b" %s\n" % line for line in (
+            b"health\t0\thealthy: 1 daemon ok", b"build\t0.1.0\t7", b"story\tweb\t6.0000\t0.0000 waiting\t1.0010 ok",
+            b"unit\tweb\tdaemon\tok\t17\t5.000\t6.000\t1\t\t0\t\t\t1048576\t0.25\t2\t2\t3\t\t",
+        )
+    )  # fmt: skip
+    only: Served | None = None
+
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="overlord-fuzz-", dir=SHM))
+        atexit.register(self.close)
+        (self.folder / "conf").write_text(f"[overlord]\nsocket = {self.folder}/s\n")
+        self.control = socket.socket(socket.AF_UNIX)
+        self.control.bind(f"{self.folder}/s")
+        self.control.listen(16)
+        threading.Thread(target=self.tell, daemon=True).start()
+        listeners = [socket.create_server(("127.0.0.1", 0), backlog=100), socket.socket(socket.AF_UNIX)]
+        listeners[1].bind(f"{self.folder}/http")
+        listeners[1].listen(100)
+        self.places = [sock.getsockname() for sock in listeners]
+
+        def hand_over() -> None:
+            ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+            copies = [os.dup(os.dup(sock.fileno())) for sock in listeners]  # none of which is 3 or 4 any more
+            for number, fd in enumerate(copies, 3):
+                os.dup2(fd, number)
+                os.set_inheritable(number, True)
+
+        script = f'LISTEN_FDS=2 LISTEN_PID=$$ exec "{sys.executable}" -I -S "{OVERLORD}" -c {self.folder}/conf serve'
+        with open(self.folder / "log", "wb") as log:
+            self.popen = subprocess.Popen(["sh", "-c", script], preexec_fn=hand_over, close_fds=False, stdout=log, stderr=log)
+        for sock in listeners:
+            sock.close()
+        assert self.get("/health").startswith(b"HTTP/1.1 200 "), self.log()
+        (self.reader,) = children(self.popen.pid)
+        self.descriptors = min(self.count_descriptors(pause=0.01) for _ in range(20))  # that visit is over
+
+    @classmethod
+    def get_only(cls) -> Served:
+        """Return the one that serves all cases of this process."""
+        cls.only = cls.only if cls.only and cls.only.popen.poll() is None else cls()
+        return cls.only
+
+    def tell(self) -> None:
+        """Be PID 1, for who asks for what anybody may see."""
+        with contextlib.suppress(OSError):
+            while True:
+                asking, _ = self.control.accept()
+                with asking:
+                    assert asking.recv(100) == b"serve\n"
+                    asking.sendall(self.answer + b"=0\n")
+
+    def count_descriptors(self, pause: float = 0.0) -> int:
+        """Count those of the process that reads requests."""
+        time.sleep(pause)
+        return len(os.listdir(f"/proc/{self.reader}/fd"))
+
+    def connect(self, way: int) -> socket.socket:
+        """Return a connection, by TCP or the file."""
+        place = self.places[way % len(self.places)]
+        sock = socket.socket(socket.AF_UNIX if isinstance(place, str) else socket.AF_INET)
+        sock.settimeout(PATIENCE)
+        sock.connect(place)
+        return sock
+
+    def get(self, path: str) -> bytes:
+        """Return what comes back for a plain request."""
+        with self.connect(0) as sock:
+            sock.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            return read_all(sock)
+
+    def log(self) -> str:
+        """Return all that it has said."""
+        return (self.folder / "log").read_text(errors="replace")
+
+    def close(self) -> None:
+        """End it."""
+        self.popen.kill()
+        self.popen.wait()
+        self.control.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def http(data: bytes) -> None:
+    """Whatever comes on however many connections, in whatever pieces: the right answer; and nothing is left of it."""
+    served, rng = Served.get_only(), dice(data)
+    asked = [(served.connect(rng.randrange(2)), part, pieces_of(part)) for part in parts(data)[:5]]
+    while any(pieces for _, _, pieces in asked):
+        for sock, _, pieces in asked:
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                for piece in pieces[:1]:
+                    sock.sendall(piece)
+            del pieces[:1]
+    for sock, part, _ in asked:
+        with sock:
+            with contextlib.suppress(OSError):  # it may have hung up
+                sock.shutdown(socket.SHUT_WR)
+            check_response(part, read_all(sock))
+    assert served.get("/health").endswith(b"\r\n\r\nhealthy: 1 daemon ok\n"), "nobody else is answered"
+    deadline = time.monotonic() + PATIENCE
+    while served.count_descriptors(pause=0.001) > served.descriptors:
+        assert time.monotonic() < deadline, "it keeps connections that are gone"
+    assert served.popen.poll() is None and not served.log(), served.log()
+
+
+def check_response(request: bytes, response: bytes) -> None:
+    """Look at what came back for a request after which the client closed its side."""
+    right = find_statuses(request)
+    if not response:
+        assert 0 in right, f"no answer, not one of {right}, to {request[:200]!r}"
+        return
+    head, _, body = response.partition(b"\r\n\r\n")
+    line, *lines = head.decode("ascii").split("\r\n")
+    found = re.fullmatch(r"HTTP/1\.1 (\d{3}) [A-Z][A-Za-z ]+", line)
+    assert found and int(found[1]) in right, f"{line}, not one of {right}, to {request[:200]!r}"
+    headers = dict(each.split(": ", 1) for each in lines)
+    length = int(headers["Content-Length"])
+    bare = request.lstrip(b"\r\n").startswith(b"HEAD ") and not body
+    assert bare or len(body) == length, f"{len(body)} bytes, not {length}, to {request[:200]!r}"
+    if b"healthy" in body[:30]:
+        assert body == b"healthy: 1 daemon ok\n"
+
+
+def find_statuses(request: bytes) -> set[int]:
+    """Return the statuses of which one is right for a request, by what README.md and RFC 9112 say; 0: no answer."""
+    text = request.lstrip(b"\r\n")
+    end = re.search(rb"\n\r?\n", text)
+    head = text[: end.end()] if end else text
+    long = {431} if len(head) > 8000 else set()  # 8 KB, or a few bytes more
+    if len(head) > 8400:
+        return {431}
+    if not end:
+        return long | {0, 400}
+    line, *lines = [each[:-1] if each[-1:] == b"\r" else each for each in head.split(b"\n")[:-2]]
+    words = line.split(b" ")
+    broken = len(words) != 3 or not all(words) or not re.fullmatch(rb"HTTP/1\.\d", words[2]) or re.search(rb"[^!-~ ]", line)
+    for header in lines:
+        name, colon, value = header.partition(b":")
+        broken = broken or not colon or not re.fullmatch(rb"[!-~]+", name) or re.search(rb"[\0\r]", value)
+    if broken:
+        return {400} if b"://" not in line else {400, 404, 405, 200}  # an odd host is nobody's affair
+    method, target = words[0], words[1].decode()
+    path = re.sub(r"^https?://[^/?]*", "", target).partition("?")[0] or "/"
+    if method not in (b"GET", b"HEAD"):
+        return {405} | long
+    return ({200} if path in ("/", "/health", "/status", "/metrics") else {404}) | long
+
+
 # --- the client ------------------------------------------------------------------------------------------------------
 
 
@@ -490,11 +692,18 @@ def server(data: bytes) -> None:
 def arguments(data: bytes) -> None:
     """Any words on the command line: done, or refused with a documented code and a hint. (`run` itself is left out.)"""
     argv = [overlord.decode(word) for word in data.split(b"\0") if word]
+    if "compile" in argv and any("/" in word for word in argv):
+        return  # what it writes stays in the folder
     if "-c" in argv[:-1] and not argv[argv.index("-c") + 1].endswith(".conf"):
         argv[argv.index("-c") + 1] = "absent.conf"  # not a device that never ends
-    with client_of([b" overlord 1\n=0\n"] if dice(data).random() < 0.5 else []) as shown, inside(BAD):
+    answers = [b" overlord 1\n=0\n"] if dice(data).random() < 0.5 else []
+    no_fork = mock.patch("os.fork", side_effect=BlockingIOError(11, "Resource temporarily unavailable"))  # for `serve`
+    with tempfile.TemporaryDirectory(dir=SHM) as folder, client_of(answers) as shown, inside(Path(folder)), no_fork:
+        shutil.copy(BAD / "cmd-missing.conf", folder)
         code = overlord.main(argv)
+        made = {*os.listdir(folder)} - {"cmd-missing.conf"}
     check_client(code, shown, CODES)
+    assert not made or "compile" in argv, f"it has written {made}"
 
 
 @contextlib.contextmanager
@@ -512,13 +721,14 @@ def inside(folder: Path) -> Iterator[None]:
 
 
 def notices(data: bytes) -> None:
-    """Whatever a daemon tells about itself, `status` still tells all about it on one line."""
+    """Whatever a daemon tells about itself, `status` tells all about it on one line, `serve` shows it, MAINPID= is obeyed."""
     name = dice(data).choice(["web", "w" * 120])
-    config = read(f"[daemon:{name}]\ncmd = x\nready = notify\n".encode())
+    more = dice(data).choice(["", "watchdog = 10s\n"])
+    config = read(f"[daemon:{name}]\ncmd = x\nready = notify\n{more}".encode())
     play, watch = Play(config, dice(data)), overlord.Watch()
     named: list[int] = []
     loop = types.SimpleNamespace(fleet=play.fleet, watch=watch, census=types.SimpleNamespace(survey=lambda reuse: {}))
-    loop.name_main = lambda unit, pid, source: named.append(pid)
+    loop.name_main = lambda unit, pid, source: named.append(pid) if source == "MAINPID=" else None
     loop.inform = types.MethodType(overlord.Loop.inform, loop)
     taken = overlord.Notices(loop)
     unit = play.fleet.units[name]
@@ -538,13 +748,43 @@ def notices(data: bytes) -> None:
                 taken.read_notice(unit)
                 assert len(os.listdir("/proc/self/fd")) == before, "a descriptor that came with it is kept"
         play.perform()
-        assert "\n" not in play.fleet.explain(unit, play.now)
-        assert all(pid >= 0 for pid in named)
-        ready = any(line == "READY=1" for part in parts(data) for line in overlord.decode(part[:4096]).splitlines())
-        assert ready == (unit.status.ready or unit.status.state == overlord.OK)
+        assert not re.search(r"[\0-\x1f\x7f]", play.fleet.explain(unit, play.now))
+        told_lines = [overlord.decode(part[:4096]).splitlines() for part in parts(data)]
+        meant = [line[8:] for lines in told_lines for line in lines if line.startswith("MAINPID=")]
+        assert named == [int(pid) for pid in meant if re.fullmatch("[0-9]+", pid) and len(pid) < 10]
+        lines = [line for lines in told_lines for line in lines]
+        if "WATCHDOG=trigger" not in lines:
+            assert ("READY=1" in lines) == (unit.status.ready or unit.status.state == overlord.OK)
+        elif lines.index("WATCHDOG=trigger") > [*lines, "READY=1"].index("READY=1"):
+            assert unit.status.stale or unit.status.state != overlord.OK, "it asked for a restart"
+        with desk(play) as ask:
+            check_site(ask(b"serve\n"), [name])
     finally:
         sock.close()
         watch.epoll.close()
+
+
+# --- other supervisors' files ------------------------------------------------------------------------------------------
+
+FORMS = ("a.conf", "a.circus.ini", "Procfile")
+
+
+def converted(data: bytes) -> None:
+    """Any file of another supervisor becomes a configuration that overlord accepts, or convert.py says why not, and where."""
+    form, *rest = parts(data)
+    name = form.decode() if form.decode("utf-8", "replace") in FORMS else dice(data).choice(FORMS)
+    with tempfile.TemporaryDirectory(dir=SHM) as folder:
+        path = Path(folder, name)
+        path.write_bytes(SPLIT.join(rest))
+        try:
+            made, code = convert.convert(str(path))
+        except convert.Unreadable as why:
+            place = re.fullmatch(rf"{re.escape(folder)}/[^\n]+?:([1-9]\d*): [^\n]+", str(why))
+            assert place, f"not of the form FILE:LINE: text: {str(why)!r}"
+            assert str(why)[len(str(path))] != ":" or int(place[1]) <= SPLIT.join(rest).count(b"\n") + 1, f"no such line: {why}"
+            return
+    assert code == ("# TODO " in made)
+    accept(made)
 
 
 # --- what to try -----------------------------------------------------------------------------------------------------
@@ -710,10 +950,85 @@ REPLIES = st.lists(
     max_size=5,
 ).map(lambda lines: "".join(f"{line}\n" for line in lines).encode("utf-8", "surrogatepass"))
 TOLD = st.sampled_from(
-    [b"READY=1", b"STATUS=", b"STATUS=x", b"STOPPING=1", b"RELOADING=1", b"\n", b"=", b"\0", b"\xff", b"\x1b[31m"]
+    [
+        *[b"READY=1", b"STATUS=", b"STATUS=x", b"STOPPING=1", b"RELOADING=1", b"\n", b"\n", b"\n", b"=", b"\0", b"\xff"],
+        *[b"\x1b[31m", b"MAINPID=", b"MAINPID=1", b"MAINPID=%d" % os.getpid(), b"MAINPID=-1", b"WATCHDOG=1", b"0" * 5000],
+        *[b"WATCHDOG=trigger", b"WATCHDOG_USEC=1", b"FDSTORE=1", b"BARRIER=1", b"<b>&", b"</script>", b"\t", b"9" * 30],
+        *[b"\xe2\x80\xa8", b"\xd9\xa3", b"+1", b" 1", b"1_0"],
+    ]
+)
+TOLD_LINES = st.one_of(
+    TOLD,
+    st.lists(TOLD, max_size=3).map(lambda pieces: b"STATUS=" + b"".join(pieces)),
+    st.sampled_from([0, 1, 2, 99999, os.getpid()]).map(lambda pid: b"MAINPID=%d" % pid),
 )
 PAIRS = st.sampled_from(
     [b"A=1", b"A='1", b'A="1"', b"=", b"#", b" ", b"\n", b"\r\n", b"\0", b"\xff", b"\xc3\xa9=1", b"$", b"A", b"\x85"]
+)
+TARGETS_SENT = "/health /health /status /metrics / /none ? /health?x=1&y http://a.b:80/status http://a http://a?x * //"
+TARGETS_SENT += " /a%20b /health#x HTTP://A/ https:// /../health \x7f /\0 /\xe9 /" + "a" * 3000
+VERSIONS_SENT = "HTTP/1.1,HTTP/1.1,HTTP/1.1,HTTP/1.1,HTTP/1.0,HTTP/1.9,HTTP/2,HTTP/1.1 ,http/1.1,,HTTP/1.10,HTTP/1.1\r"
+LINES_SENT = st.builds(
+    "{} {} {}".format,
+    st.sampled_from(["GET", "GET", "GET", "GET", "HEAD", "HEAD", "POST", "get", "OPTIONS", "", "G\xe9T", "\0"]),
+    st.sampled_from([*TARGETS_SENT.split(" "), "", "/ x"]),
+    st.sampled_from(VERSIONS_SENT.split(",")),
+)
+SENT_HEADERS = st.lists(
+    st.sampled_from(
+        [
+            *["Host: x", "Host: x", "A:", "Content-Length: 9", "Transfer-Encoding: chunked", "Connection: keep-alive"],
+            *["A: \xe9\t", "Expect: 100-continue", "Upgrade: h2c", "no colon", ": x", "A : b", " folded", "A: \0"],
+            *["A: a\rb", "A" * 500 + ": b", "Range: bytes=0-1", "B: " + "b" * 2500, "A:b:c", "\t", "X\xe9: y"],
+        ]
+    ),
+    max_size=4,
+)
+SENT = st.builds(
+    lambda line, headers, eol, end, body: (eol.join([line, *headers]) + eol).encode("latin-1") + end + body,
+    LINES_SENT,
+    SENT_HEADERS,
+    st.sampled_from(["\r\n", "\r\n", "\r\n", "\n", "\r"]),
+    st.sampled_from([b"\r\n", b"\r\n", b"\r\n", b"\n", b"", b"\r"]),
+    st.sampled_from([b"", b"", b"", b"x" * 9, b"GET / HTTP/1.1\r\n\r\n", bytes(20000), b"\n"]),
+)
+BYTES_SENT = st.lists(
+    st.tuples(st.sampled_from(["byte", "byte", "drop", "double", "swap"]), st.integers(0, 1 << 16), st.binary(max_size=2)),
+    max_size=3,
+)
+VISITING = st.one_of(
+    SENT,
+    SENT,
+    st.builds(bytes.__add__, st.sampled_from([b"\r\n", b"\n\n", b"\r"]), SENT),
+    st.builds(mutate, SENT, BYTES_SENT),
+    st.builds(lambda data, at: data[: at % (len(data) + 1)], SENT, st.integers(0, 1 << 16)),
+    st.binary(max_size=60),
+    st.sampled_from([b"", b"x" * 9000, b"GET / HTTP/1.1\r\n" + b"A: b\r\n" * 2000, b"\r\n" * 10000]),
+)
+
+FOREIGN = [
+    (("Procfile" if name.endswith("Procfile") else "a.circus.ini" if "circus" in name else "a.conf").encode(), CASES / name)
+    for name in SOURCES.values()
+]
+FOREIGN_SEEDS = [form + SPLIT + path.read_bytes() for form, path in FOREIGN]
+FOREIGN_LINES = sorted({line for _, path in FOREIGN for line in path.read_bytes().split(b"\n")})
+FOREIGN_EDITS = st.lists(
+    st.tuples(
+        st.sampled_from("insert insert replace value drop double swap byte".split()),
+        st.integers(0, 1 << 16),
+        st.one_of(st.sampled_from(FOREIGN_LINES), st.sampled_from(FOREIGN_LINES), st.binary(max_size=3), st.sampled_from(PIECES)),
+    ),
+    max_size=6,
+)
+FOREIGN_TEXTS = st.one_of(
+    st.builds(mutate, st.sampled_from(FOREIGN_SEEDS), FOREIGN_EDITS),
+    st.builds(mutate, st.sampled_from(FOREIGN_SEEDS), FOREIGN_EDITS),
+    st.builds(
+        lambda form, lines: form.encode() + SPLIT + b"\n".join(lines),
+        st.sampled_from(FORMS),
+        st.lists(st.sampled_from(FOREIGN_LINES), min_size=1, max_size=12),
+    ),
+    SOUP.map(lambda text: text.encode("utf-8", "surrogatepass")),
 )
 TRIED = sorted({value.encode() for option in overlord.OPTIONS for value in values_of(option)})
 CRON = st.lists(
@@ -731,7 +1046,8 @@ def joined(strategy: Any, most: int, between: bytes = SPLIT) -> Any:
     return st.lists(strategy, min_size=1, max_size=most).map(between.join)
 
 
-Target = namedtuple("Target", "check strategy seeds")
+# `guided`: what it looks into is in this process, where atheris sees what is covered.
+Target = namedtuple("Target", "check strategy seeds guided", defaults=[True])
 TARGETS = {
     "configuration": Target(configuration, st.one_of(TEXTS, TEXTS, meant(), joined(TEXTS, 3)), SEEDS),
     "reload": Target(
@@ -752,8 +1068,17 @@ TARGETS = {
     "arguments": Target(
         arguments, ARGV.map(lambda argv: "\0".join(argv).encode("utf-8", "replace")), [verb.encode() for verb in ASKED]
     ),
-    "notices": Target(notices, joined(joined(st.one_of(TOLD, TOLD, st.binary(max_size=5)), 6, b""), 3), [b"READY=1\nSTATUS=x\n"]),
-}
+    "notices": Target(
+        notices,
+        joined(st.one_of(joined(TOLD_LINES, 5, b"\n"), joined(st.one_of(TOLD, TOLD, st.binary(max_size=5)), 6, b"")), 3),
+        [b"READY=1\nSTATUS=x\n"],
+    ),
+    "http": Target(
+        http, joined(VISITING, 4), [b"%s /health HTTP/1.1\r\nHost: x\r\n\r\n" % method for method in (b"GET", b"HEAD", b"POST")],
+        guided=False,
+    ),
+    "converted": Target(converted, FOREIGN_TEXTS, FOREIGN_SEEDS),
+}  # fmt: skip
 
 
 def guarded(name: str) -> Callable[[bytes], None]:
@@ -843,7 +1168,7 @@ def main() -> int:
                 break
         number += 1
     print("cases: " + ", ".join(f"{name} {count}" for name, count in tried.items()), flush=True)
-    for name in asked.targets if with_guide else ():
+    for name in [name for name in asked.targets if with_guide and TARGETS[name].guided]:
         if not guide(name, max(1, asked.seconds // 2 // len(asked.targets)), asked.seed):
             failed.add(name)
     print(f"found something in: {', '.join(sorted(failed))}" if failed else "nothing found")

@@ -59,11 +59,12 @@ KIND = "`stop_process` does not look at the kind of the event that led to it"
 NEVER = "with no `respawns` at all nothing is counted"
 COST = "what it costs alone, which the tests left out here measure: test_long_chain and its kin"
 EQUIVALENT: dict[str, str] = {
-    "Move.note_gone:3: `0.0` out of `status.delay or 0.0`": "what takes its place counts as 0 too",
-    "Move.note_gone:3: 1.0 for 0.0": "both are less than what takes part: 10 s",
+    "TABLE backoff/want: start_waiting -> stop_process": "without a process, `stop_process` waits for the start as well",
+    "Move.note_gone:2: `0.0` out of `status.delay or 0.0`": "what takes its place counts as 0 too",
+    "Move.note_gone:2: 1.0 for 0.0": "both are less than what takes part: 10 s",
     "Move.time_out:8: 'x' for 'stop'": KIND,
-    "Move.restart_or_end:3: 1.0 for 0.0": NEVER,
-    "Move.restart_or_end:3: 1 for 0": NEVER,
+    "Move.restart_or_end:6: 1.0 for 0.0": NEVER,
+    "Move.restart_or_end:6: 1 for 0": NEVER,
     "describe_end:11: `spec.warmup` out of `early and spec.warmup`": "with no warm-up, what is ready is up",
     "Unit.find_unsettled:4: without `seen.add(dep)`": COST,
     "Unit.find_unsettled:5: `dep in seen` out of `how != 'bounce' or dep in seen`": COST,
@@ -104,28 +105,29 @@ def cell_names() -> list[str]:
     return sorted({node.id for node in ast.walk(TABLE) if isinstance(node, ast.Name) and f"Move.{node.id}" in METHODS})
 
 
-def row_of(table: Any, number: int) -> Any:
-    """Return a row of the table; that of several states stands in a call."""
-    row = table.value.values[number]
-    return row.args[1] if isinstance(row, ast.Call) else row
+def with_cell(kind: str, state: str, new: str) -> ast.AST:
+    """Return the table with another cell, or with none, which is what nothing or `never` means for its event."""
+    named = {event: {each: cell.__name__ for each, cell in row.items()} for event, row in overlord.Move.TABLE.items()}
+    named[kind].pop(state, None)
+    if new != ("None" if kind in overlord.ANY_TIME else "never"):
+        named[kind][state] = {"None": "lambda move: None", "never": "lambda move: 1 / 0"}.get(new, new)
+    rows = (f"{event!r}: {{{', '.join(f'{each!r}: {cell}' for each, cell in row.items())}}}" for event, row in named.items())
+    tree = copy.deepcopy(TABLE)
+    tree.value = ast.parse(f"{{{', '.join(rows)}}}", mode="eval").body
+    return tree
 
 
 def cells() -> Iterator[tuple[str, ast.AST]]:
     """Yield the table with one cell changed: taken away, refused, or given to another function."""
-    assert isinstance(TABLE.value, ast.Dict)
     names = cell_names()
-    for row, key in enumerate(TABLE.value.keys):
-        state = getattr(key, "id", "RESTING").lower()
-        for column, event in enumerate(overlord.EVENTS):
-            cell = row_of(TABLE, row).elts[column]
-            old = getattr(cell, "id", "None")
+    for kind, row in overlord.Move.TABLE.items():
+        for state in overlord.STATES:
+            old = row[state].__name__ if state in row else "None" if kind in overlord.ANY_TIME else "never"
             # one neighbour of many: which other function it is hardly matters, as long as it does something else
             near = names[(names.index(old) + 1) % len(names)] if old in names else ""
-            for new in dict.fromkeys(["None", "never", *([near] if old not in ("None", "never") else [])]):
+            for new in dict.fromkeys(["None", "never", *([near] if near else [])]):
                 if new != old:
-                    tree = copy.deepcopy(TABLE)
-                    row_of(tree, row).elts[column] = ast.parse(new, mode="eval").body
-                    yield f"TABLE {state}/{event}: {old} -> {new}", tree
+                    yield f"TABLE {state}/{kind}: {old} -> {new}", with_cell(kind, state, new)
 
 
 def changes(node: ast.AST) -> Iterator[tuple[str, str, int | None, Any]]:

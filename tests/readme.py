@@ -1,4 +1,5 @@
-"""Make the parts of README.md that follow from overlord.py: the option tables and the diagram of the states.
+"""Make the parts of README.md that follow from something else: from overlord.py the option tables, the usage and the
+diagram of the states; from tests/bench/figures.json, which `make bench` writes, what overlord costs.
 
     python3 tests/readme.py         write them into README.md
     python3 tests/readme.py --check exit 1 where README.md does not have them as they are now
@@ -13,7 +14,9 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests/bench")]
+
+import figures  # noqa: E402
 
 import diagram  # noqa: E402
 import overlord  # noqa: E402
@@ -47,6 +50,9 @@ def parts() -> dict[str, str]:
         "unit-options": options(("sd", "s", "d")),
         "diagram": diagram.block(),
         "usage": f"```\n{overlord.spell_usage().strip()}\n```",
+        "cost": figures.peers(),
+        "cost-of-output": figures.output(),
+        "cost-of-events": figures.events(),
     }
 
 

@@ -21,7 +21,20 @@ import pytest
 
 import overlord as program_under_test
 from conftest import Start
-from harness import Asking, Overlord, Process, daemon, dial, eventually, exchange, read_all, script, system_python, without
+from harness import (
+    TOO_MANY,
+    Asking,
+    Overlord,
+    Process,
+    daemon,
+    dial,
+    eventually,
+    exchange,
+    read_all,
+    script,
+    system_python,
+    without,
+)
 from test_control import descriptors, memory
 from test_hardship import become, set_limit
 from test_output import fill, inside, mounted
@@ -471,7 +484,7 @@ def test_start_without_descriptors(fleet: Start) -> None:
     eventually(lambda: o.starts("plain") == 2, "it is started")
     o.unit_is("plain", "sleep")
     o.kill_unit("pipe")
-    o.wait_count("pipe: cannot start: .*Too many open files", 10)
+    o.wait_count(f"pipe: cannot start: .*{TOO_MANY}", 10)
     set_limit(o, "nofile=1024")
     o.wait_ok("pipe", 2)
     assert o.count("plain: cannot start") == 0
@@ -492,7 +505,7 @@ def test_limit_on_descriptors_beside_many_pipes(fleet: Start) -> None:
 def test_health_without_processes(fleet: Start) -> None:
     """A name that cannot be looked up, since no process can be made for that, says nothing about the unit either."""
     health = {"health": "tcp:some.name:80", "health_interval": "20ms", "health_retries": 2}
-    o = fleet(daemon("web", SLEEP, **health), python=without("fork", errno.EAGAIN))
+    o = fleet(daemon("web", SLEEP, **health), python=without("fork", errno.EAGAIN, after=1))
     o.wait_count("web: cannot see whether it is healthy: fork: Resource temporarily unavailable", 5)
     assert o.count("unhealthy") == 0
     assert o.starts("web") == 1
@@ -505,7 +518,7 @@ def test_health_without_descriptors(fleet: Start) -> None:
         o = fleet(daemon("web", SLEEP, health=health, health_interval="20ms", health_retries=2))
         o.says("web", "ok")
         exhaust(o)
-        o.wait_count("web: cannot see whether it is healthy: Too many open files", 5)
+        o.wait_count(f"web: cannot see whether it is healthy: {TOO_MANY}", 5)
         set_limit(o, "nofile=1024")
         mark = o.mark
     o.says("web", r"unhealthy \(1 of 2\)", after=mark)

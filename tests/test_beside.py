@@ -93,7 +93,7 @@ CASES = {
     ),
     "pidproxy": Case("anchor db"),
     "hup": Case("web", "send HUP, theirs starts web 2, ours notes web gets HUP"),
-    "listener": Case("db web", "exit"),
+    "listener": Case("db web", "touch go, exit"),
     "exited": Case("db web", "touch go, exit"),
     "autostart": Case("task", "state task ended", status="states"),
     "watchers.circus": Case(

@@ -238,7 +238,7 @@ def test_a_session_from_outside_is_nobodys() -> None:
     """Its parent is none that can be seen, nor is the leader of its session: those of all such sessions have the number 0."""
     (a,) = make_units("a")
     reading = Reading(a).add(110, 300, 0, 0).add(111, 301, 110, 0).add(112, 302, 110, 112)
-    assert (reading.claim(), reading.doubts()) == ({}, {})
+    assert (reading.claim(), reading.doubts()) == ({}, {110: [], 111: [], 112: []})
     assert reading.add(113, 303, OWN, 0).claim() in ({}, {113: "a"})
     assert {*reading.claim()} <= {113}, "the session 0 is no evidence"
 

@@ -26,9 +26,17 @@ def run(*argv: object, **options: object) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture
-def source(tmp_path: Path) -> Path:
+def short() -> Iterator[Path]:
+    """A folder with a short path, as /sbin is one."""
+    folder = Path(tempfile.mkdtemp(dir="/tmp", prefix="o"))
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def source(short: Path) -> Path:
     """A copy of the program, as it lies in an image."""
-    copy = tmp_path / "overlord.py"
+    copy = short / "overlord.py"
     copy.write_bytes(OVERLORD.read_bytes())
     copy.chmod(0o755)
     return copy
@@ -55,18 +63,18 @@ def test_first_line(source: Path) -> None:
     assert interpreter == os.path.realpath(system_python())
 
 
-def test_runs_without_the_source(source: Path) -> None:
+def test_runs_without_the_source(source: Path, default_python: list[str]) -> None:
     """It holds all that it needs."""
-    program = compiled(source.parent, system_python())
+    program = compiled(source.parent, default_python[0])
     source.unlink()
     done = run(program, "help")
     assert done.returncode == 0
     assert "overlord.py [-c FILE]" in done.stdout
 
 
-def test_isolated_from_the_first_line(source: Path) -> None:
+def test_isolated_from_the_first_line(source: Path, default_python: list[str]) -> None:
     """What the application sets for its Python does not reach it, and it need not execute itself again for that."""
-    program = compiled(source.parent, system_python())
+    program = compiled(source.parent, default_python[0])
     (source.parent / "re.py").write_text("raise SystemExit(42)")
     shown = "tr '\\0' '\\n' < /proc/$PPID/cmdline"
     done = run(program, "sh", "-c", shown, env={"PATH": os.environ["PATH"], "PYTHONPATH": str(source.parent)})
@@ -76,9 +84,9 @@ def test_isolated_from_the_first_line(source: Path) -> None:
 
 
 @pytest.mark.parametrize("words", [(), ("one", "two")], ids=str)
-def test_it_wants_one_file(words: tuple[str, ...]) -> None:
+def test_it_wants_one_file(words: tuple[str, ...], default_python: list[str]) -> None:
     """Nothing is overwritten that was not named."""
-    done = run(system_python(), OVERLORD, "compile", *words)
+    done = run(default_python[0], OVERLORD, "compile", *words)
     assert done.returncode == 64
     assert "compile needs FILE" in done.stderr
 
@@ -99,20 +107,25 @@ def test_it_cannot_take_the_place_of_a_folder(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["folder"]
 
 
-def test_it_cannot_take_the_place_of_a_device(tmp_path: Path) -> None:
+def test_not_in_place_of_another_program(source: Path) -> None:
+    """FILE is where overlord itself goes: nothing else is replaced with it."""
+    app = source.parent / "app.py"
+    app.write_text("print(1)\n")
+    done = run(system_python(), source, "compile", app)
+    assert done.returncode == 1
+    assert "app.py: is another program" in done.stderr
+    assert app.read_text() == "print(1)\n"
+    app.write_text("")
+    assert run(system_python(), source, "compile", app).returncode == 0
+    assert run(system_python(), source, "compile", app).returncode == 0, "what is overlord already"
+
+
+def test_it_cannot_take_the_place_of_a_device(tmp_path: Path, default_python: list[str]) -> None:
     """Not even root can overwrite /dev/null by a slip."""
     os.mkfifo(tmp_path / "fifo")
-    done = run(system_python(), OVERLORD, "compile", tmp_path / "fifo")
+    done = run(default_python[0], OVERLORD, "compile", tmp_path / "fifo")
     assert done.returncode == 1
     assert (tmp_path / "fifo").is_fifo()
-
-
-@pytest.fixture
-def short() -> Iterator[Path]:
-    """A folder with a short path, as /sbin is one."""
-    folder = Path(tempfile.mkdtemp(dir="/tmp", prefix="o"))
-    yield folder
-    shutil.rmtree(folder)
 
 
 @pytest.mark.parametrize("folder", ("x" * 60, "x" * 250, "p y", "x" * 100 + "/" + "y" * 150), ids=len)
@@ -153,9 +166,9 @@ def test_no_room_for_a_link(source: Path, tmp_path: Path) -> None:
     assert not target.exists()
 
 
-def test_it_is_compiled_already(source: Path) -> None:
+def test_it_is_compiled_already(source: Path, default_python: list[str]) -> None:
     """The source is gone from it, so that it cannot do it again; that is said."""
-    program = compiled(source.parent, system_python())
+    program = compiled(source.parent, default_python[0])
     before = Path(program).read_bytes()
     done = run(program, "compile", program)
     assert done.returncode == 64
@@ -163,14 +176,16 @@ def test_it_is_compiled_already(source: Path) -> None:
     assert Path(program).read_bytes() == before
 
 
-def test_traceback_of_an_internal_error_has_a_place(overlord: Start, tmp_path: Path) -> None:
+def test_traceback_of_an_internal_error_has_a_place(
+    overlord: Start, short: Path, tmp_path: Path, default_python: list[str]
+) -> None:
     """It still knows its lines: an internal error is logged with its place."""
     text = re.sub(r"(    def look_at_lingering\(self, now: float\) -> None:\n)", r"\1        1 / 0\n", OVERLORD.read_text())
     assert text != OVERLORD.read_text()
     broken = tmp_path / "broken.py"
     broken.write_text(text)
-    program = str(tmp_path / "broken.compiled")
-    assert run(system_python(), broken, "compile", program).returncode == 0
+    program = str(short / "broken.compiled")
+    assert run(default_python[0], broken, "compile", program).returncode == 0
     line = text[: text.index("1 / 0")].count("\n") + 1
     o = overlord(daemon("web", "sleep 1000"), python=[program])
     o.kill_unit("web")

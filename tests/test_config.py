@@ -451,6 +451,23 @@ def test_command_of_several_lines_is_for_the_shell(option: str) -> None:
     assert value_of(option, text).path == 'if test -n "$TOKEN"; then\n  echo $$ ${TOKEN:-x}\nfi'
 
 
+@pytest.mark.parametrize(
+    ("lines", "warned"),
+    [
+        ("cmd = node server.js\n  uid = www-data", True),
+        ("cmd = x\nready = http://127.0.0.1/\n  ready_timeout = 5s", True),
+        ("cmd =\n  count=1\n  dir=/srv; ls $dir", False),
+        ("cmd =\n  cat > /etc/x.conf <<E\n  uid = www-data\n  E", False),
+        ("cmd = x\nenv =\n  uid = a", False),
+    ],
+)
+def test_an_option_that_is_part_of_a_value(lines: str, warned: bool) -> None:
+    """An indented option goes on the value of the one before it: `check` says so where that is surely not meant."""
+    draft = overlord.Draft({})
+    draft.read_text("overlord.conf", f"[daemon:web]\n{lines}\n".encode())
+    assert any("left margin" in line for line in overlord.warn_of_doubts(draft)) == warned
+
+
 def test_commands_among_probes_are_for_the_shell() -> None:
     """In `wait_for`, each line for itself is expanded or left to the shell."""
     text = "\n  tcp:${HOST}:1\n  cmd:test $$ -gt ${PID:-1}\n  tcp:${HOST}:2"
@@ -608,7 +625,7 @@ def test_own_variables_in_dependencies() -> None:
     (line,) = mistakes(f"{WEB}count = 3\ndeps = db${{OVERLORD_INSTANCE}}\n{rest}")
     assert "there is no unit 'db3'" in line
     (line,) = mistakes(f"{WEB}count = 2\ndeps = db${{OVERLORD_INSTANCE}}\n{rest}deps = web\n")
-    assert "web-2 -> db2 -> web-2" in line
+    assert "deps: a cycle: web -> db2 -> web;" in line
 
 
 @pytest.mark.parametrize("option", ["env_file = /e", "secrets = TOKEN"])
@@ -1106,7 +1123,7 @@ def test_long_values_take_linear_time(part: str, head: str, monkeypatch: pytest.
     with cpu_limit(1), contextlib.suppress(overlord.Mistake):
         overlord.fill_env(overlord.parse_env(text), {"A": "x"})
     with cpu_limit(1), contextlib.suppress(overlord.Mistake):
-        overlord.fill(overlord.parse_template(text), {"A": "x"})
+        overlord.fill(text, {"A": "x"})
 
 
 @pytest.mark.parametrize("option", ["stop_signal", "restart", "x" * LONG, "deps"], ids=lambda option: option[:20])
@@ -1693,6 +1710,12 @@ def test_foreign_log_levels(text: str, right: str) -> None:
     assert f'did you mean "{right}"?' in line
 
 
+@pytest.mark.parametrize("word", "tail update reread avail pid".split())
+def test_foreign_verbs(word: str) -> None:
+    """Those of supervisorctl that are called otherwise here."""
+    assert overlord.VERBS[overlord.FOREIGN_VALUES[word]].asks
+
+
 @pytest.mark.parametrize(
     ("word", "right"), [("env_fil", "env_file"), ("comand", ""), ("stop_singal", "stop_signal"), ("cnd", "cmd")]
 )
@@ -1800,6 +1823,14 @@ def test_help_of_an_option(option: str, main: SimpleNamespace, capfd: Capture) -
     assert all((section in out) == (kind in entry.kinds) for kind, section in sections.items())
 
 
+@pytest.mark.parametrize("verb", overlord.VERBS)
+def test_help_of_a_verb(verb: str, main: SimpleNamespace, capfd: Capture) -> None:
+    """`help VERB` says what it takes and does."""
+    assert main.run("help", verb) == 0
+    out, err = capfd.readouterr()
+    assert err == "" and f"  {verb} {overlord.VERBS[verb].words}" in out and overlord.VERBS[verb].help in out
+
+
 @pytest.mark.parametrize("words", [["help"], ["--help"], ["-h"], ["-c", "absent.conf", "help"]])
 def test_help(words: list[str], main: SimpleNamespace, capfd: Capture) -> None:
     """Help needs no configuration, and goes to stdout."""
@@ -1868,8 +1899,7 @@ def test_arguments(words: list[str], parsed: object) -> None:
 
 def graph(edges: Mapping[str, Sequence[str]]) -> tuple[list[str], list[list[str]]]:
     """Return the order and the cycles of units with the given dependencies."""
-    units: Any = {name: SimpleNamespace(deps=tuple((dep, "ok") for dep in deps)) for name, deps in edges.items()}
-    return overlord.sort_units(units)
+    return overlord.sort_units({name: [(dep, "ok") for dep in deps] for name, deps in edges.items()})
 
 
 def tangled(edges: Mapping[str, Sequence[str]]) -> list[set[str]]:

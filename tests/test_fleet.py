@@ -2751,11 +2751,11 @@ def test_what_anybody_may_read() -> None:
     stage = Stage(prompt("db", warmup="5s") + prompt("web", deps="db") + prompt("far", wait_for="cmd:secret"), boot=False)
     stage.silent = {"far"}
     stage.boot()
-    read = {name: stage.fleet.explain_openly(unit) for name, unit in stage.fleet.units.items()}
+    read = {name: overlord.explain_openly(unit) for name, unit in stage.fleet.units.items()}
     assert read == {"db": "", "web": "for db", "far": "for its wait_for"}
     unit = stage.fleet.units["far"]
     unit.reach = ""
-    assert stage.fleet.explain_openly(unit) == ""
+    assert overlord.explain_openly(unit) == ""
 
 
 def test_sockets_and_what_lives_outside() -> None:
@@ -2881,6 +2881,47 @@ def test_worlds_are_wild_enough() -> None:
     arrows = {(source, target) for source, _, target in seen if source != target}
     assert len(arrows) >= 24
     assert {(STARTING, BACKOFF), (OK, STOPPING), (STOPPING, WAITING), (STOPPING, FAILED), (RUNNING, STOPPING)} <= arrows
+
+
+def test_start_by_hand_begins_anew() -> None:
+    """Who has used up `respawns = N/ok` has them anew when a person starts it, and its back-off begins at the beginning."""
+    stage = Stage(prompt("web", respawns="2/ok", backoff="1s..9s", warmup="5s", on_failure="ignore") + prompt("other"))
+    for _ in range(2):
+        for _ in range(2):
+            stage.exit("web", 1)
+            stage.advance(2.0)
+            assert stage.state("web") == STARTING
+        stage.exit("web", 1)
+        assert stage.state("web") == FAILED
+        stage.start("web")
+
+
+def test_order_of_what_is_started_by_hand() -> None:
+    """Nor does it matter in which order they are named: who is only to be started after another is."""
+    stage = Stage(prompt("other") + prompt("a", autostart="false") + prompt("c", autostart="false", deps="a:started"))
+    stage.start("c", "a")
+    assert stage.starts == ["other", "a", "c"]
+
+
+def test_script_in_backoff_by_hand() -> None:
+    """A person need not wait for its delay: it runs at once, and only once."""
+    for verb in ("start", "restart"):
+        stage = Stage(script("setup", "x", respawns="9", backoff="1h..2h") + prompt("web", deps="setup"))
+        for _ in range(2):
+            stage.exit("setup", 1)
+        assert stage.state("setup") == BACKOFF
+        getattr(stage, verb)("setup")
+        assert stage.state("setup") == RUNNING
+        stage.exit("setup", 0)
+        assert (stage.state("setup"), stage.starts.count("setup"), stage.state("web")) == (OK, 3, OK)
+
+
+def test_removed_script_is_not_restarted() -> None:
+    """Nor is it said to be."""
+    stage = Stage(script("setup", "x") + prompt("web", deps="setup"))
+    stage.reload(prompt("web"))
+    assert [text for _, unit, text in stage.said if unit == "setup" and "restarting" in text] == []
+    assert list(stage.fleet.units) == ["web"]
 
 
 def test_worlds_repeat_themselves() -> None:

@@ -23,7 +23,7 @@ import pytest
 
 import overlord as program_under_test
 from conftest import Start
-from harness import PATH, Overlord, Process, daemon, eventually, exchange, program, script
+from harness import IN_USE, NO_NAME, PATH, TOO_MANY, Overlord, Process, daemon, eventually, exchange, program, script
 from test_attacks import answers, rewrite
 from test_control import descriptors
 from test_hardship import become
@@ -381,7 +381,7 @@ def test_a_name(fleet: Start, names: NameServer, port: int) -> None:
     assert row(o, "web")["state"] == "waiting" and f"tcp:web.internal:{port}" in row(o, "web")["why"]
     names.there = False
     names.may_answer.set()
-    o.says("web", rf"cannot start: listen tcp:web.internal:{port}: Name or service not known, restarting")
+    o.says("web", rf"cannot start: listen tcp:web.internal:{port}: {NO_NAME}, restarting")
     names.there = True
     o.wait_ok("web")
     assert ask((V4, port)) and refuses((V6, port))
@@ -400,11 +400,11 @@ def test_address_in_use(fleet: Start, port: int) -> None:
         other.bind(("127.0.0.1", port))
         other.listen(1)
         o = fleet(daemon("web", program("answer.py"), listen=f"tcp:{port}", backoff="50ms..100ms"))
-        failed = rf"^overlord: web: cannot start: listen tcp:{port}: Address already in use, restarting"
+        failed = rf"^overlord: web: cannot start: listen tcp:{port}: {IN_USE}, restarting"
         o.wait_count(failed, 3)
         assert o.count(rf"{failed} in ") >= 2 and not o.starts("web")
         assert row(o, "web")["state"] in ("backoff", "waiting")
-        eventually(lambda: "Address already in use" in o.ask("why", "web").stdout, "why says so, but during a try")
+        eventually(lambda: re.search(IN_USE, o.ask("why", "web").stdout), "why says so, but during a try")
     o.says("web", "ok")
     assert ask((V4, port)) and ask((V6, port))
 
@@ -493,8 +493,8 @@ IN_PLACE = {
     "folder": "(is not a socket|in use)",
     "link": "is not a socket",
     "dangling": "(in use|exists)",
-    "stream": "Address already in use",
-    "datagram": "Address already in use",
+    "stream": IN_USE,
+    "datagram": IN_USE,
 }
 
 
@@ -796,7 +796,7 @@ def test_out_of_descriptors(fleet: Start, port: int, tmp_path: Path, spare: int)
     before = descriptors(o)
     leave_descriptors(o, spare)
     (tmp_path / "go").touch()
-    o.wait_count("^overlord: web: cannot start: listen.*Too many open files, restarting", 2)
+    o.wait_count(f"^overlord: web: cannot start: listen.*{TOO_MANY}, restarting", 2)
     subprocess.run(["prlimit", "--pid", str(o.pid), "--nofile=1024:"], check=True)
     o.says("late", "ok")
     assert ask((V4, port)) and ask(tmp_path / "sock")
@@ -811,7 +811,7 @@ def test_descriptors_that_run_out_for_a_watchdog(fleet: Start, tmp_path: Path) -
     before = descriptors(o)
     leave_descriptors(o, 2)
     (tmp_path / "go").touch()
-    o.wait_count("^overlord: web: cannot start: .*Too many open files, restarting", 3)
+    o.wait_count(f"^overlord: web: cannot start: .*{TOO_MANY}, restarting", 3)
     subprocess.run(["prlimit", "--pid", str(o.pid), "--nofile=1024:"], check=True)
     o.says("web", "ok")
     eventually(lambda: descriptors(o) == before + 1, "one more than before: its pipe is closed again")
@@ -862,7 +862,7 @@ def test_opener_hangs_at_a_stop(fleet: Start, names: NameServer, port: int) -> N
         assert row(o, "web")["state"] == "waiting"
     names.there = False
     names.may_answer.set()
-    o.says("web", "cannot start: listen .*Name or service not known")
+    o.says("web", f"cannot start: listen .*{NO_NAME}")
     names.there = True
     o.says("web", "waiting for file:/nonexistent")
     answers(o)

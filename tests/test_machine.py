@@ -16,7 +16,6 @@ from harness import daemon, script
 from overlord import (
     BACKOFF,
     DONE,
-    EVENTS,
     FAILED,
     IDLE,
     OK,
@@ -161,23 +160,22 @@ MEANS_NOTHING = {
 
 
 @pytest.mark.parametrize("state", STATES)
-@pytest.mark.parametrize("kind", EVENTS)
+@pytest.mark.parametrize("kind", overlord.Move.TABLE)
 def test_every_cell(state: str, kind: str) -> None:
     """Each state says of each event what it means, that it means nothing, or that it cannot come."""
-    assert len(overlord.Move.TABLE[state]) == len(EVENTS)
-    cell = overlord.Move.TABLE[state][EVENTS.index(kind)]
+    status = overlord.Status(state=state)
     if kind in COMES[state].split():
-        assert callable(cell)
-        assert cell is not overlord.Move.never
+        assert callable(overlord.Move.TABLE[kind][state])
     elif kind in MEANS_NOTHING.get(state, "").split():
-        assert cell is None
+        assert overlord.step(a_daemon().spec, status, Event(kind), 0.0, 0.0) == (status, [])
     else:
-        assert cell is overlord.Move.never
+        with pytest.raises(overlord.Impossible):
+            overlord.step(a_daemon().spec, status, Event(kind), 0.0, 0.0)
 
 
 def test_no_other_states() -> None:
     """The table's states are the vocabulary's, and those of the specification."""
-    assert set(overlord.Move.TABLE) == set(STATES)
+    assert set().union(*overlord.Move.TABLE.values()) == set(STATES)
     assert len(STATES) == len(set(STATES)) == 10
     assert " ".join(STATES) == "idle waiting starting ok running stopping backoff stopped done failed"
 
@@ -281,8 +279,9 @@ def test_asked_for_again(state: str) -> None:
         unit.stop()
     unit.exit(1 if state == FAILED else 0)
     assert unit.status.state == state
-    assert unit.send("want") == WAITING
+    assert unit.send("want", why=overlord.BY_HAND) == WAITING
     assert unit.status.deadline is None
+    assert unit.status.delay is None, "a person's start begins anew"
 
 
 def test_asked_for_while_stopping() -> None:
@@ -605,6 +604,20 @@ def test_no_respawns_in_a_row() -> None:
     assert unit.up().exit(0) == FAILED
 
 
+def test_a_row_ends_with_an_ok_run_that_was_stopped() -> None:
+    """What was counted before it is not among those in a row; and where nothing limits them, none is kept."""
+    for respawns, kept in (("1/ok", 1), ("unlimited", 0)):
+        unit = a_daemon(respawns=respawns, backoff="0", warmup="1s").up()
+        assert unit.exit(1) == BACKOFF
+        unit.due()
+        unit.ok()
+        unit.stop(again=True)
+        assert unit.exit(0) == WAITING
+        unit.up()
+        assert unit.exit(1) == BACKOFF
+        assert len(unit.status.recent) == kept
+
+
 def test_respawns_of_a_script_in_a_row() -> None:
     """What counts for a script is its last success."""
     unit = a_script(respawns="1/ok", backoff="0")
@@ -777,10 +790,10 @@ def test_max_age_by_chance(chance: float, age: float) -> None:
 
 
 def test_max_age_is_drawn_once_for_each_start() -> None:
-    """What chance says later does not matter to a process that lives."""
-    unit = a_daemon(max_age="1h~10m", warmup="1s", chance=1.0).up()
+    """What chance says after a process has become OK does not matter to it."""
+    unit = a_daemon(max_age="1h~10m", warmup="1s", chance=1.0).ok()
     unit.chance = 0.0
-    unit.due()
+    assert unit.send("ready") == OK
     assert unit.wait == pytest.approx(3000 - 1)
     unit.due()
     unit.exit(0)
@@ -1021,7 +1034,7 @@ def test_another_takes_over(code: int) -> None:
     unit = a_daemon(**PIDFILE, max_age="1h").up()
     unit.hand_over(unit.pid)
     unit.due()
-    started, ages = unit.status.started, unit.status.expires
+    started, ages = unit.status.started, unit.status.deadline
     assert unit.exit(code, after=60.0, left=True) == OK
     assert (unit.kills, probed(unit), unit.wait) == ([], ["pidfile"], 3.0)
     unit.now += 1.0
@@ -1276,6 +1289,19 @@ def test_failed_fork_without_backoff() -> None:
     unit.send("unspawned", passing=True, why="fork: Cannot allocate memory")
     assert unit.wait > 0
     assert unit.said == ["warning: cannot start: fork: Cannot allocate memory, restarting in 0.1 s"]
+
+
+def test_child_without_descriptors() -> None:
+    """A child that could not get as far as its command for want of descriptors is as good as a fork that failed."""
+    unit = a_daemon(respawns=0, backoff="0")
+    for _ in range(3):
+        unit.send("want")
+        unit.send("start")
+        unit.send("spawned", pid=7)
+        assert unit.send("exited", why="env_file /x: Too many open files", code=1, passing=True) == BACKOFF
+        assert unit.wait == pytest.approx(overlord.FORK_DELAY)
+        assert unit.due() == WAITING
+    assert unit.status.respawned == 0
 
 
 def test_failed_fork_in_a_window() -> None:

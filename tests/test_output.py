@@ -17,6 +17,7 @@ import termios
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Callable, Iterable, Iterator
 
 import pytest
@@ -1074,18 +1075,18 @@ def test_a_fault_is_said_once(tmp_path: Path) -> None:
     folder.write_text("")
     file = LogFile(Watch(), str(folder / "log"), 0, 5, lambda *words: said.append(words))
     file.units["web"] = None
-    source: Any = object()
+    source: Any = SimpleNamespace(prefix=b"")
     file.put(source, b"one\n")
     for _ in range(3):
-        file.write_kept()
+        file.flush()
     assert [(level, unit) for level, unit, _ in said] == [("error", "web")]
     folder.unlink()
     folder.symlink_to(folder)
     for _ in range(3):
-        file.write_kept()
+        file.flush()
     assert [re.findall("Not a directory|File exists|symbolic links", text) != [] for _, _, text in said] == [True, True]
     folder.unlink()
-    file.write_kept()
+    file.flush()
     assert [level for level, _, _ in said] == ["error", "error", "warning"]
     assert (folder / "log").read_text() == "one\n"
     file.release()

@@ -234,6 +234,33 @@ def test_hard_links(overlord: Start, folder: Path) -> None:
     holds(ground.roots / "file")
 
 
+@pytest.mark.parametrize("early", (True, False), ids=("before it is looked at", "after it is looked at"))
+def test_hard_link_for_a_moment(folder: Path, monkeypatch: pytest.MonkeyPatch, early: bool) -> None:
+    """A user cannot hide the second name: he links root's file in time, and removes the link once it is open."""
+    ground = Ground(folder, ["x"])
+    mine = ground.users / "x"
+
+    def link() -> None:
+        mine.unlink()
+        os.link(ground.roots / "file", mine)
+
+    def open_in_between(path: str, flags: int, *more: int, **details: int) -> int:
+        if not flags & os.O_APPEND:  # a folder on the way
+            return really(path, flags, *more, **details)
+        if not early:
+            link()
+        fd = really(path, flags, *more, **details)
+        mine.unlink()
+        return fd
+
+    if early:
+        link()
+    really = os.open
+    monkeypatch.setattr(os, "open", open_in_between)
+    with pytest.raises(OSError, match="replaced|second name"):
+        program_under_test.open_path(str(mine), program_under_test.S_IFREG)
+
+
 def test_fifo_with_a_second_name(overlord: Start, folder: Path) -> None:
     """It may be root's too."""
     ground = Ground(folder, ["x"])

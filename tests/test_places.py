@@ -21,8 +21,9 @@ import pytest
 
 import test_docker
 from conftest import CI, Start, resolve
-from harness import OVERLORD, PATH, PROGRAMS, Overlord, Process, daemon, eventually, find_python, program, script
+from harness import OVERLORD, PATH, PROGRAMS, Overlord, Process, daemon, eventually, find_python, kept, program, script, strict
 from test_docker import docker, run
+from test_readme import blocks, section
 
 engine = test_docker.engine
 example = test_docker.example
@@ -74,14 +75,21 @@ def live(overlord: Start, tmp_path: Path) -> Start:
 
 # A version that is not there is a skip, which CI counts as a failure. Only some of these are sure to be on CI's machine;
 # which those are, INTERPRETERS in harness.py says, and the tests that run on them fail where one is missing.
-VERSIONS = [version for version in ("3.8", "3.9", "3.10", "3.11", "3.12", "3.13") if not CI or find_python(version)]
+OLD, NEW = ("3.8", "3.9", "3.10", "3.11", "3.12", "3.13"), ("3.14", "3.15", "musl")
+VERSIONS = [version for version in (*OLD, *NEW) if not CI or find_python(version)]
 
 
 @pytest.mark.parametrize("version", [*VERSIONS, "minimal"])
-def test_interpreter(live: Start, version: str, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Each CPython from the oldest to the newest that is promised, and one with the files of python3-minimal alone."""
+def test_interpreter(
+    live: Start, version: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each CPython from the oldest to the newest that is promised, and one with the files of python3-minimal alone.
+
+    Each of Python's warnings is an error here, from the compiler's on; overlord says so where it meets one.
+    """
     python = resolve(version, tmp_path_factory)
-    o = live(python=python)
+    monkeypatch.setattr("harness.OVERLORD", strict(tmp_path))
+    o = live(python=[*python, "-W", "error"])
     o.says("web", "ok")
     assert os.path.samefile(f"/proc/{o.pid}/exe", os.path.realpath(python[0]))
     serves(o)
@@ -266,7 +274,7 @@ ready = log:listening
 deps = setup:always, db:bounce
 """
 
-TRIXIE = "overlord-test-trixie"
+TRIXIE, SID, MUSL = "overlord-test-trixie", "overlord-test-sid", "overlord-test-musl"
 NOWHERE = "overlord-test-nowhere"  # no /run, no /tmp, no /var/tmp
 BEGINS = ("-v", f"{OVERLORD}:/sbin/overlord.py:ro")  # the file as it is now, or the copy that is under test
 
@@ -277,6 +285,12 @@ def build(tag: str, dockerfile: str) -> str:
     return tag
 
 
+MINIMAL = """FROM debian:{}-slim
+RUN apt-get update && apt-get install -y --no-install-recommends python3-minimal && rm -rf /var/lib/apt/lists/*
+ENTRYPOINT ["/sbin/overlord.py"]
+"""
+
+
 @pytest.fixture(scope="session")
 def trixie(engine: None) -> str:
     """Debian 13 with its python3-minimal, which is 3.13."""
@@ -284,8 +298,26 @@ def trixie(engine: None) -> str:
     if result.returncode == 75:
         pytest.skip(result.stderr.strip().splitlines()[-1])
     assert result.returncode == 0, result.stderr
-    install = "apt-get update && apt-get install -y --no-install-recommends python3-minimal && rm -rf /var/lib/apt/lists/*"
-    return build(TRIXIE, f'FROM debian:trixie-slim\nRUN {install}\nENTRYPOINT ["/sbin/overlord.py"]\n')
+    return build(TRIXIE, MINIMAL.format("trixie"))
+
+
+@pytest.fixture(scope="session")
+def sid(engine: None) -> str:
+    """The next Debian with its python3-minimal, which is 3.14."""
+    if docker("image", "inspect", "debian:sid-slim", check=False).returncode:
+        pytest.skip("no image debian:sid-slim: make pythons")
+    return build(SID, MINIMAL.format("sid"))
+
+
+@pytest.fixture(scope="session")
+def musl(engine: None) -> str:
+    """As Alpine: musl, busybox and Python, and nothing else."""
+    root = kept("musl")
+    if not root.exists():
+        pytest.skip("no Python with musl: make musl")
+    tar = ["sh", "-c", 'tar -C "$0" -c . | docker import - "$1" >&2', str(root), f"{MUSL}-base"]
+    run(*tar)
+    return build(MUSL, f'FROM {MUSL}-base\nENTRYPOINT ["/sbin/overlord.py"]\n')
 
 
 @pytest.fixture(scope="session")
@@ -314,16 +346,20 @@ def ends_well(container: Container, code: int = 0) -> None:
     assert not container.found("|".join(FAULTS_OF_ITS_OWN)), "\n".join(container.lines)
 
 
+# The Python of each image. Those of FAR are not made in CI, where the time would not do: see `make pythons`, `make musl`.
+FAR = {} if CI else {"sid": "3.14", "musl": "3.11"}
+IMAGES = {"example": "3.11", "trixie": "3.13", **FAR}
+
+
 @pytest.mark.docker
-@pytest.mark.parametrize("image", ("example", "trixie"))
+@pytest.mark.parametrize("image", IMAGES)
 def test_image(request: pytest.FixtureRequest, start: Begin, config: Write, image: str) -> None:
-    """bookworm and trixie, with python3-minimal: a whole life, by the verbs of `docker exec`."""
+    """With Debian's python3-minimal, and with musl and busybox: a whole life, by the verbs of `docker exec`."""
     mount = config(IN_DOCKER)
     container = start(*BEGINS, *mount, request.getfixturevalue(image))
     container.wait_for("^overlord: ")  # from then on it answers
     assert "web: ok" in ask(container, "wait", "web")
-    version = container.execute("python3 -V")
-    assert version.startswith({"example": "Python 3.11.", "trixie": "Python 3.13."}[image])
+    assert container.execute("python3 -V").startswith(f"Python {IMAGES[image]}.")
     units = json.loads(ask(container, "status", "-j"))
     assert {unit["name"]: unit["state"] for unit in units} == {"setup": "ok", "db": "ok", "web": "ok"}
     assert ask(container, "logs", "web") == "listening\n"
@@ -338,6 +374,69 @@ def test_image(request: pytest.FixtureRequest, start: Begin, config: Write, imag
     docker("exec", container.id, "overlord.py", "shutdown", "7", check=False)
     assert container.join() == 7
     assert not container.found("|".join(FAULTS_OF_ITS_OWN))
+
+
+ALL = """\
+[daemon]
+warmup = 0
+stdout = prefix
+[daemon:http]
+cmd = exec overlord.py serve 127.0.0.1:9001
+ready = http://127.0.0.1:9001/
+[daemon:held]
+cmd = echo "held: $LISTEN_FDS $LISTEN_FDNAMES"; exec sleep 12345
+listen = tcp:127.0.0.1:9002
+[daemon:app]
+cmd = trap 'echo bye; exit 0' TERM; while :; do sleep 0.1; done
+uid = nobody
+env = GREETING=hello
+health = tcp:127.0.0.1:9002
+"""
+GET = """
+import _socket, sys
+s = _socket.socket()
+s.connect(("127.0.0.1", 9001))
+s.send(b"GET /" + sys.argv[1].encode() + b" HTTP/1.0" + bytes([13, 10, 13, 10]))
+print(b"".join(iter(lambda: s.recv(65536), b"")).decode())
+"""
+COMPILED = """FROM {}
+COPY overlord.py readme.conf /sbin/
+COPY overlord.conf /etc/
+RUN ["python3", "-W", "error", "/sbin/overlord.py", "-c", "/sbin/readme.conf", "check"]
+RUN ["python3", "-W", "error", "/sbin/overlord.py", "compile", "/sbin/overlord.py"]
+RUN ["/sbin/overlord.py", "check"]
+"""
+
+
+@pytest.mark.docker
+@pytest.mark.parametrize("image", FAR)
+def test_image_with_all(request: pytest.FixtureRequest, start: Begin, tmp_path: Path, image: str) -> None:
+    """Built as the README says, with each of Python's warnings an error: compiled, and `check`, `serve`, `listen`, `exec`."""
+    strict(tmp_path)
+    (tmp_path / "overlord.conf").write_text(ALL)
+    (tmp_path / "readme.conf").write_text(blocks("ini", section("A first container"))[0])
+    (tmp_path / "Dockerfile").write_text(COMPILED.format(request.getfixturevalue(image)))
+    test_docker.build(f"overlord-test-{image}-all", str(tmp_path))
+    container = start("--stop-signal", "SIGRTMIN+3", f"overlord-test-{image}-all")
+    container.wait_for("overlord: everything is up")
+    container.wait_for("^held \\| held: 1 held$")
+    assert ask(container, "exec", "app", "sh", "-c", 'id -un; echo "$GREETING $HOME"').split("\n")[:2] == [
+        "nobody", {"sid": "hello /nonexistent", "musl": "hello /"}[image],
+    ]  # fmt: skip
+    for path, told in (("health", "healthy: 3 daemons ok"), ("status", '"name": "held"'), ("metrics", "overlord_unit_restarts")):
+        answer = docker("exec", container.id, "python3", "-c", GET, path).stdout
+        assert answer.startswith("HTTP/1.1 200 ") and told in answer, answer
+    assert "held: ok" in ask(container, "restart", "held")
+    assert "app: stopped" in ask(container, "stop", "app")
+    container.wait_for("^app \\| bye$")
+    assert "app: ok" in ask(container, "start", "app")
+    assert "Warning" not in "\n".join(container.lines)
+    ends_well(container)
+    container.position(r"shutting down: SIGRTMIN\+3 received")
+
+
+if not FAR:
+    del test_image_with_all  # in CI, which takes an empty list of images for a skip
 
 
 # What a sandbox's filter may forbid. Overlord can do without each.

@@ -7,14 +7,15 @@ from typing import Any
 
 import pytest
 
-from soak import ROOM, Sample, judge, soak
+from soak import ROOM, Portion, Sample, judge, soak
 
-CALM = [Sample(100 * n, 1000 * n, 7 << 20, 7 << 20, 20, 0, 0.002, 0.00002, n) for n in range(8)]
+COSTS = (0.002, 0.00002, 0.003, 0.004, 0.0)
+CALM = [Sample(100 * n, 1000 * n, 7 << 20, 7 << 20, 20, 0, *COSTS, 20 << 20, 15, n) for n in range(8)]
 
 
 def test_soak(isolation: None, tmp_path: Path) -> None:
     """Some thousand restarts, 20,000 orphans. So short a run says little about the processor: the machine may be busy."""
-    assert soak(tmp_path, restarts=2000, orphans=20_000, rounds=8, waver=4) == []
+    assert soak(tmp_path, Portion(1600, 20_000, 40, 40, 400), rounds=8, waver=4) == []
 
 
 @pytest.mark.parametrize(
@@ -25,6 +26,10 @@ def test_soak(isolation: None, tmp_path: Path) -> None:
         ("zombies", 1, "zombies"),
         ("per_restart", 0.001, "per_restart"),
         ("per_orphan", 0.00001, "per_orphan"),
+        ("per_hand_over", 0.001, "per_hand_over"),
+        ("per_reload", 0.001, "per_reload"),
+        ("served", ROOM // 3, "served"),
+        ("served_descriptors", 1, "served_descriptors"),
     ],
 )
 def test_growth_is_seen(field: str, each: Any, word: str) -> None:

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import overlord
-from overlord import Log, Mistake, Stream, Watch
+from overlord import Log, Mistake, Sink, Stream, Watch
 
 # --- durations -------------------------------------------------------------------------------------------------------
 
@@ -336,13 +336,13 @@ def test_log_without_a_reader(pipe: Pipe) -> None:
     """A closed pipe is no error, nobody will ever read it; that overlord's own write raised SIGPIPE is noted."""
     log = pipe.log()
     os.close(pipe.reader)
-    Stream.broken = False
+    Sink.broken = False
     try:
         for _ in range(3):
             log.message("info", "", "x")
-        assert (len(log.stream.kept), log.lost, Stream.broken) == (0, 0, True)
+        assert (len(log.stream.kept), log.lost, Sink.broken) == (0, 0, True)
     finally:
-        Stream.broken = False
+        Sink.broken = False
 
 
 def test_log_after_a_stuck_reader_keeps_as_much_again(pipe: Pipe) -> None:
@@ -376,7 +376,7 @@ def test_log_leaves_standard_error_as_it_is(pipe: Pipe) -> None:
     saved = os.dup(2)
     os.dup2(pipe.writer, 2)
     try:
-        log = Log(Stream(Watch(), 2))
+        log = Log(Stream(Watch(), 2), "info", "text")
         log.message("info", "", "here")
         blocking = os.get_blocking(2)
         own = log.stream.fd

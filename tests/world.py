@@ -438,6 +438,9 @@ class Stage:
             todo += [dep for dep, how in self.fleet.units[name].spec.deps if dep not in found and how != "started"]
             found.add(name)
         self.meddled = True
+        for name in found:
+            if (respawns := self.fleet.units[name].spec.respawns) and respawns[1] == overlord.IN_A_ROW:
+                self.respawns.pop(name, None)  # a person's start begins anew
         self.touched |= found
         self.held_down -= found
 
@@ -633,7 +636,7 @@ class Stage:
                 self.said.append((action.level, action.unit, action.text))
                 self.note(f"{action.unit}: {action.text}")
                 if self.control:
-                    self.control.publish_message(action)
+                    self.control.publish(action)
             elif isinstance(action, overlord.Wake):
                 self.set_timer(action.unit, action.instant)
             elif isinstance(action, overlord.Replan):
@@ -643,7 +646,7 @@ class Stage:
                     self.control.refollow()
             elif isinstance(action, overlord.Changed):
                 if self.control:
-                    self.control.publish_change(action)
+                    self.control.publish(action)
             else:
                 self.actions.append(action)
 
@@ -1549,7 +1552,8 @@ def random_options(rng: random.Random, kind: str, fatal: float, ages: float) -> 
             choices["pidfile"] = ("/run/x.pid",)
             choices["ready_timeout"] = ("500ms", "3s", "60s")
         if rng.random() < 0.2:
-            choices["listen"] = ("tcp:80", "unix:/run/x tcp:81")
+            ours = f"unix:/run/{rng.getrandbits(60):x}"  # two units with one address are a mistake
+            choices["listen"] = (ours, f"{ours} {ours}.two")
             choices["watchdog"] = ("5s", "30s")
     elif rng.random() < 0.3:
         choices["schedule"] = ("every 10m", "every 30s", "@hourly", "* * * * *", "*/5 * * * *")

@@ -194,7 +194,7 @@ class State:
         if self.code is not None:
             return "over"
         if fleet.ending:
-            return fleet.sweeping, fleet.swept_hard, fleet.deadline is None, *map(last_key, fleet.units.values())
+            return fleet.sweeping, fleet.deadline is None, *map(last_key, fleet.units.values())
         whole = (self.spawns, self.at, fleet.pending is not None, fleet.uncleared)
         return (*whole, *map(unit_key, fleet.units.values()), *map(self.client_key, self.clients))
 
@@ -309,7 +309,7 @@ class State:
         if self.fleet.ending or self.code is not None:
             return
         busy = [unit for unit in self.fleet.units.values() if unit.keeps_up() or unit.reach]
-        check(busy or self.fleet.scheduled, "nothing runs and nothing ever can, and it goes on")
+        check(busy, "nothing runs and nothing ever can, and it goes on")
 
     def answer(self, client: Any) -> int | None:
         """Return how a client is answered by now, None where he still waits; the answer must be true."""
@@ -356,9 +356,9 @@ def copy_fleet(fleet: Any) -> Any:
         twin.team = [mine[each] for each in unit.team]
         twin.waits, twin.stuck = unit.waits and mine[unit.waits], unit.stuck and mine.get(unit.stuck)
         twin.waiters = {mine[each]: None for each in unit.waiters}
-        twin.ran, twin.queue, twin.story = dict(unit.ran), False, ()
+        twin.ran, twin.story = dict(unit.ran), ()
     new.units = {name: mine[unit] for name, unit in fleet.units.items()}
-    new.actions, new.events, new.looks, new.deferred, new.began, new.killed = [], deque(), deque(), deque(), None, []
+    new.actions, new.events, new.looks, new.deferred, new.began, new.killed = [], deque(), {}, {}, None, []
     return new
 
 

@@ -8,7 +8,7 @@ person's `restart` of one. Half of the daemons depend on another one. The two fl
 
 from __future__ import annotations
 
-import os
+import argparse
 import statistics
 import sys
 import time
@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))
+
+import figures
 
 import overlord
 
@@ -68,13 +70,22 @@ class Play:
 
 def main() -> None:
     """Measure, and print a table."""
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--peers-python", help="not used: this benchmark has no peers")
+    options.add_argument("--save", type=Path, metavar="FILE", help="where tests/readme.py takes its sentence from")
+    given = options.parse_args()
     plays = [Play(10), Play(1000)]
-    print(f"Python {sys.version.split()[0]}, {time.strftime('%Y-%m-%d')}, {os.cpu_count()} processors; medians")
+    about = figures.machine(f"Python {sys.version.split()[0]}")
+    rows = {}
+    print(f"{about}; medians")
     print("| | among 10, µs | among 1,000, µs | ratio |\n|---|--:|--:|--:|")
     for what in ("death", "restart by hand"):
         rounds = [[play.time(what) for play in plays] for _ in range(ROUNDS)]
         few, many = (statistics.median(column) for column in zip(*rounds))
-        print(f"| {what} | {few:.0f} | {many:.0f} | {statistics.median(many / few for few, many in rounds):.2f} |")
+        ratio = statistics.median(more / less for less, more in rounds)
+        rows[what] = {"among 10, µs": few, "among 1,000, µs": many, "ratio": ratio}
+        print(f"| {what} | {few:.0f} | {many:.0f} | {ratio:.2f} |")
+    figures.save(given.save, "events", about, rows)
 
 
 if __name__ == "__main__":

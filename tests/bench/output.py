@@ -36,6 +36,8 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+import figures
+
 OVERLORD = Path(__file__).resolve().parents[2] / "overlord.py"
 LINE = 100
 LOG_MAX = 10 * 1024 * 1024
@@ -165,6 +167,9 @@ CASES = [
     Case("circus", "StdoutStream", "pipe"),
     Case("s6-log", "1", "pipe"),
 ]
+
+
+ROWS = {"pipe": "passed on", "file": "rotated files"}  # what the README shows
 
 
 class Invalid(Exception):
@@ -475,6 +480,7 @@ def main() -> None:
     options.add_argument("--bytes", type=float, default=500e6, help="written in a run; a fifth where writes are < 1,000")
     options.add_argument("--sizes", type=int, nargs="+", default=[100, 4000, 65536], help="bytes in a write")
     options.add_argument("--only", nargs="+", default=[""], metavar="WORD", help="such as overlord, file, prefix, pipe")
+    options.add_argument("--save", type=Path, metavar="FILE", help="where tests/readme.py takes its table from")
     given = options.parse_args()
     given.peers_python = given.peers_python or given.python
     given.cases = [case for case in CASES if any(word in f"{case.label} {case.target}" for word in given.only)]
@@ -511,6 +517,13 @@ def main() -> None:
     print(f"{os.cpu_count()} cores, load {load_before:.1f} before, {os.getloadavg()[0]:.1f} after (about 2 is its own)")
     for load in loads:
         print_table(load, results, invalid)
+    rows: figures.Rows = {}
+    for (case, size), found_results in results.items():
+        if case.target in ROWS and case.how != "inherit" and found_results:
+            row = rows.setdefault(f"{ROWS[case.target]}, writes of {size:,} bytes", {})
+            row[f"{case.who} CPU"] = statistics.median(result.cpu for result in found_results)
+            row[f"{case.who} MB/s"] = statistics.median(result.rate for result in found_results)
+    figures.save(given.save, "output", figures.machine(versions[0]), rows)
     sys.exit(1 if invalid else 0)
 
 

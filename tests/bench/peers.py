@@ -20,6 +20,9 @@ medians. A peer that is not here is named and left out; what a peer cannot do, o
 
 supervisord and circus, which do not keep up with 20,000 orphans, are not asked for that. Memory is PSS, of all processes
 that are not services. Idle is over ten seconds, after all have settled.
+
+Escaped processes are fifty that the service started in sessions of their own, whose parents have ended. What is measured
+is the peer's own command that stops that service: until it has returned, and until none of the fifty is left.
 """
 
 from __future__ import annotations
@@ -32,6 +35,7 @@ import re
 import select
 import shutil
 import signal
+import socket
 import statistics
 import subprocess
 import sys
@@ -41,12 +45,16 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Callable
 
+import figures
+
 OVERLORD = Path(__file__).resolve().parents[2] / "overlord.py"
 SPACE = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
 GIVE_UP = 60.0  # s
 ORPHANS = 20_000
-PARTS = ["start", "services", "orphans", "client"]
+ESCAPED = 50
+PARTS = ["start", "services", "orphans", "escaped", "client", "http"]
 # service FIFO: say when it began, and stay.  service FIFO N: make N orphans, one after the other, say so, and stay.
+# service FIFO -N: make N processes in sessions of their own, which stay, say so, and stay.
 # service FIFO exec COMMAND...: say when, and become the command.
 SERVICE = r"""
 #include <fcntl.h>
@@ -68,9 +76,15 @@ int main(int argc, char **argv) {
     tell(argv[1]);
     if (argc > 3) return execvp(argv[3], argv + 3);
     if (argc > 2) {
-        for (long left = atol(argv[2]); left; left--) {
+        long number = atol(argv[2]);
+        for (long left = labs(number); left; left--) {
             pid_t child = fork();
-            if (!child) _exit(fork() < 0);
+            if (!child) {
+                pid_t orphan = fork();
+                while (!orphan && number < 0)
+                    if (setsid() < 0 || !pause()) break;
+                _exit(orphan < 0);
+            }
             waitpid(child, 0, 0);
         }
         tell(argv[1]);
@@ -112,6 +126,12 @@ minfds = 10000
 minprocs = 10000
 pidfile = {folder}/supervisord.pid
 """
+SUPERVISORD_SOCKET = """
+[unix_http_server]
+file = {folder}/supervisord.sock
+[rpcinterface:supervisor]
+supervisor.rpcinterface_factory = supervisor.rpcinterface:make_main_rpcinterface
+"""
 SUPERVISORD_UNIT = """
 [program:d{number}]
 command = {cmd}
@@ -139,7 +159,10 @@ class Peers:
     """How each is started with some services: NAME -> function of (folder, service, count) to its command."""
 
     def __init__(self, given: argparse.Namespace, folder: Path) -> None:
-        self.python, self.peers_python = given.python, given.peers_python
+        self.python, self.peers_python = (
+            shutil.which(os.path.abspath(name) if "/" in name else name) or name for name in (given.python, given.peers_python)
+        )
+        self.controlled = False  # supervisord is to have a socket
         self.compiled = folder / "overlord"
         subprocess.run([self.python, OVERLORD, "compile", self.compiled], check=True)
         self.all: dict[str, Callable[[Path, str, int], list[str]]] = {
@@ -171,6 +194,27 @@ class Peers:
         program = {"s6": "s6-svscan", "runit": "runsvdir"}.get(name, name)
         return name in ("bare", "compiling", "overlord", "compiled") or bool(shutil.which(program))
 
+    def stopping(self, name: str, folder: Path) -> list[str]:
+        """Return the command with which a peer stops its service d0."""
+        ctl = f"unix://{folder}/supervisord.sock"
+        return {
+            "overlord": [self.python, str(OVERLORD), "-c", f"{folder}/overlord.conf", "stop", "d0"],
+            "compiled": [str(self.compiled), "-c", f"{folder}/overlord.conf", "stop", "d0"],
+            "s6": ["s6-svc", "-wD", "-d", f"{folder}/scan/d0"],
+            "runit": ["sv", "stop", f"{folder}/scan/d0"],
+            "supervisord": [self.peers_python, "-m", "supervisor.supervisorctl", "-s", ctl, "stop", "d0"],
+            "circus": [
+                self.peers_python,
+                "-m",
+                "circus.circusctl",
+                "--endpoint",
+                f"ipc://{folder}/endpoint",
+                "stop",
+                "d0",
+                "--waiting",
+            ],
+        }[name]
+
     def overlord(self, folder: Path, cmd: str, count: int) -> list[str]:
         units = "".join(f"[daemon:d{number}]\ncmd = {cmd}\nbackoff = 0\n" for number in range(count))
         own = f"[overlord]\nconfigdir = {folder}/none\nsocket = {folder}/socket\nlog_level = error\n"
@@ -183,13 +227,19 @@ class Peers:
 
     def supervisord(self, folder: Path, cmd: str, count: int) -> list[str]:
         units = "".join(SUPERVISORD_UNIT.format(number=number, cmd=cmd) for number in range(count))
-        config = write(folder / "supervisord.conf", SUPERVISORD.format(folder=folder) + units)
+        own = SUPERVISORD + (SUPERVISORD_SOCKET if self.controlled else "")
+        config = write(folder / "supervisord.conf", own.format(folder=folder) + units)
         return [self.peers_python, "-m", "supervisor.supervisord", "-c", str(config)]
 
     def circus(self, folder: Path, cmd: str, count: int) -> list[str]:
         units = "".join(f"[watcher:d{number}]\ncmd = {cmd}\n" for number in range(count))
         config = write(folder / "circus.ini", CIRCUS.format(folder=folder) + units)
         return [self.peers_python, "-m", "circus.circusd", "--log-level", "critical", str(config)]
+
+    def enter(self, running: Running, *argv: str) -> subprocess.CompletedProcess[str]:
+        """Run a command among the processes of a peer."""
+        command = ["nsenter", "-t", str(running.init), "-p", "-m", *argv]
+        return subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True, timeout=GIVE_UP)
 
 
 class TooLong(Exception):
@@ -359,24 +409,76 @@ class Bench:
         finally:
             running.close()
 
+    def escaped(self, name: str) -> None:
+        """Measure the stop of a service that has fifty processes which have left its process group and session."""
+        self.peers.controlled = True
+        running = Running(self.peers, name, 1, self.service, f" -{ESCAPED}")
+        try:
+            running.stamps(1)  # all are there
+            time.sleep(2.5)
+            began = time.monotonic()
+            try:
+                done = self.peers.enter(running, *self.peers.stopping(name, running.folder))
+            except subprocess.TimeoutExpired:
+                raise TooLong from None
+            if done.returncode:
+                sys.exit(f"{name}: {' '.join(done.args)} ended with {done.returncode}")
+            took, left = time.monotonic() - began, len(running.processes(services=True))
+            self.note(f"stop of a service with {ESCAPED} escaped processes, ms", name, took * 1e3)
+            self.note(f"of the {ESCAPED}, left after that stop", name, left)
+        finally:
+            self.peers.controlled = False
+            running.close()
+
     def client(self) -> None:
         """Measure what `docker exec` waits for, beside an interpreter that does nothing."""
         running = Running(self.peers, "overlord", 10, self.service)
         try:
             running.up()
-            enter = ["nsenter", "-t", str(running.init), "-p", "-m"]
             options = ["-c", f"{running.folder}/overlord.conf"]
             space = {
                 "bare": [self.peers.python, "-I", "-S", "-c", "pass"],
                 "overlord": [self.peers.python, str(OVERLORD), *options],
                 "compiled": [str(self.peers.compiled), *options],
             }
-            for verb in ("health", "status"):
-                for _ in range(self.given.rounds):
+            for words in (["health"], ["status"], ["exec", "d0", "true"]):
+                for _ in range(3 * self.given.rounds):
                     for name, argv in space.items():
                         began = time.monotonic()
-                        subprocess.run([*enter, *argv, *([verb] if name != "bare" else [])], stdout=subprocess.DEVNULL)
-                        self.note(f"{verb}, ms", name, (time.monotonic() - began) * 1e3)
+                        self.peers.enter(running, *argv, *(words if name != "bare" else []))
+                        self.note(f"{words[0]}, ms", name, (time.monotonic() - began) * 1e3)
+        finally:
+            running.close()
+
+    def http(self, name: str) -> None:
+        """Measure a probe over HTTP, each on a connection of its own: one a second, and one after the other."""
+        running = Running(self.peers, name, 10, self.service)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            address = free.getsockname()
+        program = [self.peers.python, str(OVERLORD)] if name == "overlord" else [str(self.peers.compiled)]
+        try:
+            running.up()
+            time.sleep(2.5)
+            enter = ["nsenter", "-t", str(running.init), "-p", "-m"]
+            serve = [*program, "-c", f"{running.folder}/overlord.conf", "serve", f"127.0.0.1:{address[1]}"]
+            with subprocess.Popen([*enter, *serve], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+                try:
+                    deadline = time.monotonic() + GIVE_UP
+                    while not answers(address):
+                        if time.monotonic() > deadline:
+                            raise TooLong
+                        time.sleep(0.05)
+                    for rest, row, count in ((1.0, "one a second", 5), (0.0, "one after the other", 200)):
+                        for _ in range(count):
+                            time.sleep(rest)
+                            began = time.monotonic()
+                            answers(address)
+                            self.note(f"probe over HTTP, {row}, ms", name, (time.monotonic() - began) * 1e3)
+                finally:
+                    for child in children(server.pid):
+                        os.kill(child, signal.SIGTERM)
+                    server.kill()
         finally:
             running.close()
 
@@ -391,18 +493,41 @@ class Bench:
                 self.each(self.several(), functools.partial(self.with_services, count, not turn, restarts))
         for _ in range(rounds if "orphans" in parts else 0):
             self.each([name for name in self.peers.all if name not in ("compiling", "supervisord", "circus")], self.orphans)
+        for _ in range(rounds if "escaped" in parts else 0):
+            self.each([name for name in self.several() if name != "bare"], self.escaped)
         if "client" in parts and "overlord" in self.peers.all:
             self.client()
+        for _ in range(rounds if "http" in parts else 0):
+            self.each([name for name in ("overlord", "compiled") if name in self.peers.all], self.http)
 
-    def table(self) -> None:
-        """Print the medians."""
-        names = list(self.peers.all)
-        print("\r\x1b[K" + " | ".join(["", "", *names, ""]).strip())
-        print("|---|" + "--:|" * len(names))
-        for row, figures in self.found.items():
-            medians = [statistics.median(figures[name]) if figures[name] else None for name in names]
-            cells = ("-" if median is None else f"{median:,.{1 if median < 100 else 0}f}" for median in medians)
-            print(f"| {row} | {' | '.join(cells)} |")
+    def medians(self) -> dict[str, dict[str, float]]:
+        """Return the figures: row -> peer -> median."""
+        return {
+            row: {name: statistics.median(figures) for name, figures in peers.items() if figures}
+            for row, peers in self.found.items()
+        }
+
+
+def answers(address: tuple[str, int]) -> bool:
+    """Ask for /health, as a probe does; return whether the answer is 200. Raises OSError when none comes."""
+    try:
+        with socket.create_connection(address, GIVE_UP) as connection:
+            connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            answer = b""
+            while part := connection.recv(4096):
+                answer += part
+            return answer.split(b" ", 2)[1:2] == [b"200"]
+    except ConnectionRefusedError:
+        return False
+
+
+def table(rows: dict[str, dict[str, float]], names: list[str]) -> str:
+    """Return a Markdown table of medians."""
+    lines = ["| | " + " | ".join(names) + " |", "|---|" + "--:|" * len(names)]
+    for row, found in rows.items():
+        cells = (f"{found[name]:,.{1 if found[name] < 100 else 0}f}" if name in found else "-" for name in names)
+        lines.append(f"| {row} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def main() -> None:
@@ -414,9 +539,11 @@ def main() -> None:
     options.add_argument("--parts", nargs="*", default=PARTS, help="of the measurements, these")
     options.add_argument("--rounds", type=int, default=3)
     options.add_argument("--services", type=int, nargs="*", default=[10, 100, 1000])
+    options.add_argument("--save", type=Path, metavar="FILE", help="where tests/readme.py takes its tables from")
     given = options.parse_args()
     version = subprocess.run([given.python, "--version"], capture_output=True, text=True, check=True).stdout.strip()
-    print(f"{version}, {time.strftime('%Y-%m-%d')}, {os.cpu_count()} processors, Linux {os.uname().release}; medians")
+    about = figures.machine(version)
+    print(f"{about}; medians")
     with tempfile.TemporaryDirectory(prefix="bench.") as name:
         folder = Path(name)
         source = write(folder / "service.c", SERVICE)
@@ -425,7 +552,8 @@ def main() -> None:
             sys.exit("a C compiler is needed for the service: apt-get install gcc libc6-dev")
         bench = Bench(Peers(given, folder), folder / "service", given)
         bench.run()
-        bench.table()
+        print("\r\x1b[K" + table(bench.medians(), list(bench.peers.all)))
+        figures.save(given.save, "peers", about, bench.medians())
 
 
 if __name__ == "__main__":

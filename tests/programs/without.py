@@ -1,16 +1,19 @@
-"""Run overlord where a function of os fails: without.py FUNCTION ERRNO overlord.py ARGUMENT... (0: it is not implemented)."""
+"""Run overlord where a function of os fails but for its first COUNT calls: without.py FUNCTION ERRNO COUNT PROGRAM ..."""
 
 import os
 import sys
 
-function, number, program, *arguments = sys.argv[1:]
+name, number, count, program, *arguments = sys.argv[1:]
+function, left = getattr(os, name), iter(range(int(count)))
 
 
-def refuse(*args: object, **options: object) -> None:
-    raise OSError(int(number), os.strerror(int(number))) if int(number) else NotImplementedError
+def refuse(*args: object, **options: object) -> object:
+    if next(left, None) is None:
+        raise OSError(int(number), os.strerror(int(number)))
+    return function(*args, **options)
 
 
-setattr(os, function, refuse)
+setattr(os, name, refuse)
 sys.path.insert(0, os.path.dirname(program))
 import overlord  # noqa: E402
 
