@@ -4768,7 +4768,7 @@ class Loop:
         self.actions: deque[Any] = deque()
         self.action: Any = None  # the one under way
         self.doers: dict[type, Callable[..., None]] = {
-            Say: self.publish, Changed: control.publish, Wake: self.set_timer, Replan: self.replan,
+            Say: self.log_and_publish, Changed: control.publish, Wake: self.set_timer, Replan: self.replan,
             Sweep: self.sweep, Exit: self.exit, Forget: self.forget,
             Spawn: self.spawn, Kill: self.kill, Test: self.test, StopCommand: self.stop_by_command,
         }  # fmt: skip
@@ -5116,7 +5116,7 @@ class Loop:
             else:
                 self.actions.append(action)
 
-    def publish(self, action: Say) -> None:
+    def log_and_publish(self, action: Say) -> None:
         if action.unit != MAIN or action.level == "error" or len(self.fleet.units) > 1:
             details = self.post_mortem(self.fleet.units[action.unit]) if action.final else None
             self.log.message(action.level, action.unit, action.text, details)
