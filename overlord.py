@@ -3207,7 +3207,8 @@ class Kernel:
         def hand_over_result(code: int, why: str) -> None:
             with data:
                 data.seek(0)
-                done(b"" if code else data.read())
+                result = b"" if code else data.read()
+            done(result)
 
         self.fork(child, hand_over_result)
 
