@@ -1633,10 +1633,21 @@ class Unit:
         if self.rests():
             return self.find_asker()
         if not self.wanted:
-            return Next("stop", why=BY_HAND)
+            return self.find_before() or Next("stop", why=BY_HAND)
         if state == WAITING:
             return self.find_way_up()
         return self.find_turn() if self.status.stale else Next()
+
+    def find_before(self) -> Next | None:
+        """Wait for a dependent that is to be stopped too, by hand, and so goes first. Instances that are restarted one
+        by one do not: they would wait for this."""
+        status = self.status
+        lasts = status.pid and status.state in (STARTING, OK, RUNNING) and status.then != "fail"
+        for other in self.dependents if lasts else ():
+            goes = not other.wanted or (other.status.stale == RESTART and not other.spec.instance)
+            if other.lives() and (goes or other.status.state == STOPPING):
+                return Next("wait", other, why=f"{other.name} to be stopped")
+        return None
 
     def find_asker(self) -> Next:
         """Find who wants it up. Dependents bring back no daemon that ended for good."""
@@ -1645,7 +1656,7 @@ class Unit:
             return Next("want", why=self.by if self.wanted else BY_NEED) if needed else Next()
         if self.queued:
             return Next("want", why=self.queued)
-        needs = [(each, each.needs()) for each in self.waiters]
+        needs = [(each, how) for each in self.waiters if (how := each.needs())]
         asking = [each for each, how in needs if (how == "always" or not self.tried) and not each.is_met(self, how)]
         if not asking:
             return Next()
@@ -1682,7 +1693,7 @@ class Unit:
 
     def is_met(self, dep: Unit, how: str) -> bool:
         """Tell whether a dependency is met. The main command does not wait for daemons that ended for good."""
-        if dep.leaving:
+        if dep.leaving or dep.status.stale == RESTART:
             return False
         if dep.spec.kind == "script":
             return dep.name in self.ran if how == "always" else dep.ended if how == "ended" else dep.succeeded
@@ -1695,12 +1706,14 @@ class Unit:
         stale = self.status.stale
         if self.status.then == "fail":
             return Next("stop", why=stale)
+        if stale == RESTART and not self.spec.instance:
+            return self.find_before() or Next("stop", why=stale)
         for other in self.team if self.status.state == OK else ():
             state = other.status.state
             failing = other.status.delay is not None and state != STOPPING and stale not in (RESTART, RELOAD)
             if state in COMING and not failing and not other.in_vain():
                 return Next("wait", other, why=f"{other.name} to be up")
-        return self.find_unsettled() or Next("stop", why=stale)
+        return self.find_unsettled() or self.find_before() or Next("stop", why=stale)
 
     def find_unsettled(self) -> Next | None:
         """Wait for a bounce ancestor that is stale or on its way up, if any."""
@@ -1944,9 +1957,9 @@ class Fleet:
 
     def wake(self, unit: Unit) -> None:
         """Look again at a unit that has changed, and at those that wait for it, if their answer may change."""
-        for waiter in unit.waiters if unit.rests() or unit.spec.kind == "daemon" else ():
-            how = waiter.needs()
-            if not how or waiter.is_met(unit, how):
+        met = unit.spec.kind == "daemon" or unit.rests()  # it may be
+        for waiter in unit.waiters if met else [each for each in unit.waiters if each.at < 0]:
+            if waiter.at < 0 or waiter.is_met(unit, waiter.needs()):
                 self.looks[waiter] = None
         for other in bouncing([unit]) if unit.status.state in ENDED else ():
             if other.waits and other.at < 0:
@@ -1993,7 +2006,7 @@ class Fleet:
             unit.ran.clear()
         if rests and not (self.pending and unit.leaving and new.state == STOPPED):
             unit.wanted = False
-        unit.begun = not rests and (unit.begun or new.state in (STARTING, BACKOFF))
+        unit.begun = new.state in (STARTING, BACKOFF) or (unit.begun and not rests and new.state != STOPPING)
         if rests and unit.spec.kind == "script":
             unit.ended = unit.ended or (new.state in (OK, DONE, FAILED) and unit.by != BY_CLOCK)
             unit.succeeded = unit.succeeded or (new.state == OK and unit.by != BY_CLOCK)
@@ -2066,8 +2079,9 @@ class Fleet:
         left = "" if status.deadline is None else spell_duration(max(0.0, status.deadline - now))
         if status.state == WAITING:
             return unit.why_wait() if unit.reason else ""
-        if status.stale:
-            return f"to be restarted ({status.stale})" + (f", waiting for {unit.reason}" if unit.reason else "")
+        if status.stale or (unit.reason and not unit.wanted):
+            what = f"to be restarted ({status.stale})" if status.stale else "to be stopped"
+            return what + (f", waiting for {unit.reason}" if unit.reason else "")
         if status.state == STOPPING:
             why = why or f"{spell_exit(status)}, what it left behind is stopped"
             why += f" ({status.hint})" if status.hint else ""
@@ -2100,14 +2114,14 @@ class Fleet:
                 unit.wanted, unit.by = True, unit.by if unit.wanted else BY_HAND
             if waits or (unit.status.state == STOPPING and not script):
                 self.events.append((unit, Event("want", BY_HAND if waits else "")))
-            self.looks[unit] = None
+            self.looks.update({unit: None, **unit.waiters})
         self.work(now)
         return found
 
     def stop(self, asked: list[Unit], now: float) -> None:
         for unit in asked:
             unit.wanted, unit.queued = False, ""
-            self.looks[unit] = None
+            self.looks.update({unit: None, **unit.waiters})
         self.work(now)
 
     def restart(self, asked: list[Unit], now: float) -> None:
@@ -4185,7 +4199,7 @@ class Control:
 
     # ------------------------------------------------------------------------------------------------ the verbs: act
     def do_start(self, request: Request, names: list[str], now: float) -> None:
-        chosen = self.find_units(names)
+        chosen = self.find_startable(names)
         daemons = [unit for unit in chosen if unit.spec.kind == "daemon"]
         request.add_lines([f"{unit.name}: is up already" for unit in daemons if unit.status.state == OK])
         since = {unit: -1 if unit in daemons else unit.status.starts for unit in chosen}
@@ -4194,7 +4208,7 @@ class Control:
         self.await_up(request, {**dict.fromkeys(started, -1), **since}, now)
 
     def do_restart(self, request: Request, names: list[str], now: float) -> None:
-        chosen = self.find_units(names)
+        chosen = self.find_startable(names)
         since = {unit: unit.status.starts for unit in chosen}
         self.fleet.restart(chosen, now)
         self.await_up(request, since, now)
@@ -4286,6 +4300,12 @@ class Control:
         for each in patterns:
             names += [name for name in instances if name.rpartition("-")[0] == each] or [each]
         return [units[name] for name in (match_names(names, units, strict) if patterns else units)]
+
+    def find_startable(self, patterns: list[str]) -> list[Unit]:
+        """Return the units that patterns match. A glob that matches daemons leaves out scripts, such as a migration."""
+        found = self.find_units(patterns)
+        daemons = [unit for unit in found if unit.spec.kind == "daemon"]
+        return [unit for unit in found if unit in daemons or unit.name in patterns or not daemons]
 
     def await_up(self, request: Request, since: dict[Unit, int], now: float, patient: bool = False) -> None:
         """Answer when each unit, and each that bounces with it, is up with more starts than `since`, or has failed.

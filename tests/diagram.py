@@ -63,7 +63,8 @@ def specs() -> tuple[Spec, ...]:
 
 def events(spec: Spec, status: Status) -> Iterator[Event]:
     """Yield every event that can come to a unit with this status, in each of its kinds."""
-    yield from (Event("want"), Event("start"), Event("barred", "script x failed"))
+    yield from (Event("want"), Event("start"))
+    yield from (Event("barred", "script x failed", wanted=wanted) for wanted in (False, True))  # a reload removes it
     yield from (Event("stop", "x", wanted=wanted) for wanted in (False, True))
     yield from (Event("deadline"), Event("ready"), Event("stale", "x"))
     if status.state in (STARTING, RUNNING) and not status.pid:

@@ -454,6 +454,36 @@ def test_what_depends_on_it(fleet: Start) -> None:
     ends_well(o)
 
 
+def test_several_go_in_order(fleet: Start) -> None:
+    """Of several that are stopped, dependents go first; restarted, they also come back last. Scripts are no part of a glob."""
+
+    def dying(name: str, deps: str) -> str:
+        return daemon(name, "trap 'sleep 0.2; exit' TERM; sleep 12345 & wait", warmup="0", kill_mode="process", deps=deps)
+
+    o = fleet(
+        script("migrate", "true")
+        + dying("db", "migrate")
+        + dying("app", "db")
+        + dying("web", "app:bounce, db")
+        + dying("log", "web:started")
+    )
+
+    def now_said(*words: str) -> list[str]:
+        told = re.findall(r"^(\w+): (started|stopped) ", o.ask(*words).stdout, re.MULTILINE)
+        return [("+" if what == "started" else "-") + name for name, what in told]
+
+    down, up = ["-log", "-web", "-app", "-db"], ["+db", "+app", "+web", "+log"]
+    o.says("log", "ok")
+    assert now_said("stop", "*") == down
+    assert now_said("start", "*") == up
+    assert now_said("restart", "*") == down + up
+    assert now_said("restart", "db", "web") == ["-web", "-db", "+db", "+web"]
+    assert now_said("restart", "db") == ["-db", "+db"], "app does not bounce with db, and goes on"
+    assert sorted(now_said("restart", "app")) == ["+app", "+web", "-app", "-web"]
+    assert now_said("restart", "m*") == ["+migrate"], "a glob that matches scripts alone means them"
+    ends_well(o)
+
+
 def test_bounce_dependents_are_told_of(fleet: Start) -> None:
     """`restart db` waits for whoever bounces with it, down the chain, and fails where one does not come up."""
     o = fleet(

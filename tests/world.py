@@ -33,6 +33,7 @@ EPSILON = 1e-6
 ENDED = (STOPPED, DONE, FAILED)
 RESTING = (IDLE, *ENDED)
 BUSY = (STARTING, RUNNING, STOPPING, BACKOFF, STOPPED)  # states that keep overlord up
+HANDS = (overlord.BY_HAND, overlord.RESTART)
 OUTSIDE = ("listen", "wait_for")  # what a unit waits for that is no other unit
 
 # How a process behaves. `life`: s until it ends by itself, None for never; `code`: as the Loop reports it; `why`: it never
@@ -225,7 +226,9 @@ class Watched(overlord.Fleet):
             return
         old, ending = unit.status, self.ending
         self.stage.before(unit.name, event, old)
+        for_whom = self.stage.for_whom
         super().apply(unit, event, now)
+        self.stage.for_whom = for_whom  # a shutdown that this began has stopped others
         self.stage.after(unit.name, event, old, unit.status, ending)
 
     def take_config(self, config: overlord.Config) -> None:
@@ -439,10 +442,14 @@ class Stage:
             found.add(name)
         self.meddled = True
         for name in found:
-            if (respawns := self.fleet.units[name].spec.respawns) and respawns[1] == overlord.IN_A_ROW:
-                self.respawns.pop(name, None)  # a person's start begins anew
+            self.count_anew(name)
         self.touched |= found
         self.held_down -= found
+
+    def count_anew(self, name: str) -> None:
+        """A person's start gives a unit all its restarts in a row again."""
+        if (respawns := self.fleet.units[name].spec.respawns) and respawns[1] == overlord.IN_A_ROW:
+            self.respawns.pop(name, None)
 
     def asked_to_stop(self, names: Iterable[str]) -> None:
         """Somebody stops units."""
@@ -788,6 +795,8 @@ class Stage:
         fleet, unit = self.fleet, self.fleet.units[name]
         self.clock += 1
         self.for_whom = unit.by if unit.spec.kind == "script" else ""
+        if event.kind == "want" and event.why == overlord.BY_HAND:  # of a script that was asked for while it ran
+            self.count_anew(name)
         if event.kind == "ready" and old.state == STARTING and old.pid:
             self.current[name].said_ready = True
         turn = unit.spec.instance and event.kind == "stop" and event.why == old.stale and old.then != "fail"
@@ -808,6 +817,8 @@ class Stage:
             above = self.closure[name] if fleet.ending else self.closure[name].intersection(self.in_between)
             alive = [p.unit for p in self.processes.values() if p.unit in above and (p.alive or not p.reaped)]
             check(not alive or not old.pid or old.state == STOPPING, "{} is stopped before {}, which need it", name, alive)
+        elif event.kind == "stop" and event.why in HANDS and old.pid and old.state != STOPPING and old.then != "fail":
+            check(name in self.in_between or not self.goes_before(name), "{} is stopped before {}, which needs it", name, self.goes_before(name))
 
     def check_turn(self, name: str, old: overlord.Status) -> None:
         """Check that an instance which serves is restarted only while none of its name is on its way up: other than one that
@@ -848,6 +859,8 @@ class Stage:
     def is_met(self, name: str, dep: str, how: str) -> bool:
         """Tell from what happened to the processes whether a dependency is there."""
         spec, status = self.fleet.units[dep].spec, self.fleet.units[dep].status
+        if status.stale == overlord.RESTART:
+            return False
         if name == MAIN:
             return status.state in (OK, IDLE, STOPPED, DONE, FAILED)
         if how == "always":  # a run of its own, begun after this start was
@@ -864,6 +877,16 @@ class Stage:
         process = self.current.get(dep)
         up = process and (not process.reaped or status.left) and self.is_up(process)
         return bool(up) and status.state == OK
+
+    def goes_before(self, name: str) -> str:
+        """Return a dependent that is to be stopped, or restarted by hand, and so has to end before a unit that is too."""
+        for other, unit in self.fleet.units.items():
+            status, spec = unit.status, unit.spec
+            lives = status.state in (STARTING, RUNNING, STOPPING) or status.pid
+            by_hand = not unit.wanted or (status.stale == overlord.RESTART and not spec.instance)
+            if lives and (by_hand or status.state == STOPPING) and name in dict(spec.deps):
+                return other
+        return ""
 
     def is_up(self, process: Process) -> bool:
         """Tell whether a process has lived through its warm-up, and has said that it is ready where it has to."""
@@ -959,6 +982,9 @@ class Stage:
                 self.check_clock(name, spec, each)
             if each.stale and not ending:
                 self.check_stale(name)
+            if not unit.wanted and each.pid and state in (STARTING, OK, RUNNING) and not ending and name not in self.in_between:
+                check(self.goes_before(name), "{} is to be stopped, and nothing is in the way", name)
+                check("to be stopped" in self.explain(name), "{} does not say that it is to be stopped", name)
             outside = state == WAITING and bool(spec.wait_for or spec.listen)
             busy = busy or state in BUSY or each.pid > 0 or outside or bool(spec.schedule)
         stays = fleet.settings.when_idle == "stay"
@@ -982,7 +1008,7 @@ class Stage:
         if name in self.in_between:
             return
         moving = [each for each in self.team(name) if self.state(each) in (WAITING, STARTING, STOPPING, BACKOFF)]
-        waits = (status.state == OK and moving) or self.unsettled(name)
+        waits = (status.state == OK and moving) or self.unsettled(name) or self.goes_before(name)
         check(waits, "{} is to be restarted ({}), and nothing is in the way", name, status.stale)
         check(status.stale in self.explain(name), "{} does not say that it is to be restarted", name)
 
@@ -1044,7 +1070,7 @@ class Stage:
         """Note what later checks need."""
         if new.state in (STARTING, BACKOFF):
             self.tried.add(name)
-        elif new.state in RESTING:
+        elif new.state in (STOPPING, *RESTING):
             self.tried.discard(name)
         if spec.kind == "script" and new.state in (OK, DONE, FAILED) and self.for_whom != overlord.BY_CLOCK:
             self.ran_out.add(name)
