@@ -628,6 +628,7 @@ def parse_field(text: str, low: int, high: int, names: tuple[str, ...]) -> froze
         if not ends or (match[3] and not match[2]):  # `*` and `N/STEP` go on to the highest
             ends = [*(ends or [low]), high]
         require(ends[0] <= ends[-1], f"{item!r} ends before it begins")
+        require(int(match[3] or 1) <= high - low + 1, f"{item!r} steps out of its field, which ends with {high}")
         found.update(range(ends[0], ends[-1] + 1, int(match[3] or 1)))
     return frozenset(found)
 
@@ -822,7 +823,7 @@ OPTIONS = tuple(Option(*row) for row in (
     ("output", "o", one_of("inherit prefix null", path=True), "inherit", "default of the units' `stdout` and `stderr`"),
     ("cmd", "sd", parse_text, "", "run by `/bin/sh -c`; a lone simple command leaves no shell behind", "required"),
     ("dir", "sd", parse_text, "none", "working directory", "inherited"),
-    ("uid", "sd", parse_text, "none", "user (or its number); groups, `HOME USER LOGNAME SHELL` follow", "inherited"),
+    ("uid", "sd", partial(parse_matching, "[^:]+", "is not a user; for a group write gid"), "none", "user (or its number); groups, `HOME USER LOGNAME SHELL` follow", "inherited"),
     ("gid", "sd", parse_text, "", "group (or its number)", "of `uid`"),
     ("deps", "sd", parse_deps, "none", "comma-separated `name:state`, in order; `name` alone is `name:ok`"),
     ("env", "sd", parse_env, "none",
@@ -886,10 +887,12 @@ OPTIONS = tuple(Option(*row) for row in (
 # FOREIGN_VALUES has what their values, and the verbs of supervisorctl, are called here.
 HELPS = {option.name: f"write `{option.name}`: {option.help}" for option in OPTIONS}
 FOREIGN = {word: HELPS.get(advice, advice) for advice, words in (
-    ("cmd", "command args executable"), ("dir", "directory working_dir workdir"), ("uid", "user"),
-    ("deps", "priority depend depends"), ("env", "environment env"), ("warmup", "startsecs"), ("success", "exitcodes"),
+    ("cmd", "command args executable execstart"), ("dir", "directory working_dir workdir workingdirectory"),
+    ("uid", "user"), ("deps", "priority depend depends depends-on dependencies requires wants after"),
+    ("env", "environment env"), ("env_file", "environmentfile"), ("warmup", "startsecs"), ("success", "exitcodes"),
     ("restart", "autorestart respawn"), ("respawns", "startretries max_retry"), ("count", "numprocs numprocesses"),
-    ("stop_signal", "stopsignal"), ("stop_timeout", "stopwaitsecs graceful_timeout"), ("log_level", "loglevel"),
+    ("stop_signal", "stopsignal killsignal"), ("stop_timeout", "stopwaitsecs graceful_timeout timeoutstopsec"),
+    ("log_level", "loglevel"),
     ("kill_mode", "stopasgroup stop_children"), ("limits", "rlimit minfds"), ("max_age", "max_age_variance"),
     ("stdout", "stdout_logfile stdout_stream logfile"), ("stderr", "redirect_stderr stderr_logfile stderr_stream"),
     ("log_max", "stdout_logfile_maxbytes stderr_logfile_maxbytes"), ("listen", "socket use_sockets"),
@@ -1064,7 +1067,8 @@ class Draft:
     def parse_option(self, kind: str, name: str, text: str, known: Mapping[str, str]) -> Any:
         if not (option := BY_KIND[kind].get(name)):
             owners = "] and [".join(other for other in KINDS if name in BY_KIND[other])
-            alone = owners and f"is an option of [{owners}] alone"
+            hint = ": write [script:NAME] for what runs to its end" if owners == "script" else ""
+            alone = owners and f"is an option of [{owners}] alone{hint}"
             raise Mistake(alone or explain_word("option", name, BY_KIND[kind]))
         lines = [line.strip() for line in text.split("\n")] if name == "wait_for" else [text]
         later = name in ("cmd", "stop_cmd", "env")  # the shell fills these, and `fill_env`
@@ -2956,8 +2960,13 @@ def variable_files(spec: Spec, environment: Mapping[bytes, bytes], read: Callabl
     for name in spec.secrets:
         path = decode(environment.get(f"{name}_FILE".encode(), b"")) or f"/run/secrets/{name}"
         content = read(path)
-        if isinstance(content, list):  # Docker makes a folder where the source of a mount is missing
-            content = OSError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if isinstance(content, list):
+            content = OSError(errno.EISDIR, "is a folder, as docker makes where the file on the host is missing")
+        elif isinstance(content, OSError) and content.errno == errno.ENOENT:
+            way = f"mount it, or name another file in {name}_FILE"
+            if name.encode() in environment:
+                way = f"{name} itself is set: leave it out of `secrets`"
+            content = OSError(errno.ENOENT, f"{content.strerror}; {way}")
         yield f"secret {name}: {path}", path, name, content
 
 
@@ -3001,6 +3010,8 @@ def read_variables(spec: Spec, environment: Mapping[bytes, bytes], held: Mapping
             if content.errno == errno.ENOENT and f"-{path}" in spec.env_file:
                 continue
             why = f"{what}: {content.strerror}"
+            if content.errno == errno.ENOENT and not whole:
+                why += f" (where it may be missing, write -{path})"
             if content.errno == errno.EACCES and spec.uid and path not in held:
                 why += f" (read as {spec.uid}: others than root can change the path)"
             raise StartError(why)
@@ -5375,19 +5386,33 @@ def warn_of_writers(files: list[str], configdir: str) -> Iterator[str]:
             yield f"{path} can be written by others than root, who can run anything as root with it"
 
 
+def needed_programs(cmd: str) -> Iterator[tuple[str, str]]:
+    """Yield the programs that a shell surely looks up for a `cmd`, each with what may be meant instead."""
+    if quoted := re.fullmatch(r"'([^']*)'|\"([^\"$`\\]*)\"", cmd):
+        yield quoted[quoted.lastindex or 0], ": the quotes make one word of it, leave them out"
+        return
+    parts = re.split(r"\s;\s", cmd) if re.fullmatch(r"[^'\"()\n]*", cmd) else [cmd]
+    for number, part in enumerate(parts):
+        hint = ": `;` begins no comment inside a value" if number else ""
+        yield first_program(re.sub(r"^exec\s+(?!-)", "", part)), hint
+
+
 def warn_of_image(config: Config, environment: Mapping[bytes, bytes]) -> Iterator[str]:
     """Warn of programs, users and folders that the image lacks, and of scripts that never run."""
     needed = {dep for unit in config.units.values() for dep, _ in unit.deps}
     for name, unit in config.units.items():
         pairs = () if unit.env_file or unit.secrets else unit.env
         found = {**environment, **{os.fsencode(key): os.fsencode(value) for key, value in pairs}}
-        program = first_program(re.sub(r"^exec\s+(?!-)", "", unit.cmd))
-        paths = [os.path.join(unit.dir or ".", decode(path)) for path in find_paths(os.fsencode(program), found)]
-        if program and not any(os.path.isfile(path) and os.access(path, os.X_OK) for path in paths):
-            yield f"{name}: cmd: {program} is not there, or not executable"
+        for program, hint in needed_programs(unit.cmd):
+            paths = [os.path.join(unit.dir or ".", decode(path)) for path in find_paths(os.fsencode(program), found)]
+            if program and not any(os.path.isfile(path) and os.access(path, os.X_OK) for path in paths):
+                yield f"{name}: cmd: {program} is not there, or not executable{hint}"
         try:
-            if identity(unit.uid, unit.gid)[0] not in (None, os.geteuid()) and os.geteuid():
+            other = identity(unit.uid, unit.gid)[0] not in (None, os.geteuid())
+            if other and os.geteuid():
                 yield f"{name}: uid: only root can become another user, and this is user {os.geteuid()}: leave uid out"
+            elif other and "overlord.py serve" in unit.cmd:
+                yield f"{name}: uid: only root and overlord's own user may ask overlord: leave uid out"
         except StartError as error:
             yield f"{name}: {error}"
         own = {each.port or each.path for each in unit.listen}
@@ -5398,6 +5423,12 @@ def warn_of_image(config: Config, environment: Mapping[bytes, bytes]) -> Iterato
                 yield f"{name}: {probe.text} passes when any instance answers, since all share that socket: see warmup"
         if unit.dir and not os.path.isdir(unit.dir):
             yield f"{name}: dir {unit.dir}: no such folder"
+        for path in dict.fromkeys((unit.stdout, unit.stderr)):
+            if path and os.path.isdir(path) and path[0] == "/":
+                yield f"{name}: {path} is a folder, not a file for the output"
+        for path in unit.env_file:
+            if path[0] != "-" and not os.path.exists(path):
+                yield f"{name}: env_file {path} is not there yet: it is read at each start"
         if unit.kind == "script" and name not in needed and not unit.schedule:
             yield f"{name}: no unit depends on this script, so it never runs"
 
@@ -5411,6 +5442,9 @@ def warn_of_doubts(draft: Draft) -> Iterator[str]:
         ("cmd stop_cmd ready health uid gid dir stdout stderr pidfile schedule",
          rf"(?s)\A(?!.*<<).*\n\s*({'|'.join(BY_KIND['daemon'])})\s+=",
          "an indented line goes on the value before it: begin an option at the left margin"),
+        ("cmd stop_cmd dir uid gid env_file stdout stderr pidfile", r"\A[^\n]*\s#[^\n]*\Z",
+         "# begins no comment inside a value: give the comment a line of its own"),
+        ("cmd", r"(?<!&)&\s*\Z", "the & at the end puts it into the background, where it counts as ended: leave that out"),
         ("env", r",\s*[A-Z_][A-Z0-9_]*=", "what follows the comma is a part of the value: write one KEY=value a line"),
         ("", r"%\((?!asctime|level|message|name\)|process\)|thread|module|line|file|func)\w+\)\d*[sd]|\$\(\(?circus\.",
          "%(...)s and $(circus...) are not expanded here: write ${...}"),  # in Python's log formats they are meant
@@ -5424,17 +5458,19 @@ def warn_of_doubts(draft: Draft) -> Iterator[str]:
 
 
 def warn_of_stop_time(config: Config) -> Iterator[str]:
-    chains: dict[str, tuple[float, tuple[str, ...]]] = {}  # unit -> seconds, and the units stopped in that time
+    chains: dict[str, tuple[float, tuple[str, ...]]] = {}  # unit -> seconds, and the daemons stopped in that time
     for name in config.order:
         unit = config.units[name]
-        seconds, names = max((chains[dep] for dep, _ in unit.deps), default=(0.0, ()))
-        chains[name] = seconds + unit.stop_timeout * (unit.kind == "daemon"), (name, *names)
-    longest, names = max(chains.values(), default=(0.0, ()))
-    total, needed = config.settings.shutdown_timeout, int(longest + SWEEP_TIMEOUT) + 1
+        seconds, terms = max((chains[dep] for dep, _ in unit.deps), default=(0.0, ()))
+        if unit.kind == "daemon":
+            seconds, terms = seconds + unit.stop_timeout, (f"{name} {spell_duration(unit.stop_timeout)}", *terms)
+        chains[name] = seconds, terms
+    longest, terms = max(chains.values(), default=(0.0, ()))
+    total, needed = config.settings.shutdown_timeout, -int(-(longest + SWEEP_TIMEOUT) // 1)
     if longest > total - sweep_share(total) + 1e-6:
-        limits = f"may take {spell_duration(longest)}, more than shutdown_timeout = {spell_duration(total)} allows"
-        hint = f"set shutdown_timeout = {needed}s and use docker stop -t {needed + 1}"
-        yield f"stopping {', then '.join(names)} {limits}: {hint}"
+        hint = f"set shutdown_timeout = {needed}s, and use docker stop -t {needed + 1}"
+        terms = (*terms, f"{spell_duration(SWEEP_TIMEOUT)} for what is left")
+        yield f"stopping may take {' + '.join(terms)}, and shutdown_timeout is {spell_duration(total)}: {hint}"
 
 
 def warn_of_shell() -> str:

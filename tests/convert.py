@@ -597,11 +597,11 @@ class Conversion:
         """Return the text that overlord accepts, and the exit code."""
         config = self.make_acceptable()
         for warning in overlord.warn_of_stop_time(config):
-            found = re.search(r"stopping (.*?) may take (.*?),.*shutdown_timeout = (\d+s) .*(docker stop -t \d+)", warning)
+            found = re.search("(stopping may take .*), and shutdown.*= (\\d+s), and use (docker stop -t \\d+)", warning)
             if found:
-                text = f"NOTE stopping {found[1]} may take {found[2]}: use {found[4]}, or shorten stop_timeout"
+                text = f"NOTE {found[1]}: use {found[3]}, or shorten stop_timeout"
                 self.settings.remarks.append(("shutdown_timeout", text))
-                self.settings.values["shutdown_timeout"] = found[3]
+                self.settings.values["shutdown_timeout"] = found[2]
         for part in self.parts:
             if "$" in part.values.get("stop_timeout", ""):
                 text = f"NOTE {part.name} has stop_timeout = {part.values['stop_timeout']}, which is not counted here"
