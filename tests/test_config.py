@@ -1780,7 +1780,8 @@ def test_check_of_the_time_to_stop(
     warnings = of_time(check(main, capfd, head + CHAIN.format(a, b) + c))
     assert len(warnings) == warned
     for warning in warnings:
-        numbers = re.search(r"may take (.*) for what is left, .* shutdown_timeout = (\d+)s, and use docker stop -t (\d+)", warning)
+        form = r"may take (.*) for what is left, .* shutdown_timeout = (\d+)s, and use docker stop -t (\d+)"
+        numbers = re.search(form, warning)
         assert numbers and int(numbers[2]) < int(numbers[3])
         assert sum(float(term.split()[-2]) for term in numbers[1].split(" + ")) == int(numbers[2])
         longer = f"[overlord]\nshutdown_timeout = {numbers[2]}s\n"
