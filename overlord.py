@@ -823,7 +823,8 @@ OPTIONS = tuple(Option(*row) for row in (
     ("output", "o", one_of("inherit prefix null", path=True), "inherit", "default of the units' `stdout` and `stderr`"),
     ("cmd", "sd", parse_text, "", "run by `/bin/sh -c`; a lone simple command leaves no shell behind", "required"),
     ("dir", "sd", parse_text, "none", "working directory", "inherited"),
-    ("uid", "sd", partial(parse_matching, "[^:]+", "is not a user; for a group write gid"), "none", "user (or its number); groups, `HOME USER LOGNAME SHELL` follow", "inherited"),
+    ("uid", "sd", partial(parse_matching, "[^:]+", "is not a user; for a group write gid"), "none",
+     "user (or its number); groups, `HOME USER LOGNAME SHELL` follow", "inherited"),
     ("gid", "sd", parse_text, "", "group (or its number)", "of `uid`"),
     ("deps", "sd", parse_deps, "none", "comma-separated `name:state`, in order; `name` alone is `name:ok`"),
     ("env", "sd", parse_env, "none",
@@ -5423,12 +5424,10 @@ def warn_of_image(config: Config, environment: Mapping[bytes, bytes]) -> Iterato
                 yield f"{name}: {probe.text} passes when any instance answers, since all share that socket: see warmup"
         if unit.dir and not os.path.isdir(unit.dir):
             yield f"{name}: dir {unit.dir}: no such folder"
-        for path in dict.fromkeys((unit.stdout, unit.stderr)):
-            if path and os.path.isdir(path) and path[0] == "/":
-                yield f"{name}: {path} is a folder, not a file for the output"
-        for path in unit.env_file:
-            if path[0] != "-" and not os.path.exists(path):
-                yield f"{name}: env_file {path} is not there yet: it is read at each start"
+        folders = {path for path in (unit.stdout, unit.stderr) if str(path)[0] == "/" and os.path.isdir(path)}
+        yield from (f"{name}: {path} is a folder, not a file for the output" for path in folders)
+        missing = [path for path in unit.env_file if path[0] != "-" and not os.path.exists(path)]
+        yield from (f"{name}: env_file {path} is not there yet: it is read at each start" for path in missing)
         if unit.kind == "script" and name not in needed and not unit.schedule:
             yield f"{name}: no unit depends on this script, so it never runs"
 
@@ -5444,7 +5443,7 @@ def warn_of_doubts(draft: Draft) -> Iterator[str]:
          "an indented line goes on the value before it: begin an option at the left margin"),
         ("cmd stop_cmd dir uid gid env_file stdout stderr pidfile", r"\A[^\n]*\s#[^\n]*\Z",
          "# begins no comment inside a value: give the comment a line of its own"),
-        ("cmd", r"(?<!&)&\s*\Z", "the & at the end puts it into the background, where it counts as ended: leave that out"),
+        ("cmd", r"(?<!&)&\s*\Z", "an & at the end puts it into the background, where it counts as ended: leave it out"),
         ("env", r",\s*[A-Z_][A-Z0-9_]*=", "what follows the comma is a part of the value: write one KEY=value a line"),
         ("", r"%\((?!asctime|level|message|name\)|process\)|thread|module|line|file|func)\w+\)\d*[sd]|\$\(\(?circus\.",
          "%(...)s and $(circus...) are not expanded here: write ${...}"),  # in Python's log formats they are meant
