@@ -86,27 +86,21 @@ def keep_spare() -> None:
         SPARE.extend(call_or((), lambda: [os.open("/", os.O_RDONLY)]))
 
 
-def spares(call: Call) -> Call:
-    """Decorate a function that opens and closes one file: it uses the spare descriptor when no other is free."""
-
-    def call_twice(*words: Any) -> Any:
-        try:
-            return call(*words)
-        except OSError as error:
-            if not SPARE or error.errno not in SCARCE:
-                raise
-        os.close(SPARE.pop())
-        try:
-            return call(*words)
-        finally:
-            keep_spare()
-
-    return call_twice  # type: ignore[return-value]
+def spared(call: Callable[..., Any], *words: Any) -> Any:
+    """Return the result of a call that opens and closes one file: with the spare descriptor when no other is free."""
+    try:
+        return call(*words)
+    except OSError as error:
+        if not SPARE or error.errno not in SCARCE:
+            raise
+    os.close(SPARE.pop())
+    try:
+        return call(*words)
+    finally:
+        keep_spare()
 
 
-@spares
-def slurp(path: str) -> bytes:
-    """Return what is in a file. Raises OSError, with no name for a folder. COST: open() takes 50 % longer."""
+def read_whole(path: str) -> bytes:
     fd, data = os.open(path, os.O_RDONLY), b""
     try:
         while part := os.read(fd, 65536):
@@ -114,6 +108,11 @@ def slurp(path: str) -> bytes:
         return data
     finally:
         os.close(fd)
+
+
+def slurp(path: str) -> bytes:
+    """Return what is in a file. Raises OSError, with no name for a folder. COST: open() takes 50 % longer."""
+    return spared(read_whole, path)  # type: ignore[no-any-return]
 
 
 def found_environment() -> dict[bytes, bytes]:
@@ -212,9 +211,7 @@ TYPE_CHECKING = False  # COST: `typing` takes 1.9 MB
 if TYPE_CHECKING:
     import signal
     from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-    from typing import Any, ClassVar, TypeVar
-
-    Call = TypeVar("Call", bound=Callable[..., Any])
+    from typing import Any, ClassVar
 else:
     import _signal as signal  # COST: `signal` makes an enum of every constant
 
@@ -986,7 +983,7 @@ class Draft:
         self.environment = environment
         self.files: list[str] = []
         self.headers: dict[str, list[Line]] = {}  # section -> where it begins
-        self.sections: dict[str, dict[str, tuple[Line, str]]] = {}  # section -> option -> place, value as written
+        self.sections: dict[str, dict[str, tuple[str, Line, str]]] = {}  # -> option -> section, place, value as written
         self.mistakes: set[tuple[Line, str]] = set()
 
     def read_text(self, path: str, content: bytes) -> None:
@@ -1038,12 +1035,12 @@ class Draft:
         elif not (name and value) or len(name.split()) > 1:
             fault = f"{line!r} is not of the form option = value; indent it to go on a value"
             self.mistake(place, f"[{section}]", fault)
-        elif name in options and options[name][0][0] == place[0]:
+        elif name in options and options[name][1][0] == place[0]:
             self.mistake(place, f"[{section}] {name}", "is given twice in this file")
         else:
             rest = [numbered.partition("=")[2] for numbered in rest]
             margin = min((len(line) - len(line.lstrip()) for line in rest if line), default=0)
-            options[name] = place, "\n".join([*value, *(line[margin:] for line in rest)]).strip()
+            options[name] = section, place, "\n".join([*value, *(line[margin:] for line in rest)]).strip()
 
     def mistake(self, place: Line, subject: str, text: str) -> None:
         text = ": ".join(filter(None, (subject, text.replace("\n", " "))))
@@ -1051,19 +1048,20 @@ class Draft:
 
     def blame(self, section: str, name: str, text: str) -> None:
         """Report a mistake in an option at its line, or if it is not given at the header."""
-        owner = self.find_owner(section, name)
-        place = self.sections[owner][name][0] if owner else self.headers.get(section, [(0, 1)])[0]
-        self.mistake(place, f"[{owner or section}] {name}", text)
+        header = (section, self.headers.get(section, [(0, 1)])[0], "")
+        owner, place, _ = self.options_of(section).get(name, header)
+        self.mistake(place, f"[{owner}] {name}", text)
 
-    def find_owner(self, section: str, name: str) -> str:
-        """Return the section that gives an option: a unit's own, that of its kind, or ""."""
-        owners = (section, section.partition(":")[0])
-        return next((owner for owner in owners if name in self.sections.get(owner, ())), "")
+    def options_of(self, section: str) -> dict[str, tuple[str, Line, str]]:
+        """Return the options of a section, those that its kind has for it included."""
+        kind = section.partition(":")[0]
+        base = {name: given for name, given in self.sections.get(kind, {}).items() if name in BY_KIND[kind]}
+        return {**base, **self.sections.get(section, {})}
 
     def setting(self, name: str) -> str:
         """Return an option of [overlord] as text. Raises Mistake."""
         given = self.sections.get("overlord", {}).get(name)
-        return fill(given[1], self.environment) if given else BY_KIND["overlord"][name].default
+        return fill(given[2], self.environment) if given else BY_KIND["overlord"][name].default
 
     def parse_option(self, kind: str, name: str, text: str, known: Mapping[str, str]) -> Any:
         if not (option := BY_KIND[kind].get(name)):
@@ -1085,8 +1083,7 @@ class Draft:
     def parse_section(self, section: str, known: Mapping[str, str]) -> dict[str, Any]:
         """Return the options that a section and that of its kind give, parsed; for a mistake, the default."""
         kind, found = section.partition(":")[0], {}
-        base = {name: given for name, given in self.sections.get(kind, {}).items() if name in BY_KIND[kind]}
-        for name, (_, text) in {**base, **self.sections.get(section, {})}.items():
+        for name, (_, _, text) in self.options_of(section).items():
             try:
                 found[name] = self.parse_option(kind, name, text, known)
             except Mistake as mistake:
@@ -1098,8 +1095,7 @@ class Draft:
     def resolve(self) -> Config:
         """Return the configuration; with `mistakes`, what it would be but for them."""
         settings = Settings(**self.parse_section("overlord", self.environment))
-        place, _ = self.sections.get("overlord", {}).get("configdir", ((0, 0), ""))
-        if place[0]:
+        if self.options_of("overlord").get("configdir", ("", (0, 0)))[1][0]:
             self.blame("overlord", "configdir", "belongs only in the main file")
         for kind in ("script", "daemon"):  # also if there is no such unit
             self.parse_section(kind, {**self.environment, **own_variables("x-1", 1)})
@@ -1138,10 +1134,10 @@ class Draft:
 
     def make_team(self, section: str, settings: Settings) -> list[Spec]:
         """Return a unit, or as many instances as its `count` says; for 0 one with that count, to be checked only."""
-        kind, owner, count = section.partition(":")[0], self.find_owner(section, "count"), None
+        given, count = self.options_of(section).get("count"), None
         try:
-            if owner:
-                count = self.parse_option(kind, "count", self.sections[owner]["count"][1], self.environment)
+            if given:
+                count = self.parse_option(section.partition(":")[0], "count", given[2], self.environment)
         except Mistake:  # `make_unit` reports it
             count = 0
         if count == 0:
@@ -3396,7 +3392,7 @@ def processes() -> dict[int, Process]:
     keep_spare()
     try:
         for _ in range(10):
-            new = [int(entry) for entry in spares(os.listdir)("/proc") if entry.isdigit() and int(entry) not in found]
+            new = [int(entry) for entry in spared(os.listdir, "/proc") if entry.isdigit() and int(entry) not in found]
             if not new:
                 break
             found.update((pid, read_process(pid, strict=True)) for pid in new)
@@ -5424,7 +5420,7 @@ def warn_of_image(config: Config, environment: Mapping[bytes, bytes]) -> Iterato
                 yield f"{name}: {probe.text} passes when any instance answers, since all share that socket: see warmup"
         if unit.dir and not os.path.isdir(unit.dir):
             yield f"{name}: dir {unit.dir}: no such folder"
-        folders = {path for path in (unit.stdout, unit.stderr) if str(path)[0] == "/" and os.path.isdir(path)}
+        folders = dict.fromkeys(path for path in (unit.stdout, unit.stderr) if path[0] == "/" and os.path.isdir(path))
         yield from (f"{name}: {path} is a folder, not a file for the output" for path in folders)
         missing = [path for path in unit.env_file if path[0] != "-" and not os.path.exists(path)]
         yield from (f"{name}: env_file {path} is not there yet: it is read at each start" for path in missing)
@@ -5449,7 +5445,7 @@ def warn_of_doubts(draft: Draft) -> Iterator[str]:
          "%(...)s and $(circus...) are not expanded here: write ${...}"),  # in Python's log formats they are meant
     )  # fmt: skip
     for section, options in draft.sections.items():
-        for name, ((file, line), text) in options.items():
+        for name, (_, (file, line), text) in options.items():
             bare = re.sub(r"'[^']*'|\"(?:\\.|[^\"\\])*\"", "''", text)
             for names, pattern, doubt in doubts:
                 if re.search(pattern, bare if names else text) and name in (names.split() or [name]):
