@@ -5397,7 +5397,11 @@ def needed_programs(cmd: str) -> Iterator[tuple[str, str]]:
 def warn_of_image(config: Config, environment: Mapping[bytes, bytes]) -> Iterator[str]:
     """Warn of programs, users and folders that the image lacks, and of scripts that never run."""
     needed = {dep for unit in config.units.values() for dep, _ in unit.deps}
+    ports: dict[str, str] = {}  # of `serve` -> unit
     for name, unit in config.units.items():
+        for port in re.findall(r"overlord\.py serve (?:\S+:)?(\d+)$", unit.cmd):
+            if ports.setdefault(port, name) != name:
+                yield f"{name}: {ports[port]} serves at port {port} too"
         pairs = () if unit.env_file or unit.secrets else unit.env
         found = {**environment, **{os.fsencode(key): os.fsencode(value) for key, value in pairs}}
         for program, hint in needed_programs(unit.cmd):

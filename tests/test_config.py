@@ -1592,6 +1592,9 @@ def test_check_of_serve(main: SimpleNamespace, tmp_path: Path, capfd: Capture) -
     assert check(main, capfd, f"[daemon:web]\ncmd = {tool} serve 9001\nuid = {os.getuid()}\n") == []
     (warning,) = check(main, capfd, f"[daemon:web]\ncmd = {tool} serve 9001\nuid = 54321\n")
     assert "leave uid out" in warning
+    config = "[daemon:a]\ncmd = {0} serve 0.0.0.0:9001\n[daemon:b]\ncmd = {0} serve {1}\n"
+    assert check(main, capfd, config.format(tool, 9002)) == []
+    assert check(main, capfd, config.format(tool, 9001)) == ["b: a serves at port 9001 too"]
 
 
 def test_check_warns_of_all_that_lacks(main: SimpleNamespace, capfd: Capture) -> None:
