@@ -86,27 +86,21 @@ def keep_spare() -> None:
         SPARE.extend(call_or((), lambda: [os.open("/", os.O_RDONLY)]))
 
 
-def spares(call: Call) -> Call:
-    """Decorate a function that opens and closes one file: it uses the spare descriptor when no other is free."""
-
-    def call_twice(*words: Any) -> Any:
-        try:
-            return call(*words)
-        except OSError as error:
-            if not SPARE or error.errno not in SCARCE:
-                raise
-        os.close(SPARE.pop())
-        try:
-            return call(*words)
-        finally:
-            keep_spare()
-
-    return call_twice  # type: ignore[return-value]
+def spared(call: Callable[..., Any], *words: Any) -> Any:
+    """Return the result of a call that opens and closes one file: with the spare descriptor when no other is free."""
+    try:
+        return call(*words)
+    except OSError as error:
+        if not SPARE or error.errno not in SCARCE:
+            raise
+    os.close(SPARE.pop())
+    try:
+        return call(*words)
+    finally:
+        keep_spare()
 
 
-@spares
-def slurp(path: str) -> bytes:
-    """Return what is in a file. Raises OSError, with no name for a folder. COST: open() takes 50 % longer."""
+def read_whole(path: str) -> bytes:
     fd, data = os.open(path, os.O_RDONLY), b""
     try:
         while part := os.read(fd, 65536):
@@ -114,6 +108,11 @@ def slurp(path: str) -> bytes:
         return data
     finally:
         os.close(fd)
+
+
+def slurp(path: str) -> bytes:
+    """Return what is in a file. Raises OSError, with no name for a folder. COST: open() takes 50 % longer."""
+    return spared(read_whole, path)  # type: ignore[no-any-return]
 
 
 def found_environment() -> dict[bytes, bytes]:
@@ -212,9 +211,7 @@ TYPE_CHECKING = False  # COST: `typing` takes 1.9 MB
 if TYPE_CHECKING:
     import signal
     from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-    from typing import Any, ClassVar, TypeVar
-
-    Call = TypeVar("Call", bound=Callable[..., Any])
+    from typing import Any, ClassVar
 else:
     import _signal as signal  # COST: `signal` makes an enum of every constant
 
@@ -628,6 +625,7 @@ def parse_field(text: str, low: int, high: int, names: tuple[str, ...]) -> froze
         if not ends or (match[3] and not match[2]):  # `*` and `N/STEP` go on to the highest
             ends = [*(ends or [low]), high]
         require(ends[0] <= ends[-1], f"{item!r} ends before it begins")
+        require(int(match[3] or 1) <= high - low + 1, f"{item!r} steps out of its field, which ends with {high}")
         found.update(range(ends[0], ends[-1] + 1, int(match[3] or 1)))
     return frozenset(found)
 
@@ -822,7 +820,8 @@ OPTIONS = tuple(Option(*row) for row in (
     ("output", "o", one_of("inherit prefix null", path=True), "inherit", "default of the units' `stdout` and `stderr`"),
     ("cmd", "sd", parse_text, "", "run by `/bin/sh -c`; a lone simple command leaves no shell behind", "required"),
     ("dir", "sd", parse_text, "none", "working directory", "inherited"),
-    ("uid", "sd", parse_text, "none", "user (or its number); groups, `HOME USER LOGNAME SHELL` follow", "inherited"),
+    ("uid", "sd", partial(parse_matching, "[^:]+", "is not a user; for a group write gid"), "none",
+     "user (or its number); groups, `HOME USER LOGNAME SHELL` follow", "inherited"),
     ("gid", "sd", parse_text, "", "group (or its number)", "of `uid`"),
     ("deps", "sd", parse_deps, "none", "comma-separated `name:state`, in order; `name` alone is `name:ok`"),
     ("env", "sd", parse_env, "none",
@@ -886,10 +885,12 @@ OPTIONS = tuple(Option(*row) for row in (
 # FOREIGN_VALUES has what their values, and the verbs of supervisorctl, are called here.
 HELPS = {option.name: f"write `{option.name}`: {option.help}" for option in OPTIONS}
 FOREIGN = {word: HELPS.get(advice, advice) for advice, words in (
-    ("cmd", "command args executable"), ("dir", "directory working_dir workdir"), ("uid", "user"),
-    ("deps", "priority depend depends"), ("env", "environment env"), ("warmup", "startsecs"), ("success", "exitcodes"),
+    ("cmd", "command args executable execstart"), ("dir", "directory working_dir workdir workingdirectory"),
+    ("uid", "user"), ("deps", "priority depend depends depends-on dependencies requires wants after"),
+    ("env", "environment env"), ("env_file", "environmentfile"), ("warmup", "startsecs"), ("success", "exitcodes"),
     ("restart", "autorestart respawn"), ("respawns", "startretries max_retry"), ("count", "numprocs numprocesses"),
-    ("stop_signal", "stopsignal"), ("stop_timeout", "stopwaitsecs graceful_timeout"), ("log_level", "loglevel"),
+    ("stop_signal", "stopsignal killsignal"), ("stop_timeout", "stopwaitsecs graceful_timeout timeoutstopsec"),
+    ("log_level", "loglevel"),
     ("kill_mode", "stopasgroup stop_children"), ("limits", "rlimit minfds"), ("max_age", "max_age_variance"),
     ("stdout", "stdout_logfile stdout_stream logfile"), ("stderr", "redirect_stderr stderr_logfile stderr_stream"),
     ("log_max", "stdout_logfile_maxbytes stderr_logfile_maxbytes"), ("listen", "socket use_sockets"),
@@ -982,7 +983,7 @@ class Draft:
         self.environment = environment
         self.files: list[str] = []
         self.headers: dict[str, list[Line]] = {}  # section -> where it begins
-        self.sections: dict[str, dict[str, tuple[Line, str]]] = {}  # section -> option -> place, value as written
+        self.sections: dict[str, dict[str, tuple[str, Line, str]]] = {}  # -> option -> section, place, value as written
         self.mistakes: set[tuple[Line, str]] = set()
 
     def read_text(self, path: str, content: bytes) -> None:
@@ -1034,12 +1035,12 @@ class Draft:
         elif not (name and value) or len(name.split()) > 1:
             fault = f"{line!r} is not of the form option = value; indent it to go on a value"
             self.mistake(place, f"[{section}]", fault)
-        elif name in options and options[name][0][0] == place[0]:
+        elif name in options and options[name][1][0] == place[0]:
             self.mistake(place, f"[{section}] {name}", "is given twice in this file")
         else:
             rest = [numbered.partition("=")[2] for numbered in rest]
             margin = min((len(line) - len(line.lstrip()) for line in rest if line), default=0)
-            options[name] = place, "\n".join([*value, *(line[margin:] for line in rest)]).strip()
+            options[name] = section, place, "\n".join([*value, *(line[margin:] for line in rest)]).strip()
 
     def mistake(self, place: Line, subject: str, text: str) -> None:
         text = ": ".join(filter(None, (subject, text.replace("\n", " "))))
@@ -1047,24 +1048,26 @@ class Draft:
 
     def blame(self, section: str, name: str, text: str) -> None:
         """Report a mistake in an option at its line, or if it is not given at the header."""
-        owner = self.find_owner(section, name)
-        place = self.sections[owner][name][0] if owner else self.headers.get(section, [(0, 1)])[0]
-        self.mistake(place, f"[{owner or section}] {name}", text)
+        header = (section, self.headers.get(section, [(0, 1)])[0], "")
+        owner, place, _ = self.options_of(section).get(name, header)
+        self.mistake(place, f"[{owner}] {name}", text)
 
-    def find_owner(self, section: str, name: str) -> str:
-        """Return the section that gives an option: a unit's own, that of its kind, or ""."""
-        owners = (section, section.partition(":")[0])
-        return next((owner for owner in owners if name in self.sections.get(owner, ())), "")
+    def options_of(self, section: str) -> dict[str, tuple[str, Line, str]]:
+        """Return the options of a section, those that its kind has for it included."""
+        kind = section.partition(":")[0]
+        base = {name: given for name, given in self.sections.get(kind, {}).items() if name in BY_KIND[kind]}
+        return {**base, **self.sections.get(section, {})}
 
     def setting(self, name: str) -> str:
         """Return an option of [overlord] as text. Raises Mistake."""
         given = self.sections.get("overlord", {}).get(name)
-        return fill(given[1], self.environment) if given else BY_KIND["overlord"][name].default
+        return fill(given[2], self.environment) if given else BY_KIND["overlord"][name].default
 
     def parse_option(self, kind: str, name: str, text: str, known: Mapping[str, str]) -> Any:
         if not (option := BY_KIND[kind].get(name)):
             owners = "] and [".join(other for other in KINDS if name in BY_KIND[other])
-            alone = owners and f"is an option of [{owners}] alone"
+            hint = ": write [script:NAME] for what runs to its end" if owners == "script" else ""
+            alone = owners and f"is an option of [{owners}] alone{hint}"
             raise Mistake(alone or explain_word("option", name, BY_KIND[kind]))
         lines = [line.strip() for line in text.split("\n")] if name == "wait_for" else [text]
         later = name in ("cmd", "stop_cmd", "env")  # the shell fills these, and `fill_env`
@@ -1080,8 +1083,7 @@ class Draft:
     def parse_section(self, section: str, known: Mapping[str, str]) -> dict[str, Any]:
         """Return the options that a section and that of its kind give, parsed; for a mistake, the default."""
         kind, found = section.partition(":")[0], {}
-        base = {name: given for name, given in self.sections.get(kind, {}).items() if name in BY_KIND[kind]}
-        for name, (_, text) in {**base, **self.sections.get(section, {})}.items():
+        for name, (_, _, text) in self.options_of(section).items():
             try:
                 found[name] = self.parse_option(kind, name, text, known)
             except Mistake as mistake:
@@ -1093,8 +1095,7 @@ class Draft:
     def resolve(self) -> Config:
         """Return the configuration; with `mistakes`, what it would be but for them."""
         settings = Settings(**self.parse_section("overlord", self.environment))
-        place, _ = self.sections.get("overlord", {}).get("configdir", ((0, 0), ""))
-        if place[0]:
+        if self.options_of("overlord").get("configdir", ("", (0, 0)))[1][0]:
             self.blame("overlord", "configdir", "belongs only in the main file")
         for kind in ("script", "daemon"):  # also if there is no such unit
             self.parse_section(kind, {**self.environment, **own_variables("x-1", 1)})
@@ -1133,10 +1134,10 @@ class Draft:
 
     def make_team(self, section: str, settings: Settings) -> list[Spec]:
         """Return a unit, or as many instances as its `count` says; for 0 one with that count, to be checked only."""
-        kind, owner, count = section.partition(":")[0], self.find_owner(section, "count"), None
+        given, count = self.options_of(section).get("count"), None
         try:
-            if owner:
-                count = self.parse_option(kind, "count", self.sections[owner]["count"][1], self.environment)
+            if given:
+                count = self.parse_option(section.partition(":")[0], "count", given[2], self.environment)
         except Mistake:  # `make_unit` reports it
             count = 0
         if count == 0:
@@ -2970,8 +2971,13 @@ def variable_files(spec: Spec, environment: Mapping[bytes, bytes], read: Callabl
     for name in spec.secrets:
         path = decode(environment.get(f"{name}_FILE".encode(), b"")) or f"/run/secrets/{name}"
         content = read(path)
-        if isinstance(content, list):  # Docker makes a folder where the source of a mount is missing
-            content = OSError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if isinstance(content, list):
+            content = OSError(errno.EISDIR, "is a folder, as docker makes where the file on the host is missing")
+        elif isinstance(content, OSError) and content.errno == errno.ENOENT:
+            way = f"mount it, or name another file in {name}_FILE"
+            if name.encode() in environment:
+                way = f"{name} itself is set: leave it out of `secrets`"
+            content = OSError(errno.ENOENT, f"{content.strerror}; {way}")
         yield f"secret {name}: {path}", path, name, content
 
 
@@ -3015,6 +3021,8 @@ def read_variables(spec: Spec, environment: Mapping[bytes, bytes], held: Mapping
             if content.errno == errno.ENOENT and f"-{path}" in spec.env_file:
                 continue
             why = f"{what}: {content.strerror}"
+            if content.errno == errno.ENOENT and not whole:
+                why += f" (where it may be missing, write -{path})"
             if content.errno == errno.EACCES and spec.uid and path not in held:
                 why += f" (read as {spec.uid}: others than root can change the path)"
             raise StartError(why)
@@ -3398,7 +3406,7 @@ def processes() -> dict[int, Process]:
     keep_spare()
     try:
         for _ in range(10):
-            new = [int(entry) for entry in spares(os.listdir)("/proc") if entry.isdigit() and int(entry) not in found]
+            new = [int(entry) for entry in spared(os.listdir, "/proc") if entry.isdigit() and int(entry) not in found]
             if not new:
                 break
             found.update((pid, read_process(pid, strict=True)) for pid in new)
@@ -5395,19 +5403,37 @@ def warn_of_writers(files: list[str], configdir: str) -> Iterator[str]:
             yield f"{path} can be written by others than root, who can run anything as root with it"
 
 
+def needed_programs(cmd: str) -> Iterator[tuple[str, str]]:
+    """Yield the programs that a shell surely looks up for a `cmd`, each with what may be meant instead."""
+    if quoted := re.fullmatch(r"'([^']*)'|\"([^\"$`\\]*)\"", cmd):
+        yield quoted[quoted.lastindex or 0], ": the quotes make one word of it, leave them out"
+        return
+    parts = re.split(r"\s;\s", cmd) if re.fullmatch(r"[^'\"()\n]*", cmd) else [cmd]
+    for number, part in enumerate(parts):
+        hint = ": `;` begins no comment inside a value" if number else ""
+        yield first_program(re.sub(r"^exec\s+(?!-)", "", part)), hint
+
+
 def warn_of_image(config: Config, environment: Mapping[bytes, bytes]) -> Iterator[str]:
     """Warn of programs, users and folders that the image lacks, and of scripts that never run."""
     needed = {dep for unit in config.units.values() for dep, _ in unit.deps}
+    ports: dict[str, str] = {}  # of `serve` -> unit
     for name, unit in config.units.items():
+        for port in re.findall(r"overlord\.py serve (?:\S+:)?(\d+)$", unit.cmd):
+            if ports.setdefault(port, name) != name:
+                yield f"{name}: {ports[port]} serves at port {port} too"
         pairs = () if unit.env_file or unit.secrets else unit.env
         found = {**environment, **{os.fsencode(key): os.fsencode(value) for key, value in pairs}}
-        program = first_program(re.sub(r"^exec\s+(?!-)", "", unit.cmd))
-        paths = [os.path.join(unit.dir or ".", decode(path)) for path in find_paths(os.fsencode(program), found)]
-        if program and not any(os.path.isfile(path) and os.access(path, os.X_OK) for path in paths):
-            yield f"{name}: cmd: {program} is not there, or not executable"
+        for program, hint in needed_programs(unit.cmd):
+            paths = [os.path.join(unit.dir or ".", decode(path)) for path in find_paths(os.fsencode(program), found)]
+            if program and not any(os.path.isfile(path) and os.access(path, os.X_OK) for path in paths):
+                yield f"{name}: cmd: {program} is not there, or not executable{hint}"
         try:
-            if identity(unit.uid, unit.gid)[0] not in (None, os.geteuid()) and os.geteuid():
+            other = identity(unit.uid, unit.gid)[0] not in (None, os.geteuid())
+            if other and os.geteuid():
                 yield f"{name}: uid: only root can become another user, and this is user {os.geteuid()}: leave uid out"
+            elif other and "overlord.py serve" in unit.cmd:
+                yield f"{name}: uid: only root and overlord's own user may ask overlord: leave uid out"
         except StartError as error:
             yield f"{name}: {error}"
         own = {each.port or each.path for each in unit.listen}
@@ -5418,6 +5444,10 @@ def warn_of_image(config: Config, environment: Mapping[bytes, bytes]) -> Iterato
                 yield f"{name}: {probe.text} passes when any instance answers, since all share that socket: see warmup"
         if unit.dir and not os.path.isdir(unit.dir):
             yield f"{name}: dir {unit.dir}: no such folder"
+        folders = dict.fromkeys(path for path in (unit.stdout, unit.stderr) if path[0] == "/" and os.path.isdir(path))
+        yield from (f"{name}: {path} is a folder, not a file for the output" for path in folders)
+        missing = [path for path in unit.env_file if path[0] != "-" and not os.path.exists(path)]
+        yield from (f"{name}: env_file {path} is not there yet: it is read at each start" for path in missing)
         if unit.kind == "script" and name not in needed and not unit.schedule:
             yield f"{name}: no unit depends on this script, so it never runs"
 
@@ -5431,12 +5461,15 @@ def warn_of_doubts(draft: Draft) -> Iterator[str]:
         ("cmd stop_cmd ready health uid gid dir stdout stderr pidfile schedule",
          rf"(?s)\A(?!.*<<).*\n\s*({'|'.join(BY_KIND['daemon'])})\s+=",
          "an indented line goes on the value before it: begin an option at the left margin"),
+        ("cmd stop_cmd dir uid gid env_file stdout stderr pidfile", r"\A[^\n]*\s#[^\n]*\Z",
+         "# begins no comment inside a value: give the comment a line of its own"),
+        ("cmd", r"(?<!&)&\s*\Z", "an & at the end puts it into the background, where it counts as ended: leave it out"),
         ("env", r",\s*[A-Z_][A-Z0-9_]*=", "what follows the comma is a part of the value: write one KEY=value a line"),
         ("", r"%\((?!asctime|level|message|name\)|process\)|thread|module|line|file|func)\w+\)\d*[sd]|\$\(\(?circus\.",
          "%(...)s and $(circus...) are not expanded here: write ${...}"),  # in Python's log formats they are meant
     )  # fmt: skip
     for section, options in draft.sections.items():
-        for name, ((file, line), text) in options.items():
+        for name, (_, (file, line), text) in options.items():
             bare = re.sub(r"'[^']*'|\"(?:\\.|[^\"\\])*\"", "''", text)
             for names, pattern, doubt in doubts:
                 if re.search(pattern, bare if names else text) and name in (names.split() or [name]):
@@ -5444,17 +5477,19 @@ def warn_of_doubts(draft: Draft) -> Iterator[str]:
 
 
 def warn_of_stop_time(config: Config) -> Iterator[str]:
-    chains: dict[str, tuple[float, tuple[str, ...]]] = {}  # unit -> seconds, and the units stopped in that time
+    chains: dict[str, tuple[float, tuple[str, ...]]] = {}  # unit -> seconds, and the daemons stopped in that time
     for name in config.order:
         unit = config.units[name]
-        seconds, names = max((chains[dep] for dep, _ in unit.deps), default=(0.0, ()))
-        chains[name] = seconds + unit.stop_timeout * (unit.kind == "daemon"), (name, *names)
-    longest, names = max(chains.values(), default=(0.0, ()))
-    total, needed = config.settings.shutdown_timeout, int(longest + SWEEP_TIMEOUT) + 1
+        seconds, terms = max((chains[dep] for dep, _ in unit.deps), default=(0.0, ()))
+        if unit.kind == "daemon":
+            seconds, terms = seconds + unit.stop_timeout, (f"{name} {spell_duration(unit.stop_timeout)}", *terms)
+        chains[name] = seconds, terms
+    longest, terms = max(chains.values(), default=(0.0, ()))
+    total, needed = config.settings.shutdown_timeout, -int(-(longest + SWEEP_TIMEOUT) // 1)
     if longest > total - sweep_share(total) + 1e-6:
-        limits = f"may take {spell_duration(longest)}, more than shutdown_timeout = {spell_duration(total)} allows"
-        hint = f"set shutdown_timeout = {needed}s and use docker stop -t {needed + 1}"
-        yield f"stopping {', then '.join(names)} {limits}: {hint}"
+        hint = f"set shutdown_timeout = {needed}s, and use docker stop -t {needed + 1}"
+        terms = (*terms, f"{spell_duration(SWEEP_TIMEOUT)} for what is left")
+        yield f"stopping may take {' + '.join(terms)}, and shutdown_timeout is {spell_duration(total)}: {hint}"
 
 
 def warn_of_shell() -> str:

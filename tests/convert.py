@@ -37,6 +37,7 @@ RANK = {option.name: number for number, option in enumerate(overlord.OPTIONS)}  
 OPTIONAL = {option.name for option in overlord.OPTIONS if option.default == "none"}  # to these, `none` is no value
 MOST_INSTANCES = 1000  # of a count
 MOST_WRITTEN_OUT = 100  # as units of their own, where a count will not do
+GIVEN = {"PATH": "/bin", "HOME": "/root", "HOSTNAME": "host"}  # the variables of every container
 DEPENDS = "what is written here depends on it, so no variable can give it"
 
 Options = Dict[str, str]
@@ -73,8 +74,8 @@ class Variables:
         self.demanded: dict[str, None] = {}  # those without which overlord reports a mistake
 
     def mark(self, name: str) -> str:
-        """Return the character that stands for a variable."""
-        if not IDENTIFIER.fullmatch(name):
+        """Return the character that stands for a variable; for NAME?, one without which a shell ends: ${NAME?}."""
+        if not IDENTIFIER.fullmatch(name[:-1] if name.endswith("?") else name):
             raise Refused(f"${{{name}}} is not the name of a variable")
         if name not in self.names:
             self.names.append(name)
@@ -91,6 +92,10 @@ class Variables:
     def demand(self, text: str) -> None:
         """Note the variables of a value that overlord itself expands."""
         self.demanded.update(dict.fromkeys(self.names[ord(mark) - 0xD800] for mark in VARIABLE.findall(text)))
+
+    def relax(self, text: str) -> str:
+        """Return a text of a command for overlord itself, which demands every variable."""
+        return VARIABLE.sub(lambda found: self.mark(self.names[ord(found[0]) - 0xD800].rstrip("?")), text)
 
     def show(self, text: str) -> str:
         """Return a text in one line, for a remark."""
@@ -436,7 +441,8 @@ HINTS = (
      "where the program that writes this file can write to its stdout, stdout = prefix of that program does it"),
     ("TODO", BACKGROUND,
      "may go into the background, and would be taken for ended: name its pidfile, or keep it in front"),
-    ("TODO", re.compile(r"supervisorctl"), "nobody answers supervisorctl here: overlord.py has the verbs"),
+    ("TODO", re.compile(r"supervisorctl"),
+     "nobody answers supervisorctl here: overlord.py start NAME and so on do, or deps = NAME of what needs it"),
     ("TODO", re.compile(r"supervisord?\.pid"), "there is no such pid file here: overlord.py shutdown ends the container"),
     ("TODO", re.compile(r"\bSUPERVISOR_\w+"), "is not set here: a unit has OVERLORD_NAME"),
 )  # fmt: skip
@@ -527,10 +533,12 @@ class Conversion:
                 (original.note if verdict == "NOTE" else original.ask)(option, hint, "cmd")
 
     def offer_script(self, original: Original, option: str, more: str = "") -> None:
-        """Say how a program that is not restarted is written where it is to run once."""
-        name = original.part.name
-        text = f"if this runs once, to its end, write [script:{name}] without restart, and deps = {name} where it is needed"
-        original.note(option, text + more, "restart")
+        """Say how a program is written that may be there to run once."""
+        name, own = original.part.name, overlord.BY_KIND["daemon"].keys() - overlord.BY_KIND["script"].keys()
+        without = ", ".join(target for target in sorted(original.part.values, key=RANK.__getitem__) if target in own)
+        text = f"if this runs once, to its end, write [script:{name}] without {without}, and deps = {name} where it is needed"
+        by_hand = f" (or start it by hand: overlord.py start {name})" if "autostart" in original.part.values else ""
+        original.note(option, text + by_hand + more, "restart")
 
     def put_env(self, original: Original, option: str, pairs: Mapping[str, str]) -> None:
         """Write variables, those first that use the container's value of one that is set too."""
@@ -589,16 +597,16 @@ class Conversion:
         """Return the text that overlord accepts, and the exit code."""
         config = self.make_acceptable()
         for warning in overlord.warn_of_stop_time(config):
-            found = re.search(r"stopping (.*?) may take (.*?),.*shutdown_timeout = (\d+s) .*(docker stop -t \d+)", warning)
+            found = re.search("(stopping may take .*), and shutdown.*= (\\d+s), and use (docker stop -t \\d+)", warning)
             if found:
-                text = f"NOTE stopping {found[1]} may take {found[2]}: use {found[4]}, or shorten stop_timeout"
+                text = f"NOTE {found[1]}: use {found[3]}, or shorten stop_timeout"
                 self.settings.remarks.append(("shutdown_timeout", text))
-                self.settings.values["shutdown_timeout"] = found[3]
+                self.settings.values["shutdown_timeout"] = found[2]
         for part in self.parts:
             if "$" in part.values.get("stop_timeout", ""):
                 text = f"NOTE {part.name} has stop_timeout = {part.values['stop_timeout']}, which is not counted here"
                 self.settings.remarks.append(("shutdown_timeout", text))
-        demanded = [name for name in self.variables.demanded if not re.match("(?:PATH|HOME|HOSTNAME|OVERLORD_.*)$", name)]
+        demanded = [name for name in self.variables.demanded if name not in GIVEN and not name.startswith("OVERLORD_")]
         if demanded:
             given = " ".join(f"{name}={'/1' if name in self.paths else '1'}" for name in demanded)
             self.top.append(f"NOTE these variables have to be set, in a Dockerfile too: RUN {given} overlord.py check")
@@ -656,7 +664,7 @@ class Conversion:
         placed = [(part, line, name) for part in self.all_parts() for line, name in part.lines()]
         for second in (False, True):
             values = {name: "/1" if name in self.paths else "1" for name in self.variables.names}
-            values.update(PATH="/bin", HOME="/root", HOSTNAME="host")
+            values.update(GIVEN)
             draft = overlord.Draft(values)
             draft.read_text("", "\n".join(line for _, line, _ in placed).encode())
             try:
@@ -666,7 +674,7 @@ class Conversion:
             found = {name for line in faults for name in re.findall(r"\$\{(\w+)", placed[line - 1][1])}
             if second or not found:
                 break
-            self.paths |= found - {"PATH", "HOME", "HOSTNAME"}
+            self.paths |= found.difference(GIVEN)
         return None, [(placed[line - 1][0], placed[line - 1][2], fault) for line, fault in faults.items()]
 
 
@@ -688,7 +696,7 @@ SUPERVISORD_OPTIONS = """logfile logfile_maxbytes logfile_backups loglevel pidfi
 LEVELS = {"critical": "error", "error": "error", "warn": "warning", "info": "info", **dict.fromkeys(
     ("debug", "trace", "blather"), "debug")}  # fmt: skip
 KILLS = re.compile(r"kill|stop|quit|exit|shutdown|terminat|die|fatal|watchdog", re.IGNORECASE)
-SERVE = "a [daemon:http] with cmd = overlord.py serve 0.0.0.0:9001 shows all by HTTP, and changes nothing"
+SERVE = "a [daemon:http] with cmd = overlord.py serve {} shows all by HTTP, and changes nothing"
 RESTARTS = {"true": "always", "unexpected": "on-failure", "false": "never"}
 
 
@@ -965,8 +973,12 @@ class Supervisord(Conversion):
 
     def make_server(self, original: Original) -> None:
         """Say what shows the units in place of HTTP."""
-        original.note("port", f"{SERVE}; for that, docker exec CONTAINER overlord.py stop ...")
-        original.drop("username", "password")
+        host, _, port = original.parse("port", str, "9001").rpartition(":")
+        place = f"{host if host not in ('', '*') else '0.0.0.0'}:{port}"
+        original.note("port", f"{SERVE.format(place)}; for that, docker exec CONTAINER overlord.py stop ...")
+        for option in ("username", "password"):
+            if option in original.options:
+                original.note(option, "overlord's HTTP knows none: keep it on 127.0.0.1, or leave it out")
         original.ask_about_rest(["port", "username", "password"])
         self.parts.append(original.part)
 
@@ -1136,6 +1148,10 @@ class Supervisord(Conversion):
             if name.startswith("ENV_") and VARIABLE.search(value) and IDENTIFIER.fullmatch(name[4:]):
                 known[name] = self.variables.mark(name[4:])
         text = original.take("command")
+        for name in re.findall(rf"%\(ENV_({IDENTIFIER.pattern})\)", text or ""):
+            if f"ENV_{name}" not in known:  # it is the container's, and supervisord does not start without it
+                known[f"ENV_{name}"] = self.variables.mark(name if name in GIVEN else f"{name}?")
+                self.variables.demanded[name] = None
         try:
             text = None if text is None else format_text(text, known, self.variables)
         except Refused as refused:
@@ -1147,7 +1163,7 @@ class Supervisord(Conversion):
             return
         proxy = re.match(r"(?:\S*python[\d.]*\s+)?\S*pidproxy\s+(\S+)\s+(?=\S)", text)
         if proxy:
-            self.put_pidfile(original, proxy[1])
+            self.put_pidfile(original, self.variables.relax(proxy[1]))
             text = text[proxy.end() :]
         self.put_command(original, "command", text)
         pidfile = self.originals["supervisord"].options.get("pidfile", "")
@@ -1187,7 +1203,10 @@ class Supervisord(Conversion):
             again = retries != "0" and original.options.get("startsecs", "").strip() != "0"
             self.offer_script(original, "autorestart", f"; where it ended within startsecs, supervisord tried it again,"
                               f" startretries = {self.variables.show(retries)}" if again else "")  # fmt: skip
-        elif retries != "3":
+            return
+        if original.part.values.get("warmup") == "0":
+            self.offer_script(original, "startsecs")
+        if retries != "3":
             original.put("respawns", f"{self.variables.spell_plain(retries)}/ok", "startretries")
 
     # ------------------------------------------------------------------------------------------------------------ output
@@ -1417,7 +1436,7 @@ class Circus(Conversion):
             main.ask("warmup_delay", "overlord does not pause between two starts; deps = NAME waits until NAME is up")
         for option in ("httpd", "statsd"):
             if main.parse(option, require_flag, False):
-                main.note(option, SERVE)
+                main.note(option, SERVE.format("0.0.0.0:9001"))
         if "endpoint" in main.options:
             main.note("endpoint", "no port is needed: overlord.py has the verbs of circusctl")
         main.drop(*(option for option in main.options if option in CIRCUS_OPTIONS))

@@ -351,7 +351,15 @@ def test_run_secrets(overlord: Start, tmp_path: Path) -> None:
 def test_a_missing_secret(overlord: Start, tmp_path: Path) -> None:
     """It is a failed start that names the secret and the file."""
     o = overlord(daemon("web", SLEEPING, secrets="TOKEN", **FAILS), env={"PATH": PATH, "TOKEN_FILE": f"{tmp_path}/none"})
-    o.says("web", f"failed: cannot start: secret TOKEN: {tmp_path}/none: No such file")
+    o.says("web", f"failed: cannot start: secret TOKEN: {tmp_path}/none: No such file.*TOKEN_FILE")
+    o.wait_exit()
+
+
+def test_a_secret_given_as_a_variable(overlord: Start) -> None:
+    """Where there is no file, but the variable itself, the message says that this needs no `secrets`."""
+    o = overlord(daemon("web", SLEEPING, secrets="TOKEN", **FAILS), env={"PATH": PATH, "TOKEN": SECRET})
+    o.says("web", "failed: cannot start: secret TOKEN: /run/secrets/TOKEN: .*TOKEN itself is set: leave it out")
+    assert SECRET not in "\n".join(o.log)
     o.wait_exit()
 
 
@@ -359,7 +367,7 @@ def test_a_secret_that_is_a_folder(overlord: Start, tmp_path: Path) -> None:
     """Docker makes one where the source of a mount is missing: it is a failed start that says so."""
     (tmp_path / "token").mkdir()
     o = overlord(daemon("web", SLEEPING, secrets="TOKEN", **FAILS), env={"PATH": PATH, "TOKEN_FILE": f"{tmp_path}/token"})
-    o.says("web", f"failed: cannot start: secret TOKEN: {tmp_path}/token: Is a directory")
+    o.says("web", f"failed: cannot start: secret TOKEN: {tmp_path}/token: is a folder, as docker makes .*")
     o.wait_exit()
 
 

@@ -1568,6 +1568,12 @@ cmd = $NOPE/nope
         ("cmd = sleep 5\ndir = /srv/nope", ["web", "/srv/nope"]),
         ("cmd = sleep 5\ndir = plain", ["web", "plain"]),
         ("cmd = sleep 5\nuid = ²", ["web", "²"]),
+        ("cmd = 'sleep 5'", ["web", "sleep 5 is not there", "quotes"]),
+        ('cmd = "sleep 5"', ["web", "sleep 5 is not there", "quotes"]),
+        ("cmd = sleep 5 ; nope for that", ["web", "nope", "no comment"]),
+        ("cmd = sleep 5\nstdout = /usr", ["web", "/usr", "folder"]),
+        ("cmd = sleep 5\nstdout = /usr\nstderr = /usr", ["web", "/usr", "folder"]),
+        ("cmd = sleep 5\nenv_file = /srv/nope.env", ["web", "/srv/nope.env"]),
     ],
 )
 def test_check_of_the_image(options: str, words: list[str], main: SimpleNamespace, tmp_path: Path, capfd: Capture) -> None:
@@ -1575,6 +1581,20 @@ def test_check_of_the_image(options: str, words: list[str], main: SimpleNamespac
     (tmp_path / "plain").write_text("no program\n")
     (warning,) = check(main, capfd, f"[daemon:web]\n{options}\n")
     assert all(word in warning for word in words)
+
+
+def test_check_of_serve(main: SimpleNamespace, tmp_path: Path, capfd: Capture) -> None:
+    """Only root and overlord's own user may ask: another `uid` can serve nothing."""
+    tool = tmp_path / "overlord.py"
+    tool.write_text("#!/bin/sh\n")
+    tool.chmod(0o755)
+    assert check(main, capfd, f"[daemon:web]\ncmd = {tool} serve 9001\n") == []
+    assert check(main, capfd, f"[daemon:web]\ncmd = {tool} serve 9001\nuid = {os.getuid()}\n") == []
+    (warning,) = check(main, capfd, f"[daemon:web]\ncmd = {tool} serve 9001\nuid = 54321\n")
+    assert "leave uid out" in warning
+    config = "[daemon:a]\ncmd = {0} serve 0.0.0.0:9001\n[daemon:b]\ncmd = {0} serve {1}\n"
+    assert check(main, capfd, config.format(tool, 9002)) == []
+    assert check(main, capfd, config.format(tool, 9001)) == ["b: a serves at port 9001 too"]
 
 
 def test_check_warns_of_all_that_lacks(main: SimpleNamespace, capfd: Capture) -> None:
@@ -1596,6 +1616,10 @@ def test_check_warns_of_all_that_lacks(main: SimpleNamespace, capfd: Capture) ->
         ("cmd = sleep 5\nstdout = %(here)s.log".replace("%", "/tmp/%"), "${...}"),
         ("cmd = sleep 5\nenv = A='%(process_num)02d'", "${...}"),
         ("cmd = sleep 5\ndir = /\nenv = A=$(circus.env.x)", "${...}"),
+        ("cmd = sleep 5  # as long as that", "no comment"),
+        ("cmd = sleep 5\nstdout = /var/log/a.log # all", "no comment"),
+        ("cmd = sleep 5 &", "background"),
+        ("cmd =\n  A=5\n  sleep $A&", "background"),
     ],
 )
 def test_check_doubts(options: str, word: str, main: SimpleNamespace, capfd: Capture) -> None:
@@ -1616,6 +1640,14 @@ def test_check_doubts(options: str, word: str, main: SimpleNamespace, capfd: Cap
         'cmd = sleep 5\nenv = OPTS="-DA=1,B=2"',
         "cmd = sleep 5\nenv = FORMAT='%(asctime)s %(levelname)s %(name)s %(message)s'",
         "cmd = sleep $(date +%s)",
+        "cmd =\n  sleep 5  # in a script a comment is one\n  sleep 6",
+        "cmd = sleep '5 # 6'; exec sleep $#",
+        "cmd = sleep 5 ; exec sleep 6",
+        "cmd = f() ( sleep 5 ) ; f",
+        "cmd = 'sleep' 5",
+        'cmd = "/bin/sleep"',
+        "cmd = sleep 5 & wait",
+        "cmd = sleep 5\nenv_file = -/srv/nope.env",
     ],
 )
 def test_check_does_not_doubt(options: str, main: SimpleNamespace, capfd: Capture) -> None:
@@ -1625,7 +1657,7 @@ def test_check_does_not_doubt(options: str, main: SimpleNamespace, capfd: Captur
 
 # The options of supervisor 4.3.0 (options.py) and circus 0.19.0 (config.py, watcher.py), and what they are here: "" nothing.
 FOREIGN = {
-    "cmd": "command args executable",
+    "cmd": "command args executable execstart",
     "uid": "user",
     "dir": "directory working_dir workdir",
     "env": "environment",
@@ -1637,7 +1669,8 @@ FOREIGN = {
     "stop_timeout": "stopwaitsecs graceful_timeout",
     "kill_mode": "stopasgroup stop_children",
     "count": "numprocs numprocesses",
-    "deps": "priority depends_on depend hooks.before_start",
+    "deps": "priority depends_on depend hooks.before_start dependencies depends-on requires after",
+    "env_file": "environmentfile",
     "stderr": "redirect_stderr stderr_logfile stderr_stream.class stderr_stream.filename",
     "stdout": "stdout_logfile stdout_stream.class stdout_stream.max_bytes logfile",
     "log_max": "stdout_logfile_maxbytes stderr_logfile_maxbytes",
@@ -1750,10 +1783,11 @@ def test_check_of_the_time_to_stop(
     warnings = of_time(check(main, capfd, head + CHAIN.format(a, b) + c))
     assert len(warnings) == warned
     for warning in warnings:
-        assert "docker stop -t" in warning and "shutdown_timeout" in warning
-        numbers = re.search(r"shutdown_timeout = (\d+)s and use docker stop -t (\d+)", warning)
-        assert numbers and int(numbers[1]) < int(numbers[2])
-        longer = f"[overlord]\nshutdown_timeout = {numbers[1]}s\n"
+        form = r"may take (.*) for what is left, .* shutdown_timeout = (\d+)s, and use docker stop -t (\d+)"
+        numbers = re.search(form, warning)
+        assert numbers and int(numbers[2]) < int(numbers[3])
+        assert sum(float(term.split()[-2]) for term in numbers[1].split(" + ")) == int(numbers[2])
+        longer = f"[overlord]\nshutdown_timeout = {numbers[2]}s\n"
         assert of_time(check(main, capfd, longer + CHAIN.format(a, b) + c)) == []
 
 

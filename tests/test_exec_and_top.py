@@ -108,8 +108,9 @@ def test_exit_code_is_the_commands(ask: Run, words: list[str], code: int, why: s
 @pytest.mark.parametrize("option, value, why", [
     ("uid", "missing", "uid missing: no such user"), ("gid", "missing", "gid missing: no such group"),
     ("dir", "/missing", "dir /missing: No such file or directory"),
-    ("env_file", "/missing", "env_file /missing: No such file or directory"),
-    ("secrets", "MISSING", "secret MISSING: /run/secrets/MISSING: No such file or directory"),
+    ("env_file", "/missing", "env_file /missing: No such file or directory (where it may be missing, write -/missing)"),
+    ("secrets", "MISSING", "secret MISSING: /run/secrets/MISSING: No such file or directory; "
+     "mount it, or name another file in MISSING_FILE"),
 ])  # fmt: skip
 def test_what_cannot_be_had(ask: Run, option: str, value: str, why: str) -> None:
     """One line says why, nothing is run, and the code is 1."""

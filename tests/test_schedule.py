@@ -235,6 +235,8 @@ def test_time_goes_on(zone: Any, name: str) -> None:
     ("text", "said"),
     [
         ("* * * *", "is not a schedule"),
+        ("*/61 * * * *", "steps out of its field"),
+        ("0 1/25 * * *", "steps out of its field"),
         ("* * * * * *", "is not a schedule"),
         ("@dayly", "@daily"),
         ("60 * * * *", "between 0 and 59"),
