@@ -247,6 +247,7 @@ OOM_WINDOW = 1.0  # a SIGKILL this soon after the kernel counted an out-of-memor
 REST = 0.001  # between two reads from a unit that writes line by line without a pause
 CLD_KILLED, CLD_STOPPED = (2, 3), 5  # waitid(2); PYTHON: named since 3.9
 F_SETPIPE_SZ, PIPE_SIZE = 1031, 1 << 20  # fcntl(2); what any user may have: pipe(7)
+WIDE_PIPE = 1 << 18  # of a unit that fills a pipe in REST. LINUX: a user's pipes share pipe-user-pages-soft, pipe(7)
 LINE_MAX = 65536  # a longer line is passed on in parts
 TAIL_LINES, TAIL_BYTES = 100, 262144  # kept of the output of each captured unit
 SHOWN_LINES, SHOWN_WIDTH = 20, 1000  # lines and characters of each in the last message about a unit
@@ -2628,6 +2629,7 @@ class Capture:
         os.set_blocking(self.fd, False)  # the other end is another open file
         self.line = b""  # an unfinished one
         self.looked = 0.0  # when the pipe was read last
+        self.rested = self.widened = False
         self.resume()
 
     def resume(self) -> None:
@@ -2636,13 +2638,18 @@ class Capture:
 
     def read_pipe(self) -> None:
         """Read one block, unless the sink is full. COST: after small blocks in a row, let the pipe fill for REST
-        seconds, which halves the processor time for a unit that writes 100 bytes at a time."""
+        seconds, which halves the processor time for a unit that writes 100 bytes at a time. If it was full sooner, the
+        writer had to wait: widen it."""
         if self.sink.is_full():
             self.watch.off(self.fd)
             self.sink.waiting.add(self)
             return
         now, size = time.monotonic(), self.read_block()
-        if now - self.looked < 4 * REST and size < LINE_MAX // 4:
+        if self.rested and not self.widened and size > LINE_MAX - 2 * select.PIPE_BUF:
+            self.widened = True
+            call_or(None, fcntl.fcntl, self.fd, F_SETPIPE_SZ, WIDE_PIPE)
+        self.rested = now - self.looked < 4 * REST and size < LINE_MAX // 4
+        if self.rested:
             self.watch.off(self.fd)
             self.watch.later(now + REST, self.resume)
         self.looked = now
