@@ -2972,6 +2972,8 @@ def try_read(path: str) -> bytes | list[str] | OSError:
     """Return the content of a file, or the paths of the regular files in a folder that are not hidden."""
     try:
         if not os.path.isdir(path):
+            if call_or(0, lambda: os.stat(path).st_mode & S_IFMT) == S_IFIFO:
+                raise OSError(errno.EINVAL, "is a FIFO: nobody may ever write to it")
             return slurp(path)
         inside = [f"{path}/{name}" for name in sorted(os.listdir(path)) if name[0] != "."]
         return [each for each in inside if os.path.isfile(each) or not os.path.exists(each)]
@@ -3054,7 +3056,7 @@ def set_limits(limits: Iterable[tuple[str, int, int]]) -> None:
 
 
 def identity(uid: str | None, gid: str | None) -> tuple[Any, Any, dict[bytes, bytes]]:
-    """Return the numbers of a user and a group, and the user's variables. Raises StartError."""
+    """Return the numbers of a user and a group, and the user's variables. Raises OSError, StartError."""
     number, group, variables = None, None, {}
     if uid is not None:
         import pwd
@@ -3062,6 +3064,7 @@ def identity(uid: str | None, gid: str | None) -> tuple[Any, Any, dict[bytes, by
         try:
             user = pwd.getpwuid(int(uid)) if is_number(uid, 10) else pwd.getpwnam(uid)
         except KeyError:
+            os.close(os.dup(0))  # LINUX: without a free descriptor, glibc finds no user and no group
             if not is_number(uid, 10):
                 raise StartError(f"uid {uid}: no such user") from None
             user = pwd.struct_passwd((uid, "", int(uid), int(uid), "", "/", ""))
@@ -3074,6 +3077,7 @@ def identity(uid: str | None, gid: str | None) -> tuple[Any, Any, dict[bytes, by
         try:
             group = int(gid) if is_number(gid, 10) else grp.getgrnam(gid).gr_gid
         except KeyError:
+            os.close(os.dup(0))
             raise StartError(f"gid {gid}: no such group") from None
     return number, group, variables
 
