@@ -2435,7 +2435,7 @@ class Sink:
 
     fault = ""  # why it cannot be written now
     broken = False  # a failed write has sent SIGPIPE or SIGXFSZ to overlord: write(2)
-    drops: Callable[[int], bool]  # tells whether so many bytes more are dropped
+    most_kept: int  # bytes; further lines are dropped and counted
     flush: Callable[[], None]  # writes what can be written now
 
     def __init__(self, watch: Watch, fd: int) -> None:
@@ -2447,7 +2447,7 @@ class Sink:
 
     def put(self, source: Capture | Log, text: bytes) -> None:
         """Write whole lines, or part of an overlong one, which another source may split in two."""
-        if self.drops(len(text)):
+        if len(self.kept) + len(text) > self.most_kept:
             self.lost += text.count(b"\n")
             return
         prefix = source.prefix
@@ -2471,7 +2471,9 @@ class Sink:
 class Stream(Sink):
     """A pipe, terminal, FIFO or device. While its reader is slow, lines are kept; above STREAM_KEPT, daemons have to
     wait; of those that have ended, and in a shutdown, STUCK_KEPT are kept. Once a reader has taken nothing for STUCK
-    seconds of a shutdown, further lines are dropped and counted. They are dropped, too, once it is gone."""
+    seconds of a shutdown, nobody waits for it. Once it is gone, lines are dropped."""
+
+    most_kept = STUCK_KEPT + LINE_MAX
 
     def __init__(self, watch: Watch, fd: int) -> None:
         super().__init__(watch, fd)
@@ -2485,11 +2487,8 @@ class Stream(Sink):
         self.drained: Callable[[], None] = lambda: None  # called when nothing is kept
 
     def is_full(self) -> bool:
-        return len(self.kept) > (STUCK_KEPT if self.ending else STREAM_KEPT) and not self.drops()
-
-    def drops(self, size: int = 0) -> bool:
-        """The reader is stuck, and daemons are to end."""
-        return self.ending and len(self.kept) > STUCK_KEPT and time.monotonic() - self.progress > STUCK
+        stuck = self.ending and time.monotonic() - self.progress > STUCK
+        return len(self.kept) > (STUCK_KEPT if self.ending else STREAM_KEPT) and not stuck
 
     def flush(self) -> None:
         before = len(self.kept)
@@ -2520,15 +2519,14 @@ class LogFile(Sink):
     """A log file: rotated, and opened again when somebody has moved or removed it. No unit waits for it: while it
     cannot be written, FILE_KEPT bytes are kept and further lines counted."""
 
+    most_kept = FILE_KEPT
+
     def __init__(self, watch: Watch, path: str, most: int, keep: int, say: Callable[[str, str, str], None]) -> None:
         super().__init__(watch, -1)
         self.path, self.most, self.keep, self.say = path, most, keep, say
         self.opened = os.stat_result([0] * 10)
         self.rotation_fault = ""
         self.timer: list[Any] | None = None  # for the next try
-
-    def drops(self, size: int) -> bool:
-        return bool(self.fault) and len(self.kept) + size > FILE_KEPT
 
     def flush(self) -> None:
         fault = ""
@@ -3419,7 +3417,7 @@ def read_origin(process: Process, environment: Mapping[bytes, bytes]) -> Origin:
 
 
 def spell_processes(found: Iterable[Process]) -> str:
-    return spell_list([f"{each.name} (pid {abs(each.pid)})" for each in found])
+    return spell_list([f"{each.name} (pid {each.pid})" for each in found])
 
 
 def find_children(found: Mapping[int, Process]) -> dict[int, list[Process]]:
@@ -3559,14 +3557,8 @@ class Census:
         if reuse and self.owner and began - self.read < LOOK_SHARE * self.cost:
             return self.owner
         units = [unit for unit in self.fleet.units.values() if unit.status.pid]
-        if found := processes():
-            self.found = found
-            self.attribute(units)
-        else:  # no /proc: what a unit had before, and its process group; zombies count
-            groups = {-unit.status.pid: unit for unit in units if exists(-unit.status.pid)}
-            self.found = {pid: each for pid, each in self.found.items() if pid > 0 and exists(pid)}
-            self.found.update((pid, Process(pid, 0, "process group")) for pid in groups)
-            self.owner = {**{pid: unit for pid, unit in self.owner.items() if pid in self.found}, **groups}
+        self.found = processes() or self.found
+        self.attribute(units)
         for unit in units:
             unit.kin = {}
         for pid, unit in self.owner.items():
@@ -3836,8 +3828,6 @@ def open_sockets(spec: Spec, probes: Iterable[Probe], receiver: Any) -> tuple[st
             owner = []
             take_identity(spec)
         opened[probe] = try_stage(f"listen {probe.text}", listen_on, probe, owner)
-    if len(opened) > 253:
-        raise StartError("listen: more sockets than can be handed over, 253: unix(7)")
     fds = b"".join(opened[probe].fileno().to_bytes(4, sys.byteorder) for probe in probes)
     receiver.sendmsg([b"\n"], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, fds)])
     return "", 0
