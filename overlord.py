@@ -2256,7 +2256,7 @@ class Fleet:
 
 LEVELS = ("debug", "info", "warning", "error")
 COLOURS = (36, 33, 32, 35, 34, 96, 93, 92, 95, 94)  # SGR foregrounds without red: ECMA-48 8.3.117
-# Where a path leads. folder: a descriptor of the last folder; path: without links; stat: None if nothing is there;
+# Where a path leads. folder: a Descriptor of the last folder; path: without links; stat: None if nothing is there;
 # safe: only root and overlord's own user can change or create a name on the way.
 Place = namedtuple("Place", "folder path stat safe")
 S_IFMT, S_IFSOCK, S_IFLNK, S_IFREG, S_IFDIR, S_IFIFO = 0o170000, 0o140000, 0o120000, 0o100000, 0o040000, 0o010000
@@ -2344,13 +2344,20 @@ class Watch:
             self.looked = now
 
 
-def open_entry(folder: int, name: str, make: bool) -> int:
-    """Return a descriptor of an entry, be it a link, or -1; `make`: create a missing one as a folder."""
+class Descriptor(int):
+    """An open descriptor, closed once nothing refers to it any more."""
+
+    def __del__(self) -> None:
+        os.close(self)
+
+
+def open_entry(folder: int, name: str, make: bool) -> Descriptor | None:
+    """Open an entry, be it a link, or return None; `make`: create a missing one as a folder."""
     try:
-        return os.open(name, os.O_PATH | os.O_NOFOLLOW, dir_fd=folder)
+        return Descriptor(os.open(name, os.O_PATH | os.O_NOFOLLOW, dir_fd=folder))
     except FileNotFoundError:
         if not make:
-            return -1
+            return None
     try:
         os.mkdir(name, dir_fd=folder)
     except FileExistsError:  # somebody else was faster
@@ -2359,38 +2366,29 @@ def open_entry(folder: int, name: str, make: bool) -> int:
 
 
 def find(path: str, make: bool = False, links: int = 40) -> Place:
-    """Follow a path, over so many links; the caller closes the folder. `make`: create missing folders.
-    Raises OSError, ELOOP if misled. RACE: what is entered is the very entry that was checked."""
+    """Follow a path, over so many links. `make`: create missing folders. Raises OSError, ELOOP if misled.
+    RACE: what is entered is the very entry that was checked."""
     names = [name for name in path.split("/") if name not in ("", ".")]
     if not names or names[-1] == ".." or not links:
         code = errno.EISDIR if links else errno.ELOOP
         raise OSError(code, os.strerror(code))
-    at, safe, opened = "", True, [os.open("/", os.O_PATH)]
-    try:
-        while True:
-            folder, name = opened[-1], names.pop(0)
-            if name == ".." and not safe:
-                raise OSError(errno.ELOOP, f"{at} can be moved by others than root: {at}/.. may be anything")
-            entry = open_entry(folder, name, make and bool(names))
-            if entry < 0:
-                safe = safe and is_fixed(folder, None)
-                return Place(opened.pop(), "/".join([at, name, *names]), None, safe)
-            opened.append(entry)
-            stat = os.fstat(entry)
-            safe = safe and (name == ".." or is_fixed(folder, stat))
-            if stat.st_mode & S_IFMT == S_IFLNK:
-                if not safe:
-                    why = "is a link that others than root can change; give its target instead"
-                    raise OSError(errno.ELOOP, f"{at}/{name} {why}")
-                return find(os.path.join(at, os.readlink("", dir_fd=entry), *names), make, links - 1)
-            at = at.rpartition("/")[0] if name == ".." else f"{at}/{name}"
-            folder = opened.pop(0)
-            if not names:
-                return Place(folder, at, stat, safe)
-            os.close(folder)
-    finally:
-        for fd in opened:
-            os.close(fd)
+    at, safe, folder = "", True, Descriptor(os.open("/", os.O_PATH))
+    while True:
+        name = names.pop(0)
+        if name == ".." and not safe:
+            raise OSError(errno.ELOOP, f"{at} can be moved by others than root: {at}/.. may be anything")
+        entry = open_entry(folder, name, make and bool(names))
+        stat = None if entry is None else os.fstat(entry)
+        safe = safe and (name == ".." or is_fixed(folder, stat))
+        if stat and stat.st_mode & S_IFMT == S_IFLNK:
+            if not safe:
+                why = "is a link that others than root can change; give its target instead"
+                raise OSError(errno.ELOOP, f"{at}/{name} {why}")
+            return find(os.path.join(at, os.readlink("", dir_fd=entry), *names), make, links - 1)
+        at = at.rpartition("/")[0] if name == ".." else f"{at}/{name}"
+        if entry is None or not names:
+            return Place(folder, "/".join([at, *names]), stat, safe)
+        folder = entry
 
 
 def is_fixed(folder: int, entry: os.stat_result | None) -> bool:
@@ -2412,10 +2410,7 @@ def open_path(path: str, kind: int) -> int:
     place = find(path, make=True)
     flags = os.O_APPEND | (os.O_RDWR if kind == S_IFIFO else os.O_WRONLY)
     flags |= os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | (0 if place.stat else os.O_CREAT | os.O_EXCL)
-    try:
-        fd = os.open(os.path.basename(place.path), flags, 0o666, dir_fd=place.folder)
-    finally:
-        os.close(place.folder)
+    fd = os.open(os.path.basename(place.path), flags, 0o666, dir_fd=place.folder)
     stat, fault = os.fstat(fd), ""
     before = place.stat or stat  # RACE: somebody may have replaced it since, or removed one of its names
     if not os.path.samestat(before, stat):
@@ -2580,7 +2575,6 @@ class LogFile(Sink):
                 os.unlink(name, dir_fd=folder)
         except OSError as error:
             fault = error.strerror or "error"
-        os.close(folder)
         if fault not in ("", self.rotation_fault):
             self.log_message("error", f"cannot rotate {self.path}: {fault}; it goes on growing")
         self.rotation_fault = fault
@@ -2798,7 +2792,6 @@ class Output:
                 return stream
         try:
             place = find(path)
-            os.close(place.folder)
         except OSError as error:
             if error.errno == errno.ELOOP:
                 raise
@@ -2985,10 +2978,8 @@ def read_fixed(spec: Spec, environment: Mapping[bytes, bytes]) -> dict[str, byte
 
     def hold(path: str) -> bytes | list[str] | OSError:
         place = call_or(None, find, os.path.join(os.getcwd(), path))
-        if place:
-            os.close(place.folder)
-            if place.safe:
-                held[path] = try_read(path)
+        if place and place.safe:
+            held[path] = try_read(path)
         return held.get(path, b"")
 
     list(variable_files(spec, environment, hold))
@@ -3031,7 +3022,6 @@ def remove_pidfile(path: str) -> None:
     place = find(path)
     if place.stat:
         os.unlink(os.path.basename(place.path), dir_fd=place.folder)
-    os.close(place.folder)
 
 
 def set_limits(limits: Iterable[tuple[str, int, int]]) -> None:
