@@ -3671,21 +3671,19 @@ class Init:
     def alone(self) -> bool:
         return not (exists(-1) if self.is_pid1 else self.leftovers())
 
-    def suspend(self, kernel: Kernel, pid: int, number: int) -> float:
-        """Stop with the main command (Ctrl-Z) if a shell can continue overlord, else continue it. Return seconds."""
+    def suspend(self, kernel: Kernel, pid: int, number: int) -> None:
+        """Stop with the main command (Ctrl-Z) if a shell can continue overlord, else continue it."""
         shell = not self.is_pid1 and os.getppid() > 1
         if not shell and number == SIGNALS["TSTP"]:
             kernel.send_signals(pid, SIGNALS["CONT"])
         if not shell or number not in JOB_CONTROL or not os.isatty(0):
-            return 0.0
-        began = time.monotonic()
+            return
         self.take_terminal(kernel)
         os.kill(os.getpid(), SIGNALS["STOP"])
         if in_foreground():
             kernel.terminal = True
             os.tcsetpgrp(0, pid)
         kernel.send_signals(-pid, SIGNALS["CONT"])
-        return time.monotonic() - began
 
     def take_terminal(self, kernel: Kernel) -> None:
         """Take the terminal, and its Ctrl-C, back from the main command."""
@@ -4889,9 +4887,8 @@ class Loop:
             count += 1
             name = self.pids.get(pid)
             if stopped:
-                if name == MAIN and (gap := self.init.suspend(self.kernel, pid, code)):
-                    self.watch.looked = time.monotonic()
-                    self.paused(gap)
+                if name == MAIN:
+                    self.init.suspend(self.kernel, pid, code)
             elif pid in self.helpers:
                 self.helpers.pop(pid)(code, self.kernel.reason(pid))
             elif name is not None:
