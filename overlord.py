@@ -3118,11 +3118,6 @@ def is_becoming(pid: int) -> bool:
     return own is not None and own == its
 
 
-def with_continue(signum: int) -> tuple[int, ...]:
-    """Add SIGCONT to a signal: a stopped process reacts only to SIGKILL."""
-    return (signum,) if signum == SIGNALS["KILL"] else (signum, SIGNALS["CONT"])
-
-
 class Kernel:
     def __init__(self, environment: dict[bytes, bytes], mask: set[int]) -> None:
         self.environment, self.mask = environment, mask
@@ -3665,7 +3660,7 @@ class Init:
         new = [each for each in left if self.swept.get(each.pid) != (each.born, signum)]
         self.swept.update((each.pid, (each.born, signum)) for each in new)
         for pid in [-1] if self.is_pid1 else [each.pid for each in new if is_there(each)]:
-            for number in with_continue(signum):
+            for number in (signum, SIGNALS["CONT"]):  # a stopped process reacts only to SIGKILL
                 call_or(None, os.kill, pid, number)
 
     def alone(self) -> bool:
@@ -3783,20 +3778,16 @@ def listen_on(probe: Probe, owner: Iterable[int] = ()) -> Any:
             os.chown(probe.path, *owner)
         sock.listen(BACKLOG)
         return sock
-    for host in [probe.host] if probe.host else ["::", "0.0.0.0"]:
-        found = _socket.getaddrinfo(os.fsencode(host), probe.port, 0, _socket.SOCK_STREAM)
-        # of a name, one address, and rather of IPv4: that is what clients try
-        family, _, _, _, address = min(found, key=lambda each: each[0] != _socket.AF_INET)
-        try:
-            sock = _socket.socket(family, _socket.SOCK_STREAM)
-            sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEADDR, 1)
-            if not probe.host and family == _socket.AF_INET6:
-                sock.setsockopt(_socket.IPPROTO_IPV6, _socket.IPV6_V6ONLY, 0)
-            sock.bind(address)
-            break
-        except OSError as error:
-            if probe.host or host != "::" or error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
-                raise
+    has_ipv6 = call_or(None, _socket.socket, _socket.AF_INET6, _socket.SOCK_STREAM)
+    host = probe.host or ("::" if has_ipv6 else "0.0.0.0")
+    found = _socket.getaddrinfo(os.fsencode(host), probe.port, 0, _socket.SOCK_STREAM)
+    # of a name, one address, and rather of IPv4: that is what clients try
+    family, _, _, _, address = min(found, key=lambda each: each[0] != _socket.AF_INET)
+    sock = _socket.socket(family, _socket.SOCK_STREAM)
+    sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEADDR, 1)
+    if host == "::":
+        sock.setsockopt(_socket.IPPROTO_IPV6, _socket.IPV6_V6ONLY, 0)
+    sock.bind(address)
     sock.listen(BACKLOG)
     return sock
 
@@ -5220,7 +5211,7 @@ class Loop:
                 continue
             ignores = not exact and is_masked(f"/proc/{process.pid}/status", b"Ign", signum)
             own = SIGNALS["TERM"] if ignores else signum
-            if fault := self.kernel.send_signals(process.pid, *with_continue(own)):
+            if fault := self.kernel.send_signals(process.pid, own, SIGNALS["CONT"]):
                 what = f"{spell_signal(own)} to {spell_processes([process])}"
                 self.log.message("error", unit.name, f"cannot send {what}: {fault}")
         if rest := targets[SIGNAL_BATCH:]:
