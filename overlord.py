@@ -2962,9 +2962,10 @@ def variable_files(spec: Spec, environment: Mapping[bytes, bytes], read: Callabl
 def try_read(path: str) -> bytes | list[str] | OSError:
     """Return the content of a file, or the paths of the regular files in a folder that are not hidden."""
     try:
-        if not os.path.isdir(path):
-            if call_or(0, lambda: os.stat(path).st_mode & S_IFMT) == S_IFIFO:
-                raise OSError(errno.EINVAL, "is a FIFO: nobody may ever write to it")
+        kind = os.stat(path).st_mode & S_IFMT
+        if kind == S_IFIFO:
+            raise OSError(errno.EINVAL, "is a FIFO, and perhaps nobody ever writes to it")
+        if kind != S_IFDIR:
             return slurp(path)
         inside = [f"{path}/{name}" for name in sorted(os.listdir(path)) if name[0] != "."]
         return [each for each in inside if os.path.isfile(each) or not os.path.exists(each)]
@@ -3085,15 +3086,6 @@ def take_identity(spec: Spec) -> dict[bytes, bytes]:
     if uid is not None:
         try_stage(stage, os.setuid, uid)
     return variables
-
-
-def exists(target: int) -> bool:
-    """Tell whether there is a process, or with a minus a process group. Zombies count."""
-    try:
-        os.kill(target, 0)
-    except OSError as error:
-        return error.errno != errno.ESRCH
-    return True
 
 
 def is_masked(status: str, masks: bytes, signum: int) -> bool:
@@ -3664,7 +3656,13 @@ class Init:
                 call_or(None, os.kill, pid, number)
 
     def alone(self) -> bool:
-        return not (exists(-1) if self.is_pid1 else self.leftovers())
+        if not self.is_pid1:
+            return not self.leftovers()
+        try:
+            os.kill(-1, 0)  # zombies count
+        except OSError as error:
+            return error.errno == errno.ESRCH
+        return False
 
     def suspend(self, kernel: Kernel, pid: int, number: int) -> None:
         """Stop with the main command (Ctrl-Z) if a shell can continue overlord, else continue it."""
@@ -3799,8 +3797,8 @@ def open_sockets(spec: Spec, probes: Iterable[Probe], receiver: Any) -> tuple[st
     uid, gid, _ = identity(spec.uid, spec.gid)
     own = uid == os.geteuid() and spec.gid is None  # as in `take_identity`
     owner, opened = [-1 if number is None or own else number for number in (uid, gid)], {}
-    places = {each: try_stage(f"listen {each.text}", find, each.path) for each in probes if each.kind == "unix"}
-    shared = [probe for probe, place in places.items() if not place.safe]
+    paths = [probe for probe in probes if probe.kind == "unix"]
+    shared = [probe for probe in paths if not try_stage(f"listen {probe.text}", find, probe.path).safe]
     os.umask(os.umask(0) | 0o022)  # nor can they change folders that are made here
     for probe in sorted(probes, key=shared.__contains__):
         if probe in shared:
@@ -4009,7 +4007,7 @@ class Control:
         self.stop_listening()
         until = time.monotonic() + SWEEP_TIMEOUT / 2
         last = [pid for pid, instant in self.clients if until - instant < SWEEP_TIMEOUT]
-        while any(map(exists, last)) and time.monotonic() < until:
+        while any(map(read_process, last)) and time.monotonic() < until:
             select.poll().poll(5)  # ms
 
     def stop_listening(self) -> None:
