@@ -244,6 +244,7 @@ OOM_WINDOW = 1.0  # a SIGKILL this soon after the kernel counted an out-of-memor
 REST = 0.001  # between two reads from a unit that writes line by line without a pause
 CLD_KILLED, CLD_STOPPED = (2, 3), 5  # waitid(2); PYTHON: named since 3.9
 F_SETPIPE_SZ, PIPE_SIZE = 1031, 1 << 20  # fcntl(2); what any user may have: pipe(7)
+WIDE_PIPE = 1 << 18  # of a unit that fills a pipe in REST. LINUX: a user's pipes share pipe-user-pages-soft, pipe(7)
 LINE_MAX = 65536  # a longer line is passed on in parts
 TAIL_LINES, TAIL_BYTES = 100, 262144  # kept of the output of each captured unit
 SHOWN_LINES, SHOWN_WIDTH = 20, 1000  # lines and characters of each in the last message about a unit
@@ -2270,7 +2271,7 @@ class Fleet:
 
 LEVELS = ("debug", "info", "warning", "error")
 COLOURS = (36, 33, 32, 35, 34, 96, 93, 92, 95, 94)  # SGR foregrounds without red: ECMA-48 8.3.117
-# Where a path leads. folder: a descriptor of the last folder; path: without links; stat: None if nothing is there;
+# Where a path leads. folder: a Descriptor of the last folder; path: without links; stat: None if nothing is there;
 # safe: only root and overlord's own user can change or create a name on the way.
 Place = namedtuple("Place", "folder path stat safe")
 S_IFMT, S_IFSOCK, S_IFLNK, S_IFREG, S_IFDIR, S_IFIFO = 0o170000, 0o140000, 0o120000, 0o100000, 0o040000, 0o010000
@@ -2358,13 +2359,20 @@ class Watch:
             self.looked = now
 
 
-def open_entry(folder: int, name: str, make: bool) -> int:
-    """Return a descriptor of an entry, be it a link, or -1; `make`: create a missing one as a folder."""
+class Descriptor(int):
+    """An open descriptor, closed once nothing refers to it any more."""
+
+    def __del__(self) -> None:
+        os.close(self)
+
+
+def open_entry(folder: int, name: str, make: bool) -> Descriptor | None:
+    """Open an entry, be it a link, or return None; `make`: create a missing one as a folder."""
     try:
-        return os.open(name, os.O_PATH | os.O_NOFOLLOW, dir_fd=folder)
+        return Descriptor(os.open(name, os.O_PATH | os.O_NOFOLLOW, dir_fd=folder))
     except FileNotFoundError:
         if not make:
-            return -1
+            return None
     try:
         os.mkdir(name, dir_fd=folder)
     except FileExistsError:  # somebody else was faster
@@ -2373,38 +2381,29 @@ def open_entry(folder: int, name: str, make: bool) -> int:
 
 
 def find(path: str, make: bool = False, links: int = 40) -> Place:
-    """Follow a path, over so many links; the caller closes the folder. `make`: create missing folders.
-    Raises OSError, ELOOP if misled. RACE: what is entered is the very entry that was checked."""
+    """Follow a path, over so many links. `make`: create missing folders. Raises OSError, ELOOP if misled.
+    RACE: what is entered is the very entry that was checked."""
     names = [name for name in path.split("/") if name not in ("", ".")]
     if not names or names[-1] == ".." or not links:
         code = errno.EISDIR if links else errno.ELOOP
         raise OSError(code, os.strerror(code))
-    at, safe, opened = "", True, [os.open("/", os.O_PATH)]
-    try:
-        while True:
-            folder, name = opened[-1], names.pop(0)
-            if name == ".." and not safe:
-                raise OSError(errno.ELOOP, f"{at} can be moved by others than root: {at}/.. may be anything")
-            entry = open_entry(folder, name, make and bool(names))
-            if entry < 0:
-                safe = safe and is_fixed(folder, None)
-                return Place(opened.pop(), "/".join([at, name, *names]), None, safe)
-            opened.append(entry)
-            stat = os.fstat(entry)
-            safe = safe and (name == ".." or is_fixed(folder, stat))
-            if stat.st_mode & S_IFMT == S_IFLNK:
-                if not safe:
-                    why = "is a link that others than root can change; give its target instead"
-                    raise OSError(errno.ELOOP, f"{at}/{name} {why}")
-                return find(os.path.join(at, os.readlink("", dir_fd=entry), *names), make, links - 1)
-            at = at.rpartition("/")[0] if name == ".." else f"{at}/{name}"
-            folder = opened.pop(0)
-            if not names:
-                return Place(folder, at, stat, safe)
-            os.close(folder)
-    finally:
-        for fd in opened:
-            os.close(fd)
+    at, safe, folder = "", True, Descriptor(os.open("/", os.O_PATH))
+    while True:
+        name = names.pop(0)
+        if name == ".." and not safe:
+            raise OSError(errno.ELOOP, f"{at} can be moved by others than root: {at}/.. may be anything")
+        entry = open_entry(folder, name, make and bool(names))
+        stat = None if entry is None else os.fstat(entry)
+        safe = safe and (name == ".." or is_fixed(folder, stat))
+        if stat and stat.st_mode & S_IFMT == S_IFLNK:
+            if not safe:
+                why = "is a link that others than root can change; give its target instead"
+                raise OSError(errno.ELOOP, f"{at}/{name} {why}")
+            return find(os.path.join(at, os.readlink("", dir_fd=entry), *names), make, links - 1)
+        at = at.rpartition("/")[0] if name == ".." else f"{at}/{name}"
+        if entry is None or not names:
+            return Place(folder, "/".join([at, *names]), stat, safe)
+        folder = entry
 
 
 def is_fixed(folder: int, entry: os.stat_result | None) -> bool:
@@ -2426,10 +2425,7 @@ def open_path(path: str, kind: int) -> int:
     place = find(path, make=True)
     flags = os.O_APPEND | (os.O_RDWR if kind == S_IFIFO else os.O_WRONLY)
     flags |= os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | (0 if place.stat else os.O_CREAT | os.O_EXCL)
-    try:
-        fd = os.open(os.path.basename(place.path), flags, 0o666, dir_fd=place.folder)
-    finally:
-        os.close(place.folder)
+    fd = os.open(os.path.basename(place.path), flags, 0o666, dir_fd=place.folder)
     stat, fault = os.fstat(fd), ""
     before = place.stat or stat  # RACE: somebody may have replaced it since, or removed one of its names
     if not os.path.samestat(before, stat):
@@ -2449,7 +2445,7 @@ class Sink:
 
     fault = ""  # why it cannot be written now
     broken = False  # a failed write has sent SIGPIPE or SIGXFSZ to overlord: write(2)
-    drops: Callable[[int], bool]  # tells whether so many bytes more are dropped
+    most_kept: int  # bytes; further lines are dropped and counted
     flush: Callable[[], None]  # writes what can be written now
 
     def __init__(self, watch: Watch, fd: int) -> None:
@@ -2461,7 +2457,7 @@ class Sink:
 
     def put(self, source: Capture | Log, text: bytes) -> None:
         """Write whole lines, or part of an overlong one, which another source may split in two."""
-        if self.drops(len(text)):
+        if len(self.kept) + len(text) > self.most_kept:
             self.lost += text.count(b"\n")
             return
         prefix = source.prefix
@@ -2485,7 +2481,9 @@ class Sink:
 class Stream(Sink):
     """A pipe, terminal, FIFO or device. While its reader is slow, lines are kept; above STREAM_KEPT, daemons have to
     wait; of those that have ended, and in a shutdown, STUCK_KEPT are kept. Once a reader has taken nothing for STUCK
-    seconds of a shutdown, further lines are dropped and counted. They are dropped, too, once it is gone."""
+    seconds of a shutdown, nobody waits for it. Once it is gone, lines are dropped."""
+
+    most_kept = STUCK_KEPT + LINE_MAX
 
     def __init__(self, watch: Watch, fd: int) -> None:
         super().__init__(watch, fd)
@@ -2499,11 +2497,8 @@ class Stream(Sink):
         self.drained: Callable[[], None] = lambda: None  # called when nothing is kept
 
     def is_full(self) -> bool:
-        return len(self.kept) > (STUCK_KEPT if self.ending else STREAM_KEPT) and not self.drops()
-
-    def drops(self, size: int = 0) -> bool:
-        """The reader is stuck, and daemons are to end."""
-        return self.ending and len(self.kept) > STUCK_KEPT and time.monotonic() - self.progress > STUCK
+        stuck = self.ending and time.monotonic() - self.progress > STUCK
+        return len(self.kept) > (STUCK_KEPT if self.ending else STREAM_KEPT) and not stuck
 
     def flush(self) -> None:
         before = len(self.kept)
@@ -2534,15 +2529,14 @@ class LogFile(Sink):
     """A log file: rotated, and opened again when somebody has moved or removed it. No unit waits for it: while it
     cannot be written, FILE_KEPT bytes are kept and further lines counted."""
 
+    most_kept = FILE_KEPT
+
     def __init__(self, watch: Watch, path: str, most: int, keep: int, say: Callable[[str, str, str], None]) -> None:
         super().__init__(watch, -1)
         self.path, self.most, self.keep, self.say = path, most, keep, say
         self.opened = os.stat_result([0] * 10)
         self.rotation_fault = ""
         self.timer: list[Any] | None = None  # for the next try
-
-    def drops(self, size: int) -> bool:
-        return bool(self.fault) and len(self.kept) + size > FILE_KEPT
 
     def flush(self) -> None:
         fault = ""
@@ -2596,7 +2590,6 @@ class LogFile(Sink):
                 os.unlink(name, dir_fd=folder)
         except OSError as error:
             fault = error.strerror or "error"
-        os.close(folder)
         if fault not in ("", self.rotation_fault):
             self.log_message("error", f"cannot rotate {self.path}: {fault}; it goes on growing")
         self.rotation_fault = fault
@@ -2643,6 +2636,7 @@ class Capture:
         os.set_blocking(self.fd, False)  # the other end is another open file
         self.line = b""  # an unfinished one
         self.looked = 0.0  # when the pipe was read last
+        self.rested = self.widened = False
         self.resume()
 
     def resume(self) -> None:
@@ -2651,13 +2645,18 @@ class Capture:
 
     def read_pipe(self) -> None:
         """Read one block, unless the sink is full. COST: after small blocks in a row, let the pipe fill for REST
-        seconds, which halves the processor time for a unit that writes 100 bytes at a time."""
+        seconds, which halves the processor time for a unit that writes 100 bytes at a time. If it was full sooner, the
+        writer had to wait: widen it."""
         if self.sink.is_full():
             self.watch.off(self.fd)
             self.sink.waiting.add(self)
             return
         now, size = time.monotonic(), self.read_block()
-        if now - self.looked < 4 * REST and size < LINE_MAX // 4:
+        if self.rested and not self.widened and size > LINE_MAX - 2 * select.PIPE_BUF:
+            self.widened = True
+            call_or(None, fcntl.fcntl, self.fd, F_SETPIPE_SZ, WIDE_PIPE)
+        self.rested = now - self.looked < 4 * REST and size < LINE_MAX // 4
+        if self.rested:
             self.watch.off(self.fd)
             self.watch.later(now + REST, self.resume)
         self.looked = now
@@ -2808,7 +2807,6 @@ class Output:
                 return stream
         try:
             place = find(path)
-            os.close(place.folder)
         except OSError as error:
             if error.errno == errno.ELOOP:
                 raise
@@ -2984,7 +2982,10 @@ def variable_files(spec: Spec, environment: Mapping[bytes, bytes], read: Callabl
 def try_read(path: str) -> bytes | list[str] | OSError:
     """Return the content of a file, or the paths of the regular files in a folder that are not hidden."""
     try:
-        if not os.path.isdir(path):
+        kind = os.stat(path).st_mode & S_IFMT
+        if kind == S_IFIFO:
+            raise OSError(errno.EINVAL, "is a FIFO, and perhaps nobody ever writes to it")
+        if kind != S_IFDIR:
             return slurp(path)
         inside = [f"{path}/{name}" for name in sorted(os.listdir(path)) if name[0] != "."]
         return [each for each in inside if os.path.isfile(each) or not os.path.exists(each)]
@@ -2998,10 +2999,8 @@ def read_fixed(spec: Spec, environment: Mapping[bytes, bytes]) -> dict[str, byte
 
     def hold(path: str) -> bytes | list[str] | OSError:
         place = call_or(None, find, os.path.join(os.getcwd(), path))
-        if place:
-            os.close(place.folder)
-            if place.safe:
-                held[path] = try_read(path)
+        if place and place.safe:
+            held[path] = try_read(path)
         return held.get(path, b"")
 
     list(variable_files(spec, environment, hold))
@@ -3046,7 +3045,6 @@ def remove_pidfile(path: str) -> None:
     place = find(path)
     if place.stat:
         os.unlink(os.path.basename(place.path), dir_fd=place.folder)
-    os.close(place.folder)
 
 
 def set_limits(limits: Iterable[tuple[str, int, int]]) -> None:
@@ -3069,7 +3067,7 @@ def set_limits(limits: Iterable[tuple[str, int, int]]) -> None:
 
 
 def identity(uid: str | None, gid: str | None) -> tuple[Any, Any, dict[bytes, bytes]]:
-    """Return the numbers of a user and a group, and the user's variables. Raises StartError."""
+    """Return the numbers of a user and a group, and the user's variables. Raises OSError, StartError."""
     number, group, variables = None, None, {}
     if uid is not None:
         import pwd
@@ -3077,6 +3075,7 @@ def identity(uid: str | None, gid: str | None) -> tuple[Any, Any, dict[bytes, by
         try:
             user = pwd.getpwuid(int(uid)) if is_number(uid, 10) else pwd.getpwnam(uid)
         except KeyError:
+            os.close(os.dup(0))  # LINUX: without a free descriptor, glibc finds no user and no group
             if not is_number(uid, 10):
                 raise StartError(f"uid {uid}: no such user") from None
             user = pwd.struct_passwd((uid, "", int(uid), int(uid), "", "/", ""))
@@ -3089,6 +3088,7 @@ def identity(uid: str | None, gid: str | None) -> tuple[Any, Any, dict[bytes, by
         try:
             group = int(gid) if is_number(gid, 10) else grp.getgrnam(gid).gr_gid
         except KeyError:
+            os.close(os.dup(0))
             raise StartError(f"gid {gid}: no such group") from None
     return number, group, variables
 
@@ -3108,15 +3108,6 @@ def take_identity(spec: Spec) -> dict[bytes, bytes]:
     if uid is not None:
         try_stage(stage, os.setuid, uid)
     return variables
-
-
-def exists(target: int) -> bool:
-    """Tell whether there is a process, or with a minus a process group. Zombies count."""
-    try:
-        os.kill(target, 0)
-    except OSError as error:
-        return error.errno != errno.ESRCH
-    return True
 
 
 def is_masked(status: str, masks: bytes, signum: int) -> bool:
@@ -3139,11 +3130,6 @@ def is_becoming(pid: int) -> bool:
     """Tell whether a child has not called exec yet."""
     own, its = (call_or(None, slurp, f"/proc/{each}/cmdline") for each in ("self", pid))
     return own is not None and own == its
-
-
-def with_continue(signum: int) -> tuple[int, ...]:
-    """Add SIGCONT to a signal: a stopped process reacts only to SIGKILL."""
-    return (signum,) if signum == SIGNALS["KILL"] else (signum, SIGNALS["CONT"])
 
 
 class Kernel:
@@ -3430,7 +3416,7 @@ def read_origin(process: Process, environment: Mapping[bytes, bytes]) -> Origin:
 
 
 def spell_processes(found: Iterable[Process]) -> str:
-    return spell_list([f"{each.name} (pid {abs(each.pid)})" for each in found])
+    return spell_list([f"{each.name} (pid {each.pid})" for each in found])
 
 
 def find_children(found: Mapping[int, Process]) -> dict[int, list[Process]]:
@@ -3570,14 +3556,8 @@ class Census:
         if reuse and self.owner and began - self.read < LOOK_SHARE * self.cost:
             return self.owner
         units = [unit for unit in self.fleet.units.values() if unit.status.pid]
-        if found := processes():
-            self.found = found
-            self.attribute(units)
-        else:  # no /proc: what a unit had before, and its process group; zombies count
-            groups = {-unit.status.pid: unit for unit in units if exists(-unit.status.pid)}
-            self.found = {pid: each for pid, each in self.found.items() if pid > 0 and exists(pid)}
-            self.found.update((pid, Process(pid, 0, "process group")) for pid in groups)
-            self.owner = {**{pid: unit for pid, unit in self.owner.items() if pid in self.found}, **groups}
+        self.found = processes() or self.found
+        self.attribute(units)
         for unit in units:
             unit.kin = {}
         for pid, unit in self.owner.items():
@@ -3694,27 +3674,31 @@ class Init:
         new = [each for each in left if self.swept.get(each.pid) != (each.born, signum)]
         self.swept.update((each.pid, (each.born, signum)) for each in new)
         for pid in [-1] if self.is_pid1 else [each.pid for each in new if is_there(each)]:
-            for number in with_continue(signum):
+            for number in (signum, SIGNALS["CONT"]):  # a stopped process reacts only to SIGKILL
                 call_or(None, os.kill, pid, number)
 
     def alone(self) -> bool:
-        return not (exists(-1) if self.is_pid1 else self.leftovers())
+        if not self.is_pid1:
+            return not self.leftovers()
+        try:
+            os.kill(-1, 0)  # zombies count
+        except OSError as error:
+            return error.errno == errno.ESRCH
+        return False
 
-    def suspend(self, kernel: Kernel, pid: int, number: int) -> float:
-        """Stop with the main command (Ctrl-Z) if a shell can continue overlord, else continue it. Return seconds."""
+    def suspend(self, kernel: Kernel, pid: int, number: int) -> None:
+        """Stop with the main command (Ctrl-Z) if a shell can continue overlord, else continue it."""
         shell = not self.is_pid1 and os.getppid() > 1
         if not shell and number == SIGNALS["TSTP"]:
             kernel.send_signals(pid, SIGNALS["CONT"])
         if not shell or number not in JOB_CONTROL or not os.isatty(0):
-            return 0.0
-        began = time.monotonic()
+            return
         self.take_terminal(kernel)
         os.kill(os.getpid(), SIGNALS["STOP"])
         if in_foreground():
             kernel.terminal = True
             os.tcsetpgrp(0, pid)
         kernel.send_signals(-pid, SIGNALS["CONT"])
-        return time.monotonic() - began
 
     def take_terminal(self, kernel: Kernel) -> None:
         """Take the terminal, and its Ctrl-C, back from the main command."""
@@ -3814,20 +3798,16 @@ def listen_on(probe: Probe, owner: Iterable[int] = ()) -> Any:
             os.chown(probe.path, *owner)
         sock.listen(BACKLOG)
         return sock
-    for host in [probe.host] if probe.host else ["::", "0.0.0.0"]:
-        found = _socket.getaddrinfo(os.fsencode(host), probe.port, 0, _socket.SOCK_STREAM)
-        # of a name, one address, and rather of IPv4: that is what clients try
-        family, _, _, _, address = min(found, key=lambda each: each[0] != _socket.AF_INET)
-        try:
-            sock = _socket.socket(family, _socket.SOCK_STREAM)
-            sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEADDR, 1)
-            if not probe.host and family == _socket.AF_INET6:
-                sock.setsockopt(_socket.IPPROTO_IPV6, _socket.IPV6_V6ONLY, 0)
-            sock.bind(address)
-            break
-        except OSError as error:
-            if probe.host or host != "::" or error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
-                raise
+    has_ipv6 = call_or(None, _socket.socket, _socket.AF_INET6, _socket.SOCK_STREAM)
+    host = probe.host or ("::" if has_ipv6 else "0.0.0.0")
+    found = _socket.getaddrinfo(os.fsencode(host), probe.port, 0, _socket.SOCK_STREAM)
+    # of a name, one address, and rather of IPv4: that is what clients try
+    family, _, _, _, address = min(found, key=lambda each: each[0] != _socket.AF_INET)
+    sock = _socket.socket(family, _socket.SOCK_STREAM)
+    sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEADDR, 1)
+    if host == "::":
+        sock.setsockopt(_socket.IPPROTO_IPV6, _socket.IPV6_V6ONLY, 0)
+    sock.bind(address)
     sock.listen(BACKLOG)
     return sock
 
@@ -3839,16 +3819,14 @@ def open_sockets(spec: Spec, probes: Iterable[Probe], receiver: Any) -> tuple[st
     uid, gid, _ = identity(spec.uid, spec.gid)
     own = uid == os.geteuid() and spec.gid is None  # as in `take_identity`
     owner, opened = [-1 if number is None or own else number for number in (uid, gid)], {}
-    places = {each: try_stage(f"listen {each.text}", find, each.path) for each in probes if each.kind == "unix"}
-    shared = [probe for probe, place in places.items() if not place.safe]
+    paths = [probe for probe in probes if probe.kind == "unix"]
+    shared = [probe for probe in paths if not try_stage(f"listen {probe.text}", find, probe.path).safe]
     os.umask(os.umask(0) | 0o022)  # nor can they change folders that are made here
     for probe in sorted(probes, key=shared.__contains__):
         if probe in shared:
             owner = []
             take_identity(spec)
         opened[probe] = try_stage(f"listen {probe.text}", listen_on, probe, owner)
-    if len(opened) > 253:
-        raise StartError("listen: more sockets than can be handed over, 253: unix(7)")
     fds = b"".join(opened[probe].fileno().to_bytes(4, sys.byteorder) for probe in probes)
     receiver.sendmsg([b"\n"], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, fds)])
     return "", 0
@@ -4051,7 +4029,7 @@ class Control:
         self.stop_listening()
         until = time.monotonic() + SWEEP_TIMEOUT / 2
         last = [pid for pid, instant in self.clients if until - instant < SWEEP_TIMEOUT]
-        while any(map(exists, last)) and time.monotonic() < until:
+        while any(map(read_process, last)) and time.monotonic() < until:
             select.poll().poll(5)  # ms
 
     def stop_listening(self) -> None:
@@ -4926,9 +4904,8 @@ class Loop:
             count += 1
             name = self.pids.get(pid)
             if stopped:
-                if name == MAIN and (gap := self.init.suspend(self.kernel, pid, code)):
-                    self.watch.looked = time.monotonic()
-                    self.paused(gap)
+                if name == MAIN:
+                    self.init.suspend(self.kernel, pid, code)
             elif pid in self.helpers:
                 self.helpers.pop(pid)(code, self.kernel.reason(pid))
             elif name is not None:
@@ -5260,7 +5237,7 @@ class Loop:
                 continue
             ignores = not exact and is_masked(f"/proc/{process.pid}/status", b"Ign", signum)
             own = SIGNALS["TERM"] if ignores else signum
-            if fault := self.kernel.send_signals(process.pid, *with_continue(own)):
+            if fault := self.kernel.send_signals(process.pid, own, SIGNALS["CONT"]):
                 what = f"{spell_signal(own)} to {spell_processes([process])}"
                 self.log.message("error", unit.name, f"cannot send {what}: {fault}")
         if rest := targets[SIGNAL_BATCH:]:

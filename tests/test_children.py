@@ -12,6 +12,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any, Callable, Sequence
 
@@ -369,6 +370,29 @@ def test_a_secret_that_is_a_folder(overlord: Start, tmp_path: Path) -> None:
     o = overlord(daemon("web", SLEEPING, secrets="TOKEN", **FAILS), env={"PATH": PATH, "TOKEN_FILE": f"{tmp_path}/token"})
     o.says("web", f"failed: cannot start: secret TOKEN: {tmp_path}/token: is a folder, as docker makes .*")
     o.wait_exit()
+
+
+def test_variables_from_a_fifo(overlord: Start, tmp_path: Path) -> None:
+    """A FIFO that nobody writes to would keep a unit from ever starting, which would be taken for OK meanwhile."""
+    os.mkfifo(tmp_path / "fifo")
+    config = daemon("web", SLEEPING, secrets="TOKEN", **FAILS) + daemon("db", SLEEPING, env_file=tmp_path / "fifo", **FAILS)
+    o = overlord(config, env={"PATH": PATH, "TOKEN_FILE": f"{tmp_path}/fifo"})
+    o.says("web", f"failed: cannot start: secret TOKEN: {tmp_path}/fifo: is a FIFO")
+    o.says("db", f"failed: cannot start: env_file {tmp_path}/fifo: is a FIFO")
+    o.wait_exit()
+
+
+# --- users -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("names", ("'nobody', None", "'65534', None", "None, 'nobody'"))
+def test_without_descriptors_a_user_is_not_taken_for_missing(names: str) -> None:
+    """That would end the container: it is a failed start that may succeed later."""
+    limit = "_, hard = resource.getrlimit(resource.RLIMIT_NOFILE); resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))"
+    text = f"import grp, overlord, pwd, resource; {limit}; overlord.identity({names})"
+    options = {"cwd": Path(__file__).parents[1], "capture_output": True, "text": True, "check": False}
+    done = subprocess.run([sys.executable, "-c", text], **options)
+    assert "OSError: [Errno 24]" in done.stderr
 
 
 # --- limits ----------------------------------------------------------------------------------------------------------

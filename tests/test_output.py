@@ -597,6 +597,24 @@ def test_numbers_through_prefix(overlord: Start, reader: Callable[..., Reader]) 
     assert (numbers.last, numbers.rest) == (count, b"")
 
 
+@pytest.mark.parametrize("busy", (True, False))
+def test_only_a_pipe_that_was_full_too_soon_is_widened(overlord: Start, tmp_path: Path, busy: bool) -> None:
+    """So the pipes of many quiet units stay below what a user may have: pipe-user-pages-soft."""
+    size = f"fcntl.fcntl(1, {program_under_test.F_SETPIPE_SZ + 1})"  # F_GETPIPE_SZ
+    text = (
+        f"line, before, left = b'x' * {WIDTH - 1} + b'\\n', {size}, 500\n"
+        f"while {size} == before and ({busy} or left):\n"
+        f"    os.write(1, line); time.sleep(0.001); left -= 1\n"
+        f"    {busy} and os.write(1, line * 1000)\n"
+        f"os.write(2, b'%d, %d\\n' % (before, {size}))"
+    )
+    writer = python(tmp_path, "writer", text)
+    o = overlord(daemon("writer", writer, restart="never", stdout=tmp_path / "log", stderr="prefix"))
+    assert o.wait_exit() == 0
+    wide = program_under_test.WIDE_PIPE if busy else 65536
+    assert f"writer | 65536, {wide}" in o.log
+
+
 @pytest.mark.parametrize("keep", (0, 1, 3))
 def test_log_keep(overlord: Start, tmp_path: Path, keep: int) -> None:
     """So many rotated ones are kept, the newest."""
