@@ -124,13 +124,14 @@ def found_environment() -> dict[bytes, bytes]:
 
 
 def parse_arguments(arguments: list[str]) -> tuple[str | None, str, list[str]]:
-    """Return the file of `-c`, the verb, and its words: for `run` the main command, for `mistake` what is wrong."""
+    """Return the file of `-c`, the verb, and its words: for `run` the main command, for `mistake` what is wrong.
+    After `--` the verb is `command`: the words are a main command, whatever they look like."""
     path, words = None, list(arguments)
     verbs = {"-h": "help", "--help": "help", "-V": "version", "--version": "version"}
     while words and words[0].startswith("-"):
         word = words.pop(0)
         if word == "--":
-            return path, "run", words
+            return path, "command", words
         if word in verbs:
             return path, verbs[word], []
         if word != "-c":
@@ -139,6 +140,8 @@ def parse_arguments(arguments: list[str]) -> tuple[str | None, str, list[str]]:
             return path, "mistake", ["-c needs a FILE"]
         path = words.pop(0)
     verb = words.pop(0) if words and words[0] in VERBS else ""
+    if verb and words[:1] in (["-h"], ["--help"]):
+        return path, "help", [verb]
     if verb == "run" and words:
         return path, "mistake", ["run takes no arguments: for a main command leave it out"]
     return path, verb or "run", words
@@ -185,7 +188,7 @@ if __name__ == "__main__":
         FOUND_MASK = {int(number) for number in numbers.split(",") if number}
         call_or(None, os.close, int(descriptor))  # -1: none
     else:
-        if sys.executable and parse_arguments(sys.argv[1:])[1] in ("run", "serve", "exec"):
+        if sys.executable and parse_arguments(sys.argv[1:])[1] in ("run", "command", "serve", "exec"):
             execute_again()
         # Other verbs end soon. They only drop folders and modules that are not the standard library's.
         LIBRARY = os.path.dirname(os.__file__)
@@ -824,7 +827,8 @@ OPTIONS = tuple(Option(*row) for row in (
     ("dir", "sd", parse_text, "none", "working directory", "inherited"),
     ("uid", "sd", parse_text, "none", "user (or its number); groups, `HOME USER LOGNAME SHELL` follow", "inherited"),
     ("gid", "sd", parse_text, "", "group (or its number)", "of `uid`"),
-    ("deps", "sd", parse_deps, "none", "comma-separated `name:state`, in order; `name` alone is `name:ok`"),
+    ("deps", "sd", parse_deps, "none", "comma-separated `name:state`, in order; `ok` (as `name` alone), `bounce` or "
+     "`started`; of a script `ok`, `ended` or `always`"),
     ("env", "sd", parse_env, "none",
      "`KEY=value`, one a line, quoted as in the shell, over several lines too; `${...}`, not in '', sees earlier ones"),
     ("env_file", "sd", several(partial(parse_matching, "-*[^-].*", "is not a file"), empty=""), "none",
@@ -3842,6 +3846,10 @@ RECORD = tuple(
     .split()
 )  # fmt: skip
 ENDING = "overlord is shutting down"
+NOTHING_DIFFERS = (
+    "nothing differs (new files of env_file and secrets take effect with restart NAME; a single file that is mounted "
+    "stays the old one: mount its folder)"
+)
 
 
 def spell_place(place: str) -> str:
@@ -3980,6 +3988,7 @@ class Control:
         self.file: tuple[str, os.stat_result] | None = None  # of the socket
         self.measure: Callable[[], dict[Unit, tuple[int, float, int]]] = dict  # see `Census.measure`
         self.orphans = 0  # that were reaped
+        self.named = ""  # the file of -c or $OVERLORD_CONFIG
         output.follow = self.forward_lines
 
     def open_socket(self, socket: str) -> str:
@@ -4087,7 +4096,7 @@ class Control:
 
     # ---------------------------------------------------------------------------------------------- the verbs: look
     def do_version(self, request: Request, names: list[str], now: float) -> None:
-        request.complete(0, [f"overlord {VERSION}"])
+        request.complete(0, [f"overlord {VERSION}", *filter(None, (self.named,))])
 
     def do_status(self, request: Request, names: list[str], now: float) -> None:
         chosen = self.find_units(names)
@@ -4265,7 +4274,7 @@ class Control:
         for key in [key for key in Settings._fields if getattr(old, key) != getattr(config.settings, key)]:
             lines.append(f"[overlord] {key}: {'kept until overlord restarts' if key == 'socket' else 'changed'}")
         self.log.message("info", "", f"configuration read anew: {'; '.join(lines) or 'nothing differs'}")
-        request.add_lines(lines or ["nothing differs"])
+        request.add_lines(lines or [NOTHING_DIFFERS])
 
         def await_new_units(now: float) -> None:
             if self.fleet.ending:
@@ -5332,9 +5341,14 @@ def find_files(draft: Draft, main: str) -> Iterator[str]:
             draft.blame("overlord", "configdir", f"{error.filename}: {error.strerror}")
 
 
-def read_files(path: str | None, environment: Mapping[bytes, bytes]) -> tuple[Draft, list[str]]:
+def read_files(path: str | None, environment: Mapping[bytes, bytes], ask: bool = False) -> tuple[Draft, list[str]]:
+    """Read the configuration. `ask`: where no file is named, that of the overlord that runs here."""
     draft = Draft({decode(key): decode(value) for key, value in environment.items()})
     named, files = path or draft.environment.get("OVERLORD_CONFIG"), []
+    if ask and not named:
+        answer: list[str] = []
+        call_or(EX_UNAVAILABLE, ask_overlord, None, ["version"], answer.append, True)
+        named = "".join(answer[1:])
     for file in find_files(draft, named or DEFAULT_CONFIG):
         try:
             draft.read_text(file, slurp(file))
@@ -5439,32 +5453,52 @@ def warn_of_stop_time(config: Config) -> Iterator[str]:
 
 def warn_of_shell() -> str:
     name = decode(call_or(b"", slurp, "/proc/1/comm")).strip() if os.getppid() == 1 else ""
-    text = f"PID 1 is {name}, which passes no signal on, so docker stop ends in SIGKILL: start overlord with exec"
+    text = f"PID 1 is {name}, which passes no signal on, so docker stop ends in SIGKILL: write ENTRYPOINT "
+    text += '["/sbin/overlord.py"] in the Dockerfile, in this form, or start overlord with exec'
     return text if name in ("sh", "ash", "bash", "busybox", "dash") else ""
 
 
-def run(path: str | None, command: list[str]) -> int:
-    """Be the init. Return the exit code."""
+def doubt_verb(word: str) -> str:
+    """Return what to say if a word is nearly a verb, here or of supervisorctl."""
+    near = suggest(FOREIGN_VALUES.get(word, word), VERBS)
+    return near and f"unknown verb {word}{near}"
+
+
+def doubt_command(word: str, config: Config, environment: Mapping[bytes, bytes]) -> str:
+    """Return what to say if a main command is no program, but nearly a verb. Raises Mistake if no script of the
+    configuration can install that program."""
+    if any(map(os.path.exists, find_paths(os.fsencode(word), environment))) or not (doubt := doubt_verb(word)):
+        return ""
+    doubt += f" For a program of that name: overlord.py -- {word}"
+    require(any(unit.kind == "script" for unit in config.units.values()), doubt)
+    return doubt
+
+
+def run(path: str | None, command: list[str], sure: bool = False) -> int:
+    """Be the init. `sure`: the main command is not a misspelt verb. Return the exit code."""
     import _random  # COST: `random` imports a dozen others
 
     environment = found_environment()
     read_all = partial(read_config, path, environment, command)
     try:
         kernel = Kernel(environment, FOUND_MASK)
-        if not path and not environment.get(b"OVERLORD_CONFIG"):  # before mistakes of the configuration
+        named = path or environment.get(b"OVERLORD_CONFIG")
+        if not named:  # before mistakes of the configuration
             refuse_second(locate_socket("abstract"), command)
         config, files = read_all()
         settings = config.settings
         if settings.socket:
             refuse_second(locate_socket(settings.socket), command)
+        doubt = doubt_command(command[0], config, environment) if command and not sure else ""
         init, fleet = Init(), Fleet(config, _random.Random().random)
         output = Output(Watch(), settings.log_level, settings.log_format, colour=not environment.get(b"NO_COLOR"))
         control = Control(output, fleet, kernel, lambda: read_all()[0])
+        control.named = os.path.abspath(files[0]) if named else ""
         loop = Loop(fleet, kernel, init, output, control)
         unheard = control.open_socket(settings.socket) if settings.socket else ""
     except OSError as error:  # out of descriptors, for example
         raise StartError(f"cannot start: {error}: exiting with code 1") from None
-    for warning in (init.warning, warn_of_shell(), unheard, *warn_of_writers(files, settings.configdir)):
+    for warning in (doubt, init.warning, warn_of_shell(), unheard, *warn_of_writers(files, settings.configdir)):
         if warning:
             output.log.message("warning", "", warning)
     gc.freeze()  # COST: no collection looks at the objects made so far
@@ -5477,7 +5511,7 @@ Asked = namedtuple("Asked", "path options words")  # of a verb: the file of -c, 
 
 def check(asked: Asked) -> None:
     environment = found_environment()
-    draft, files = read_files(asked.path, environment)
+    draft, files = read_files(asked.path, environment, ask=True)
     config = draft.validate()
     warnings = [] if files else [f"there is no {DEFAULT_CONFIG}: nothing but a COMMAND can be run"]
     warnings += [*warn_of_doubts(draft), *warn_of_writers(files, config.settings.configdir)]
@@ -5538,11 +5572,13 @@ def execute_as(asked: Asked) -> int:
     """Become a command with what a unit's process gets. Return an exit code where that fails."""
     name, *command = asked.words
     environment = found_environment()
-    units = read_files(asked.path, environment)[0].validate(name).units
+    draft, files = read_files(asked.path, environment, ask=True)
+    units = draft.validate(name).units
     if name not in units:
         team = [each for each, spec in units.items() if spec.instance and section_of(spec).endswith(f":{name}")]
         fault = f"{name} has instances {spell_list(team)}: name one"
-        raise Mistake(fault if team else f"there is no unit {name}{suggest(name, units)}")
+        near = f" in {files[0]}{suggest(name, units)}" if files else f": there is no {DEFAULT_CONFIG}"
+        raise Mistake(fault if team else f"there is no unit {name}{near}")
     kernel = Kernel(environment, FOUND_MASK)
     kernel.shed_signals()
     try:
@@ -5556,15 +5592,22 @@ def execute_as(asked: Asked) -> int:
 
 
 def show_help(asked: Asked) -> None:
+    """Print how all is used, or what a word means: here, for another supervisor, or in the help of what names it."""
     sections = {"o": "[overlord]", "s": "[script:NAME]", "d": "[daemon:NAME]"}
-    text = "" if asked.words else spell_usage()
-    for option in [option for option in OPTIONS if option.name in asked.words]:
+    helps = []  # name and text
+    for option in OPTIONS:
         where = ", ".join(sections[kind] for kind in option.kinds)
-        text += f"{option.name}  in {where}, default: {option.default or option.shown}\n  {option.help}\n"
-    text += "".join(spell_verb(VERBS[word]) for word in asked.words if word in VERBS)
-    if not text:
-        near = suggest(asked.words[0], [*VERBS, *(option.name for option in OPTIONS)])
-        raise Mistake(f"there is no verb or option {asked.words[0]}{near}")
+        head = f"{option.name}  in {where}, default: {option.default or option.shown}"
+        helps.append((option.name, f"{head}\n  {option.help}\n"))
+    helps += [(verb.name, spell_verb(verb)) for verb in VERBS.values()]
+    text = "" if asked.words else spell_usage()
+    for word in asked.words:
+        known = {word, FOREIGN_VALUES.get(word, word)}
+        named = re.compile(rf"\b({'|'.join(map(re.escape, known))})\b")
+        found = [text for name, text in helps if name in known]
+        found += [f"{word}: {FOREIGN[word]}\n"] if word in FOREIGN and not found else []
+        text += "".join(found or [text for _, text in helps if named.search(text)])
+        require(text, f"there is no verb or option {word}{suggest(word, dict(helps))}")
     write_out(1, text)
 
 
@@ -5613,9 +5656,8 @@ def refuse_second(place: str, command: list[str]) -> None:
         known = error.errno == errno.EACCES and os.path.exists("/proc/net/unix")
         found = known and f" {os.path.realpath(place)}\n".encode() in slurp("/proc/net/unix")
     if found:
-        meant = FOREIGN_VALUES.get(command[0], command[0]) if command else ""
-        if near := suggest(meant, VERBS):
-            raise Mistake(f"unknown verb {command[0]}{near}")
+        doubt = doubt_verb(command[0]) if command else ""
+        require(not doubt, doubt)
         wrong = f"there is no verb {command[0]}, and " if command else ""
         more = "; see overlord.py status; for a second one: -c FILE with [overlord] socket = /PATH"
         raise Mistake(f"{wrong}an overlord runs here already, and answers at {spell_place(place)}{more}")
@@ -5648,7 +5690,8 @@ def send_request(path: str | None, words: list[str]) -> Any:
             if error.errno == errno.EAGAIN:
                 raise
             refused = error if isinstance(error, PermissionError) else refused
-    hint = "does overlord run here? Its log says if it has no socket"
+    hint = "overlord does not run here (outside of its container: docker exec CONTAINER overlord.py status), or its "
+    hint += "log says that it has no socket"
     raise refused or OSError(errno.ENOENT, f"nobody answers at {' or '.join(tried)}: {hint}")
 
 
@@ -5750,12 +5793,13 @@ def draw_loads(lines: Iterable[str], before: Mapping[str, dict[str, Any]], order
     for name, unit in units.items():
         used, took = ((unit[key] or 0) - (before.get(name, {}).get(key) or 0) for key in ("processor", "uptime"))
         unit["cpu%"] = round(100 * max(0, used) / took, 1) if took > 0 and unit["processor"] is not None else None
-        unit["procs"], unit["last line"] = unit["processes"], unit["last"] or unit["why"]
+        unit["procs"] = unit["processes"]
+        unit["why | last line"] = " | ".join(filter(None, (unit["why"], unit["last"])))
     states = [unit["state"] for unit in units.values()]
     counts = [f"{states.count(state)} {spell_state(state)}" for state in (OK, *sorted({*states} - {OK}))]
     head = f"{count_of(len(units), 'unit')}: {', '.join(counts)} | q: end, c: by CPU%, m: by MEMORY"
     found = sorted(units.values(), key=lambda unit: -(unit.get(order) or 0))
-    table = draw_units(found, ("name", "state", "pid", "cpu%", "memory", "procs", "uptime", "last line"))
+    table = draw_units(found, ("name", "state", "pid", "cpu%", "memory", "procs", "uptime", "why | last line"))
     return [head[: count_columns()], *table.split("\n")[:-1]]
 
 
@@ -6228,8 +6272,8 @@ def main(arguments: list[str]) -> int:
     try:
         if verb == "mistake":
             raise Mistake(words[0])
-        if verb == "run":
-            return run(path, words)
+        if verb in ("run", "command"):
+            return run(path, words, sure=verb == "command")
         gc.enable()
         fill_standard(os.O_RDONLY)  # writing to these fails as before
         for number in ("INT", "PIPE"):
