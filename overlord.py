@@ -64,7 +64,7 @@ VERBS = {row[0]: Verb(*row) for row in (  # name, asks, words and options, help
     ("logs", "logs", "[-f] [-n N] NAME ...", "the last N lines (100) of captured output; -f goes on"),
     ("events", "events", "[NAME ...]", "the state of each unit, and then each change, a line each: NAME STATE WHY"),
     ("graph", "status", "[--dot]", "who depends on whom"),
-    ("timeline", "timeline", "[-j] [NAME ...]", "how the start went: who waited for whom, and for how long"),
+    ("timeline", "status", "[-j] [NAME ...]", "how the start went: who waited for whom, and for how long"),
     ("why", "status", "NAME", "why a unit is in its state, down the chain of what it depends on"),
     ("serve", "serve", "[ADDRESS]", "answer HTTP at [HOST:]PORT: /health, /status, /metrics, and for people /"),
     ("shutdown", "shutdown", "[CODE]", "stop everything; the container exits with CODE"),
@@ -988,6 +988,10 @@ class Draft:
         self.headers: dict[str, list[Line]] = {}  # section -> where it begins
         self.sections: dict[str, dict[str, tuple[Line, str]]] = {}  # section -> option -> place, value as written
         self.mistakes: set[tuple[Line, str]] = set()
+
+    def refuse_file(self, path: str, why: str) -> None:
+        self.files.append(path)
+        self.mistake((len(self.files) - 1, 1), "", why)
 
     def read_text(self, path: str, content: bytes) -> None:
         """Read one more file, whose options override those of earlier ones."""
@@ -3840,7 +3844,8 @@ def open_sockets(spec: Spec, probes: Iterable[Probe], receiver: Any) -> tuple[st
 # A connection to the control socket carries one request, a line of words. The first character of each line of the
 # answer tells its kind: a blank (text), `!` (an error), `+` (still at work) or `=` (the exit code, at the end).
 
-# The fields of a unit in the answer to `status`, separated by tabs.
+# The fields of a unit in the answer to `status`, separated by tabs. After these: the time, what happened to the unit
+# when, both in seconds from the start, and after a "|" each of its last lines.
 RECORD = tuple(
     "name kind state pid for uptime restarts next failures blocked deps memory processor processes starts code last why"
     .split()
@@ -4104,12 +4109,17 @@ class Control:
         request.complete(0 if fine else 3, self.records(chosen, now))
 
     def records(self, units: list[Unit], now: float, openly: bool = False) -> Iterator[tuple[Any, ...]]:
+        """Yield the record of each unit; `openly`: without what may hold a secret, but with what failed ones said."""
         used = self.measure()
+        told = r"[a-z]+( for [\w.-]+:(ok|bounce|started|ended|always))?" if openly else ".+"  # else it names a probe
+        began = min((unit.story[0][0] for unit in self.fleet.units.values() if unit.story), default=now)
         for unit in units:
             spec, status, tail = unit.spec, unit.status, self.output.tails.get(unit.name)
             pid = 0 if status.left else status.pid
             memory, processor, count = used.get(unit, ("", "", ""))
             last = [] if openly or not tail else tail.last_lines(1)
+            said = tail.last_lines(SERVED_LINES) if openly and tail and status.state in (BACKOFF, FAILED) else []
+            story = [(at, what if re.fullmatch(told, what) else what.split()[0]) for at, what in unit.story]
             yield (
                 unit.name, spec.kind, status.state, pid or "", f"{now - (status.since or self.began):.3f}",
                 f"{now - status.started:.3f}" if pid else "", max(0, status.starts - 1),
@@ -4118,6 +4128,8 @@ class Control:
                 memory, processor and f"{processor:.2f}", count, status.starts,
                 exit_code(status.code) if status.starts > bool(pid) else "", decode(b"".join(last))[:SHOWN_WIDTH],
                 self.fleet.explain(unit, now, openly),
+                f"{now - began:.4f}", *(f"{at - began:.4f} {what}" for at, what in story),
+                *(f"|{decode(line)[:SHOWN_WIDTH]}" for line in said),
             )  # fmt: skip
 
     def do_health(self, request: Request, names: list[str], now: float) -> None:
@@ -4136,29 +4148,11 @@ class Control:
         text = f"unhealthy: {'; '.join(sick)}" if sick else f"healthy: {count_of(well, 'daemon')} ok{stopped}"
         return int(bool(sick)), [text]
 
-    def do_timeline(self, request: Request, names: list[str], now: float) -> None:
-        request.complete(0, self.stories(self.find_units(names), now))
-
-    def stories(self, units: list[Unit], now: float, openly: bool = False) -> Iterator[tuple[str, ...]]:
-        """Yield of each unit its name, the time, and what happened when, in seconds from the start."""
-        plain = r"[a-z]+( for [\w.-]+:(ok|bounce|started|ended|always))?" if openly else ".+"  # else it names a probe
-        began = min((unit.story[0][0] for unit in self.fleet.units.values() if unit.story), default=now)
-        for unit in units:
-            pairs = [(at, what if re.fullmatch(plain, what) else what.split()[0]) for at, what in unit.story]
-            yield (unit.name, f"{now - began:.4f}", *(f"{at - began:.4f} {what}" for at, what in pairs))
-
     def do_serve(self, request: Request, names: list[str], now: float) -> None:
-        """Answer with what `serve` shows. The first field of each line tells what it is about."""
-        units = self.find_units([])
+        """Answer with what `serve` shows."""
         code, (text,) = self.judge(now, openly=True)
-        rows: list[tuple[Any, ...]] = [("health", code, text), ("build", VERSION, self.orphans)]
-        rows += [("unit", *record) for record in self.records(units, now, openly=True)]
-        rows += [("story", *story) for story in self.stories(units, now, openly=True)]
-        for unit in units:
-            tail = self.output.tails.get(unit.name)
-            lines = tail.last_lines(SERVED_LINES) if tail and unit.status.state in (BACKOFF, FAILED) else []
-            rows += [("line", unit.name, decode(line)[:SHOWN_WIDTH]) for line in lines]
-        request.complete(0, rows)
+        records = self.records(self.find_units([]), now, openly=True)
+        request.complete(0, [(code, text), (VERSION, self.orphans), *records])
 
     def do_logs(self, request: Request, names: list[str], now: float) -> None:
         tails, chosen = self.output.tails, self.find_units(names)
@@ -5341,10 +5335,10 @@ def find_files(draft: Draft, main: str) -> Iterator[str]:
             draft.blame("overlord", "configdir", f"{error.filename}: {error.strerror}")
 
 
-def read_files(path: str | None, environment: Mapping[bytes, bytes], ask: bool = False) -> tuple[Draft, list[str]]:
+def read_files(path: str | None, environment: Mapping[bytes, bytes], ask: bool = False) -> Draft:
     """Read the configuration. `ask`: where no file is named, that of the overlord that runs here."""
     draft = Draft({decode(key): decode(value) for key, value in environment.items()})
-    named, files = path or draft.environment.get("OVERLORD_CONFIG"), []
+    named = path or draft.environment.get("OVERLORD_CONFIG")
     if ask and not named:
         answer: list[str] = []
         call_or(EX_UNAVAILABLE, ask_overlord, None, ["version"], answer.append, True)
@@ -5353,26 +5347,23 @@ def read_files(path: str | None, environment: Mapping[bytes, bytes], ask: bool =
         try:
             draft.read_text(file, slurp(file))
         except OSError as error:
-            draft.files.append(file)
-            if not named and file == DEFAULT_CONFIG and error.errno == errno.ENOENT:
-                continue
-            draft.mistake((len(draft.files) - 1, 1), "", f"cannot be read: {error.strerror}")
-        files.append(file)
-    return draft, files
+            if named or file != DEFAULT_CONFIG or error.errno != errno.ENOENT:
+                draft.refuse_file(file, f"cannot be read: {error.strerror}")
+    return draft
 
 
 def read_config(path: str | None, environment: Mapping[bytes, bytes], command: list[str]) -> tuple[Config, list[str]]:
     """Return the configuration, with a main command, and its files: none only with that command. Raises Mistakes."""
-    draft, files = read_files(path, environment)
-    if not files and not command:
+    draft = read_files(path, environment)
+    if not draft.files and not command:
         text = "there is no such file, nothing in /etc/overlord/ and no COMMAND; overlord.py help shows an example"
-        draft.mistake((0, 1), "", text)
+        draft.refuse_file(DEFAULT_CONFIG, text)
     config = draft.validate()
     if command:
         daemons = [name for name in config.order if config.units[name].kind == "daemon"]
         config.units[MAIN] = main_spec(command, daemons)
         config.order.append(MAIN)
-    return config, files
+    return config, draft.files
 
 
 def warn_of_writers(files: list[str], configdir: str) -> Iterator[str]:
@@ -5459,19 +5450,15 @@ def warn_of_shell() -> str:
 
 
 def doubt_verb(word: str) -> str:
-    """Return what to say if a word is nearly a verb, here or of supervisorctl."""
+    """Return what to say of a word that is nearly a verb, here or of supervisorctl."""
     near = suggest(FOREIGN_VALUES.get(word, word), VERBS)
     return near and f"unknown verb {word}{near}"
 
 
-def doubt_command(word: str, config: Config, environment: Mapping[bytes, bytes]) -> str:
-    """Return what to say if a main command is no program, but nearly a verb. Raises Mistake if no script of the
-    configuration can install that program."""
-    if any(map(os.path.exists, find_paths(os.fsencode(word), environment))) or not (doubt := doubt_verb(word)):
-        return ""
-    doubt += f" For a program of that name: overlord.py -- {word}"
-    require(any(unit.kind == "script" for unit in config.units.values()), doubt)
-    return doubt
+def doubt_command(word: str, environment: Mapping[bytes, bytes]) -> str:
+    """Return what to say of a main command that is no program, but nearly a verb."""
+    known, doubt = any(map(os.path.exists, find_paths(os.fsencode(word), environment))), doubt_verb(word)
+    return f"{doubt} For a program of that name: overlord.py -- {word}" if doubt and not known else ""
 
 
 def run(path: str | None, command: list[str], sure: bool = False) -> int:
@@ -5489,7 +5476,8 @@ def run(path: str | None, command: list[str], sure: bool = False) -> int:
         settings = config.settings
         if settings.socket:
             refuse_second(locate_socket(settings.socket), command)
-        doubt = doubt_command(command[0], config, environment) if command and not sure else ""
+        doubt = doubt_command(command[0], environment) if command and not sure else ""
+        require(not doubt or any(unit.kind == "script" for unit in config.units.values()), doubt)  # it may install that
         init, fleet = Init(), Fleet(config, _random.Random().random)
         output = Output(Watch(), settings.log_level, settings.log_format, colour=not environment.get(b"NO_COLOR"))
         control = Control(output, fleet, kernel, lambda: read_all()[0])
@@ -5511,8 +5499,8 @@ Asked = namedtuple("Asked", "path options words")  # of a verb: the file of -c, 
 
 def check(asked: Asked) -> None:
     environment = found_environment()
-    draft, files = read_files(asked.path, environment, ask=True)
-    config = draft.validate()
+    draft = read_files(asked.path, environment, ask=True)
+    config, files = draft.validate(), draft.files
     warnings = [] if files else [f"there is no {DEFAULT_CONFIG}: nothing but a COMMAND can be run"]
     warnings += [*warn_of_doubts(draft), *warn_of_writers(files, config.settings.configdir)]
     for warning in (*warnings, *warn_of_image(config, environment), *warn_of_stop_time(config)):
@@ -5572,13 +5560,13 @@ def execute_as(asked: Asked) -> int:
     """Become a command with what a unit's process gets. Return an exit code where that fails."""
     name, *command = asked.words
     environment = found_environment()
-    draft, files = read_files(asked.path, environment, ask=True)
+    draft = read_files(asked.path, environment, ask=True)
     units = draft.validate(name).units
     if name not in units:
         team = [each for each, spec in units.items() if spec.instance and section_of(spec).endswith(f":{name}")]
         fault = f"{name} has instances {spell_list(team)}: name one"
-        near = f" in {files[0]}{suggest(name, units)}" if files else f": there is no {DEFAULT_CONFIG}"
-        raise Mistake(fault if team else f"there is no unit {name}{near}")
+        where = draft.files[0] if draft.files else DEFAULT_CONFIG
+        raise Mistake(fault if team else f"there is no unit {name} in {where}{suggest(name, units)}")
     kernel = Kernel(environment, FOUND_MASK)
     kernel.shed_signals()
     try:
@@ -5670,7 +5658,7 @@ def places_to_ask(path: str | None) -> Iterator[str]:
     else:
         yield locate_socket("abstract")
     try:
-        socket = read_files(path, found_environment())[0].setting("socket")
+        socket = read_files(path, found_environment()).setting("socket")
     except Mistake as mistake:
         raise OSError(errno.EINVAL, f"[overlord] socket: {mistake}", path or DEFAULT_CONFIG) from None
     if path and socket == "none":
@@ -5750,19 +5738,26 @@ def count_columns() -> int:
 
 
 def read_records(lines: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Return the answer to `status` by name of the unit. An empty number is None; deps are a list."""
+    """Return the records in an answer by name of the unit. An empty number is None; deps are a list. Beside the fields:
+    `story`, from when till when, in seconds from the start, was what; `said`, the last lines."""
     units = {}
-    for line in lines:
-        unit = dict(zip(RECORD, line.split("\t")))
-        numbers = {key: parse(unit[key]) if unit[key] else None for key, parse in NUMBERS.items()}
-        units[unit["name"]] = {**unit, **numbers, "deps": unit["deps"].split(), "last": unit["last"] or None}
+    for fields in (line.split("\t") for line in lines):
+        unit: dict[str, Any] = dict(zip(RECORD, fields))
+        unit.update({key: parse(unit[key]) if unit[key] else None for key, parse in NUMBERS.items()})
+        unit.update(deps=unit["deps"].split(), last=unit["last"] or None)
+        now, *more = fields[len(RECORD) :]
+        steps = [event.split(" ", 1) for event in more if event[0] != "|"]
+        ends = [*(begin for begin, _ in steps[1:]), now]
+        unit["story"] = [(float(begin), float(end), what) for (begin, what), end in zip(steps, ends)]
+        unit["said"] = [line[1:] for line in more if line[0] == "|"]
+        units[unit["name"]] = unit
     return units
 
 
 def draw_status(asked: Asked, lines: list[str]) -> str:
     units = read_records(lines).values()
     if "json" in asked.options:
-        return spell_array(units)
+        return spell_units(units)
     return draw_units(units, ("name", "kind", "state", "pid", "uptime", "restarts", "memory", "why"))
 
 
@@ -5841,6 +5836,10 @@ def spell_array(objects: Iterable[dict[str, Any]]) -> str:
     return "[" + ",\n ".join(map(spell_json, objects)) + "]\n"
 
 
+def spell_units(units: Iterable[dict[str, Any]]) -> str:
+    return spell_array({field: unit[field] for field in RECORD} for unit in units)
+
+
 def draw_graph(asked: Asked, lines: list[str]) -> str:
     units = read_records(lines)
     if "dot" not in asked.options:
@@ -5891,26 +5890,17 @@ def draw_why(asked: Asked, lines: list[str]) -> str:
     return out + "".join(f"{margin}| {line}\n" for line in words)
 
 
-def read_stories(lines: Iterable[str]) -> dict[str, list[tuple[float, float, str]]]:
-    """Return the answer to `timeline` by name of the unit: from when till when, in seconds from the start, was what."""
-    stories = {}
-    for name, now, *events in (line.split("\t") for line in lines):
-        steps = [event.split(" ", 1) for event in events]
-        ends = [*(begin for begin, _ in steps[1:]), now]
-        stories[name] = [(float(begin), float(end), what) for (begin, what), end in zip(steps, ends)]
-    return stories
-
-
 def draw_timeline(asked: Asked, lines: list[str]) -> str:
-    stories = read_stories(lines)
+    units = read_records(lines)
     if "json" not in asked.options:
-        return draw_bars(stories)
-    parts = {name: [{"at": begin, "what": what} for begin, _, what in story] for name, story in stories.items()}
-    return spell_array({"name": name, "events": part} for name, part in parts.items())
+        return draw_bars(units)
+    events = {name: [{"at": begin, "what": what} for begin, _, what in unit["story"]] for name, unit in units.items()}
+    return spell_array({"name": name, "events": events[name]} for name in units)
 
 
-def draw_bars(stories: Mapping[str, list[tuple[float, float, str]]]) -> str:
+def draw_bars(units: Mapping[str, dict[str, Any]]) -> str:
     """Return a bar for each unit, on a time axis as long as the start took: what comes later is at its end."""
+    stories: dict[str, list[tuple[float, float, str]]] = {name: unit["story"] for name, unit in units.items()}
     told, texts, rows = [story for story in stories.values() if story], list(map(spell_story, stories.values())), []
     ends = [story[-1][0] for story in told if story[0][0] < 1 and story[-1][2] in SETTLED]
     total = max(ends or [story[-1][1] for story in told], default=0) * 1.1 or 1e-9
@@ -5934,7 +5924,7 @@ def spell_story(story: list[tuple[float, float, str]]) -> str:
     return f"{story[-1][2].split()[0]} at {spell_duration(story[-1][0])}{longest}"
 
 
-Seen = namedtuple("Seen", "healthy health version orphans units stories lines")
+Seen = namedtuple("Seen", "healthy health version orphans units")
 METRICS = (  # of a unit: name (a counter's ends with _total), field of its record, and what it is
     ("starts_total", "starts", "Starts."), ("restarts_total", "restarts", "Starts after the first."),
     ("last_exit_code", "code", "Of its last process that ended; 128+N for a death by signal N."),
@@ -5978,15 +5968,9 @@ PAGE_SCRIPT_HASH = "yqIKn+bh3fW8sdEL8IIwn2NpDcmcPTt7Pdwcza2HJUw="  # SHA-256, fo
 
 def read_seen(lines: Iterable[str]) -> Seen:
     """Return the answer to `serve`, see `Control.do_serve`."""
-    last: dict[str, list[str]] = {}
-    kinds: dict[str, list[str]] = {kind: [] for kind in ("health", "build", "unit", "story", "line")}
-    for kind, _, rest in (line.partition("\t") for line in lines):
-        kinds[kind].append(rest)
-    for name, text in (line.split("\t") for line in kinds["line"]):
-        last.setdefault(name, []).append(text)
-    (sick, health), (version, orphans) = (kinds[kind][0].split("\t") for kind in ("health", "build"))
-    units, stories = read_records(kinds["unit"]), read_stories(kinds["story"])
-    return Seen(sick == "0", health, version, int(orphans), units, stories, last)
+    head, build, *records = lines
+    (sick, health), (version, orphans) = head.split("\t"), build.split("\t")
+    return Seen(sick == "0", health, version, int(orphans), read_records(records))
 
 
 def draw_metrics(seen: Seen, now: float) -> str:
@@ -6032,7 +6016,8 @@ def draw_page(seen: Seen, now: float) -> str:
         rows += (f'<tr><th scope="row">{escape(unit["name"])}</th><td>{badge(kind)}</td>'
                  f'{cells}<td class="why">{escape(why.strip())}</td></tr>\n')  # fmt: skip
     heads = "".join(f'<th scope="col" class="number">{column}</th>' for column in columns)
-    said = (f"<h3>{escape(name)}</h3><pre>{escape(chr(10).join(lines))}</pre>" for name, lines in seen.lines.items())
+    said = [f"<h3>{escape(name)}</h3><pre>{escape(chr(10).join(unit['said']))}</pre>"
+            for name, unit in seen.units.items() if unit["said"]]  # fmt: skip
     tree = re.sub(r"(?m)  (\w+)(?=$| \(its)", lambda match: f"  {badge(match[1])}", escape(draw_tree(seen.units)))
     return f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">
@@ -6044,7 +6029,7 @@ def draw_page(seen: Seen, now: float) -> str:
 <h2>Last output of what failed</h2>{"".join(said) or "<p>Nothing has failed.</p>"}
 <h2>Who needs whom</h2><p>Below each unit is what it needs.</p><pre tabindex="0">{tree}</pre>
 <h2>How the start went</h2><p>Dots: waiting; grey: on its way; full: there; ~: in backoff; x: failed.</p>
-<pre tabindex="0">{escape(draw_bars(seen.stories))}</pre><footer>overlord {escape(seen.version)},
+<pre tabindex="0">{escape(draw_bars(seen.units))}</pre><footer>overlord {escape(seen.version)},
 {count_of(seen.orphans, "orphan")} reaped, {time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(now))} UTC</footer></main>
 <script>{PAGE_SCRIPT}</script></body></html>
 """
@@ -6054,7 +6039,7 @@ def draw_page(seen: Seen, now: float) -> str:
 
 SERVED: dict[str, tuple[str, Callable[[Seen, float], str]]] = {  # path -> type and content
     "/health": ("text/plain; charset=utf-8", lambda seen, now: f"{seen.health}\n"),
-    "/status": ("application/json", lambda seen, now: spell_array(seen.units.values())),
+    "/status": ("application/json", lambda seen, now: spell_units(seen.units.values())),
     "/metrics": ("text/plain; version=0.0.4; charset=utf-8", draw_metrics),
     "/": ("text/html; charset=utf-8", draw_page),
 }
@@ -6071,9 +6056,8 @@ def judge_request(heard: bytes) -> tuple[str, str]:
     """Return the status of what was heard, "" if it is not all, and the path."""
     request = re.match(REQUEST, heard)
     if not request:
-        if re.search(rb"\n\r?\n", heard):
-            return "400 Bad Request", ""
-        return "431 Request Header Fields Too Large" if len(heard) > REQUEST_MAX else "", ""
+        large = "431 Request Header Fields Too Large" if len(heard) > REQUEST_MAX else ""
+        return "400 Bad Request" if re.search(rb"\n\r?\n", heard) else large, ""
     path = decode(request[2].partition(b"?")[0]) or "/"
     if request[1] not in (b"GET", b"HEAD"):
         return "405 Method Not Allowed", path
@@ -6092,7 +6076,7 @@ class Visit:
         self.go_on()
 
     def limit_time(self) -> None:
-        self.timer = self.watch.later(time.monotonic() + VISIT_TIMEOUT, partial(self.go_on, late=True), self.timer)
+        self.timer = self.watch.after(VISIT_TIMEOUT, partial(self.go_on, late=True), self.timer)
 
     def go_on(self, late: bool = False) -> None:
         try:
