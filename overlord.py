@@ -218,6 +218,7 @@ if TYPE_CHECKING:
     from typing import Any, ClassVar, TypeVar
 
     Call = TypeVar("Call", bound=Callable[..., Any])
+    Units = dict[str, dict[str, Any]]  # records by name, see `read_records`
 else:
     import _signal as signal  # COST: `signal` makes an enum of every constant
 
@@ -3844,17 +3845,15 @@ def open_sockets(spec: Spec, probes: Iterable[Probe], receiver: Any) -> tuple[st
 # A connection to the control socket carries one request, a line of words. The first character of each line of the
 # answer tells its kind: a blank (text), `!` (an error), `+` (still at work) or `=` (the exit code, at the end).
 
-# The fields of a unit in the answer to `status`, separated by tabs. After these: the time, what happened to the unit
-# when, both in seconds from the start, and after a "|" each of its last lines.
-RECORD = tuple(
-    "name kind state pid for uptime restarts next failures blocked deps memory processor processes starts code last why"
-    .split()
-)  # fmt: skip
+# The fields of a unit in the answer to `status`, separated by tabs, and what reads them. After these: the time, what
+# happened to the unit when, both in seconds from the start, and after a "|" each of its last lines.
+RECORD: dict[str, Callable[[str], Any]] = {
+    "name": str, "kind": str, "state": str, "pid": int, "for": float, "uptime": float, "restarts": int, "next": float,
+    "failures": int, "blocked": str, "deps": str.split, "memory": int, "processor": float, "processes": int,
+    "starts": int, "code": int, "last": str, "why": str,
+}  # fmt: skip
 ENDING = "overlord is shutting down"
-NOTHING_DIFFERS = (
-    "nothing differs (new files of env_file and secrets take effect with restart NAME; a single file that is mounted "
-    "stays the old one: mount its folder)"
-)
+NOTHING_DIFFERS = "nothing differs (restart NAME reads env_file and secrets anew; mount folders, not single files)"
 
 
 def spell_place(place: str) -> str:
@@ -5678,8 +5677,7 @@ def send_request(path: str | None, words: list[str]) -> Any:
             if error.errno == errno.EAGAIN:
                 raise
             refused = error if isinstance(error, PermissionError) else refused
-    hint = "overlord does not run here (outside of its container: docker exec CONTAINER overlord.py status), or its "
-    hint += "log says that it has no socket"
+    hint = "does overlord run here? Its log says if it has no socket. Outside: docker exec CONTAINER overlord.py status"
     raise refused or OSError(errno.ENOENT, f"nobody answers at {' or '.join(tried)}: {hint}")
 
 
@@ -5720,10 +5718,6 @@ LOOKS = {
     FAILED: (31, "salmon", "x"),
 }  # fmt: skip
 SETTLED = (OK, DONE, FAILED)  # a start ends in one of these
-NUMBERS = {  # of a RECORD
-    **dict.fromkeys(("for", "uptime", "next", "processor"), float),
-    **dict.fromkeys(("pid", "restarts", "failures", "memory", "processes", "starts", "code"), int),
-}
 
 
 def paint(text: str) -> str:
@@ -5737,28 +5731,27 @@ def count_columns() -> int:
     return (os.get_terminal_size(1).columns if os.isatty(1) else 0) or sys.maxsize
 
 
-def read_records(lines: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Return the records in an answer by name of the unit. An empty number is None; deps are a list. Beside the fields:
+def read_records(lines: Iterable[str]) -> Units:
+    """Return the records in an answer by name of the unit. An empty number is None. Beside the fields:
     `story`, from when till when, in seconds from the start, was what; `said`, the last lines."""
-    units = {}
+    units: Units = {}
     for fields in (line.split("\t") for line in lines):
-        unit: dict[str, Any] = dict(zip(RECORD, fields))
-        unit.update({key: parse(unit[key]) if unit[key] else None for key, parse in NUMBERS.items()})
-        unit.update(deps=unit["deps"].split(), last=unit["last"] or None)
+        pairs = zip(RECORD.items(), fields)
+        unit = {field: None if not text and parse in (int, float) else parse(text) for (field, parse), text in pairs}
+        unit["last"] = unit["last"] or None
         now, *more = fields[len(RECORD) :]
         steps = [event.split(" ", 1) for event in more if event[0] != "|"]
         ends = [*(begin for begin, _ in steps[1:]), now]
         unit["story"] = [(float(begin), float(end), what) for (begin, what), end in zip(steps, ends)]
         unit["said"] = [line[1:] for line in more if line[0] == "|"]
-        units[unit["name"]] = unit
+        units[fields[0]] = unit
     return units
 
 
-def draw_status(asked: Asked, lines: list[str]) -> str:
-    units = read_records(lines).values()
+def draw_status(asked: Asked, units: Units) -> str:
     if "json" in asked.options:
-        return spell_units(units)
-    return draw_units(units, ("name", "kind", "state", "pid", "uptime", "restarts", "memory", "why"))
+        return spell_array(units, RECORD)
+    return draw_units(units.values(), ("name", "kind", "state", "pid", "uptime", "restarts", "memory", "why"))
 
 
 def spell_fields(unit: dict[str, Any], fields: Iterable[str]) -> list[str]:
@@ -5782,9 +5775,8 @@ def draw_table(rows: list[list[str]]) -> str:
     return out
 
 
-def draw_loads(lines: Iterable[str], before: Mapping[str, dict[str, Any]], order: str) -> list[str]:
+def draw_loads(units: Units, before: Units, order: str) -> list[str]:
     """Return a line about all units, and a table of them with the load since the records before, or since the start."""
-    units = read_records(lines)
     for name, unit in units.items():
         used, took = ((unit[key] or 0) - (before.get(name, {}).get(key) or 0) for key in ("processor", "uptime"))
         unit["cpu%"] = round(100 * max(0, used) / took, 1) if took > 0 and unit["processor"] is not None else None
@@ -5798,12 +5790,12 @@ def draw_loads(lines: Iterable[str], before: Mapping[str, dict[str, Any]], order
     return [head[: count_columns()], *table.split("\n")[:-1]]
 
 
-def draw_top(asked: Asked, lines: list[str]) -> str:
+def draw_top(asked: Asked, units: Units) -> str:
     """Return what `top` shows in a pipe; in a terminal, show it there until somebody ends it."""
     live = os.isatty(0) and os.isatty(1)  # PYTHON: python3-minimal has no termios, hence stty(1)
     found = os.popen("stty -g || echo 'overlord: without stty(1), top is shown once' >&2").read() if live else ""
     if not found:
-        return "\n".join([*draw_loads(lines, {}, "")[1:], ""])
+        return "\n".join([*draw_loads(units, {}, "")[1:], ""])
     heard, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.set_wakeup_fd(wake)
     for name in ("WINCH", "INT", "TERM", "HUP"):
@@ -5811,9 +5803,10 @@ def draw_top(asked: Asked, lines: list[str]) -> str:
     try:
         os.system("stty -icanon -echo -isig -ixon min 1")
         write_out(1, "\x1b[?1049h\x1b[?25l\x1b[?7l")  # xterm's: alternate screen, no cursor, no wrapping
-        before, order, due, key = read_records(()), "cpu%", time.monotonic() + 1, b" "
+        before: Units = {}
+        order, due, key = "cpu%", time.monotonic() + 1, b" "
         while key not in (b"", b"q", b"\x03"):  # the end of the input, q, Ctrl-C
-            rows, height = draw_loads(lines, before, order), os.get_terminal_size(1).lines or 24
+            rows, height = draw_loads(units, before, order), os.get_terminal_size(1).lines or 24
             rows = rows if len(rows) <= height else [*rows[: height - 1], f"... and {len(rows) - height + 1} more"]
             rows += [""] * (height - len(rows))
             write_out(1, "\x1b[H" + "\r\n".join(f"\x1b[K{row}" for row in rows))
@@ -5823,25 +5816,22 @@ def draw_top(asked: Asked, lines: list[str]) -> str:
             key = os.read(0, 1) if 0 in ready else b" "
             order = {b"c": "cpu%", b"m": "memory"}.get(key, order)
             if time.monotonic() >= due:
-                before, lines, due = read_records(lines), [], time.monotonic() + 1
+                lines: list[str] = []
+                due = time.monotonic() + 1
                 if ask_overlord(asked.path, ["status", *asked.words], lines.append, quiet=True) not in (0, 3):
                     raise Mistake(f"there is no unit {' or '.join(asked.words)} any more")
+                before, units = units, read_records(lines)
     finally:
         os.system(f"stty {found}")
         write_out(1, "\x1b[?7h\x1b[?25h\x1b[?1049l")
     return ""
 
 
-def spell_array(objects: Iterable[dict[str, Any]]) -> str:
-    return "[" + ",\n ".join(map(spell_json, objects)) + "]\n"
+def spell_array(units: Units, fields: Iterable[str]) -> str:
+    return "[" + ",\n ".join(spell_json({field: unit[field] for field in fields}) for unit in units.values()) + "]\n"
 
 
-def spell_units(units: Iterable[dict[str, Any]]) -> str:
-    return spell_array({field: unit[field] for field in RECORD} for unit in units)
-
-
-def draw_graph(asked: Asked, lines: list[str]) -> str:
-    units = read_records(lines)
+def draw_graph(asked: Asked, units: Units) -> str:
     if "dot" not in asked.options:
         return draw_tree(units)
     out = "digraph overlord {\n  rankdir=LR; node [shape=box, style=filled];\n"
@@ -5851,7 +5841,7 @@ def draw_graph(asked: Asked, lines: list[str]) -> str:
     return out + "}\n"
 
 
-def draw_tree(units: Mapping[str, dict[str, Any]]) -> str:
+def draw_tree(units: Units) -> str:
     """Return each unit that none needs, above those that it needs."""
     needed = {dep.partition(":")[0] for unit in units.values() for dep in unit["deps"]}
     out, shown = "", set()
@@ -5869,9 +5859,9 @@ def draw_tree(units: Mapping[str, dict[str, Any]]) -> str:
     return out
 
 
-def draw_why(asked: Asked, lines: list[str]) -> str:
+def draw_why(asked: Asked, units: Units) -> str:
     """Return why a unit and those that it waits for are in their states, and the output of the last of them."""
-    units, following, margin, out = read_records(lines), asked.words[0], "", ""
+    following, margin, out = asked.words[0], "", ""
     if following not in units:
         team = spell_list([name for name in units if name.rpartition("-")[0] == following])
         hint = f", but {team}: name one" if team else suggest(following, units)
@@ -5890,15 +5880,15 @@ def draw_why(asked: Asked, lines: list[str]) -> str:
     return out + "".join(f"{margin}| {line}\n" for line in words)
 
 
-def draw_timeline(asked: Asked, lines: list[str]) -> str:
-    units = read_records(lines)
+def draw_timeline(asked: Asked, units: Units) -> str:
     if "json" not in asked.options:
         return draw_bars(units)
-    events = {name: [{"at": begin, "what": what} for begin, _, what in unit["story"]] for name, unit in units.items()}
-    return spell_array({"name": name, "events": events[name]} for name in units)
+    for unit in units.values():
+        unit["events"] = [{"at": begin, "what": what} for begin, _, what in unit["story"]]
+    return spell_array(units, ("name", "events"))
 
 
-def draw_bars(units: Mapping[str, dict[str, Any]]) -> str:
+def draw_bars(units: Units) -> str:
     """Return a bar for each unit, on a time axis as long as the start took: what comes later is at its end."""
     stories: dict[str, list[tuple[float, float, str]]] = {name: unit["story"] for name, unit in units.items()}
     told, texts, rows = [story for story in stories.values() if story], list(map(spell_story, stories.values())), []
@@ -6039,7 +6029,7 @@ def draw_page(seen: Seen, now: float) -> str:
 
 SERVED: dict[str, tuple[str, Callable[[Seen, float], str]]] = {  # path -> type and content
     "/health": ("text/plain; charset=utf-8", lambda seen, now: f"{seen.health}\n"),
-    "/status": ("application/json", lambda seen, now: spell_units(seen.units.values())),
+    "/status": ("application/json", lambda seen, now: spell_array(seen.units, RECORD)),
     "/metrics": ("text/plain; version=0.0.4; charset=utf-8", draw_metrics),
     "/": ("text/html; charset=utf-8", draw_page),
 }
@@ -6238,7 +6228,8 @@ def obey(path: str | None, words: list[str]) -> int:
     try:
         take = lines.append if show else lambda line: write_out(1, f"{line}\n")
         code = ask_overlord(path, words if own else [verb.asks, *(rest if "..." in verb.words else ())], take)
-        write_out(1, show(asked, lines) if show and code in (0, 3) else "")
+        if show and code in (0, 3):
+            write_out(1, show(asked, read_records(lines) if verb.asks == "status" else lines))
         return 0 if code == 3 and not own else code
     except OSError as error:
         text = "overlord does not answer within 5 s" if error.errno == errno.EAGAIN else error.strerror or str(error)

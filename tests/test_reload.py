@@ -22,7 +22,7 @@ from test_output import Numbers, Reader, seq
 ROUNDS = 200  # reloads, in the tests of what is left behind
 GROWTH = 4 << 20  # bytes by which overlord may grow in so many
 
-NOTHING = "nothing differs (new files of env_file and secrets take effect with restart NAME"
+NOTHING = "nothing differs (restart NAME reads env_file and secrets anew; "
 NEWS = r"^nothing differs |^(\[overlord\] )?[^ ]+: (new|removed|changed)"
 HEADER = "[daemon]\nwarmup = 0\nbackoff = 0\n"
 ON_TERM = "trap 'echo bye; exit' TERM; echo hello; while :; do sleep infinity & wait; done"
