@@ -5587,15 +5587,15 @@ def show_help(asked: Asked) -> None:
         head = f"{option.name}  in {where}, default: {option.default or option.shown}"
         helps.append((option.name, f"{head}\n  {option.help}\n"))
     helps += [(verb.name, spell_verb(verb)) for verb in VERBS.values()]
-    text = "" if asked.words else spell_usage()
-    for word in asked.words:
-        known = {word, FOREIGN_VALUES.get(word, word)}
-        named = re.compile(rf"\b({'|'.join(map(re.escape, known))})\b")
-        found = [text for name, text in helps if name in known]
-        found += [f"{word}: {FOREIGN[word]}\n"] if word in FOREIGN and not found else []
-        text += "".join(found or [text for _, text in helps if named.search(text)])
-        require(text, f"there is no verb or option {word}{suggest(word, dict(helps))}")
-    write_out(1, text)
+    word = "".join(asked.words)
+    known = {word, FOREIGN_VALUES.get(word, word)}
+    found = [text for name, text in helps if name in known] if word else [spell_usage()]
+    if not found:
+        named = rf"\b({'|'.join(map(re.escape, known))})\b"
+        mentions = [text for _, text in helps if re.search(named, text)]
+        found = [f"{word}: {FOREIGN[word]}\n"] if word in FOREIGN else mentions
+    require(found, f"there is no verb or option {word}{suggest(word, dict(helps))}")
+    write_out(1, "".join(found))
 
 
 def spell_verb(verb: Verb) -> str:
@@ -5720,10 +5720,9 @@ LOOKS = {
 SETTLED = (OK, DONE, FAILED)  # a start ends in one of these
 
 
-def paint(text: str) -> str:
-    """Colour the name of a state, which may be padded, if stdout is a terminal and NO_COLOR is not set."""
-    colour, *_ = LOOKS.get(text.rstrip(), (0,))
-    return f"\x1b[{colour}m{text}\x1b[0m" if colour and os.isatty(1) and not os.environ.get("NO_COLOR") else text
+def paint(state: str) -> str:
+    """Colour the name of a state if stdout is a terminal and NO_COLOR is not set."""
+    return f"\x1b[{LOOKS[state][0]}m{state}\x1b[0m" if os.isatty(1) and not os.environ.get("NO_COLOR") else state
 
 
 def count_columns() -> int:
@@ -5765,14 +5764,10 @@ def draw_units(units: Iterable[dict[str, Any]], columns: Iterable[str]) -> str:
 
 def draw_table(rows: list[list[str]]) -> str:
     """Return aligned columns. A terminal gets coloured states, and lines that are cut to fit."""
-    widths, most, out = [max(map(len, column)) for column in zip(*rows)], count_columns(), ""
-    for row in rows:
-        line = "  ".join(map(str.ljust, row, widths)).rstrip()
-        line = line if len(line) <= most else line[: most - 1] + "\u2026"
-        for width in widths[:-1]:
-            out, line = out + paint(line[:width]) + line[width : width + 2], line[width + 2 :]
-        out += line + "\n"
-    return out
+    widths, most = [max(map(len, column)) for column in zip(*rows)], count_columns()
+    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+    text = "".join(line + "\n" if len(line) <= most else line[: most - 1] + "\u2026\n" for line in lines)
+    return re.sub(rf"(?m)(?<=  )({'|'.join(STATES)})(?=  |$)", lambda match: paint(match[0]), text)
 
 
 def draw_loads(units: Units, before: Units, order: str) -> list[str]:
