@@ -4110,7 +4110,7 @@ class Control:
     def records(self, units: list[Unit], now: float, openly: bool = False) -> Iterator[tuple[Any, ...]]:
         """Yield the record of each unit; `openly`: without what may hold a secret, but with what failed ones said."""
         used = self.measure()
-        told = r"[a-z]+( for [\w.-]+:(ok|bounce|started|ended|always))?" if openly else ".+"  # else it names a probe
+        tells = re.compile(r"[a-z]+( for [\w.-]+:(ok|bounce|started|ended|always))?").fullmatch  # else it names a probe
         began = min((unit.story[0][0] for unit in self.fleet.units.values() if unit.story), default=now)
         for unit in units:
             spec, status, tail = unit.spec, unit.status, self.output.tails.get(unit.name)
@@ -4118,7 +4118,7 @@ class Control:
             memory, processor, count = used.get(unit, ("", "", ""))
             last = [] if openly or not tail else tail.last_lines(1)
             said = tail.last_lines(SERVED_LINES) if openly and tail and status.state in (BACKOFF, FAILED) else []
-            story = [(at, what if re.fullmatch(told, what) else what.split()[0]) for at, what in unit.story]
+            story = [(at, what.split()[0] if openly and not tells(what) else what) for at, what in unit.story]
             yield (
                 unit.name, spec.kind, status.state, pid or "", f"{now - (status.since or self.began):.3f}",
                 f"{now - status.started:.3f}" if pid else "", max(0, status.starts - 1),
@@ -5604,9 +5604,7 @@ def spell_verb(verb: Verb) -> str:
 
 
 def spell_usage() -> str:
-    parts = ["", ""]
-    for verb in VERBS.values():
-        parts[bool(verb.asks)] += spell_verb(verb)
+    parts = ("".join(spell_verb(verb) for verb in VERBS.values() if bool(verb.asks) == asks) for asks in (False, True))
     return USAGE.format(*parts)
 
 
