@@ -64,7 +64,7 @@ VERBS = {row[0]: Verb(*row) for row in (  # name, asks, words and options, help
     ("logs", "logs", "[-f] [-n N] NAME ...", "the last N lines (100) of captured output; -f goes on"),
     ("events", "events", "[NAME ...]", "the state of each unit, and then each change, a line each: NAME STATE WHY"),
     ("graph", "status", "[--dot]", "who depends on whom"),
-    ("timeline", "timeline", "[-j] [NAME ...]", "how the start went: who waited for whom, and for how long"),
+    ("timeline", "status", "[-j] [NAME ...]", "how the start went: who waited for whom, and for how long"),
     ("why", "status", "NAME", "why a unit is in its state, down the chain of what it depends on"),
     ("serve", "serve", "[ADDRESS]", "answer HTTP at [HOST:]PORT: /health, /status, /metrics, and for people /"),
     ("shutdown", "shutdown", "[CODE]", "stop everything; the container exits with CODE"),
@@ -123,13 +123,14 @@ def found_environment() -> dict[bytes, bytes]:
 
 
 def parse_arguments(arguments: list[str]) -> tuple[str | None, str, list[str]]:
-    """Return the file of `-c`, the verb, and its words: for `run` the main command, for `mistake` what is wrong."""
+    """Return the file of `-c`, the verb, and its words: for `run` the main command, for `mistake` what is wrong.
+    After `--` the verb is `command`: the words are a main command, whatever they look like."""
     path, words = None, list(arguments)
     verbs = {"-h": "help", "--help": "help", "-V": "version", "--version": "version"}
     while words and words[0].startswith("-"):
         word = words.pop(0)
         if word == "--":
-            return path, "run", words
+            return path, "command", words
         if word in verbs:
             return path, verbs[word], []
         if word != "-c":
@@ -138,6 +139,8 @@ def parse_arguments(arguments: list[str]) -> tuple[str | None, str, list[str]]:
             return path, "mistake", ["-c needs a FILE"]
         path = words.pop(0)
     verb = words.pop(0) if words and words[0] in VERBS else ""
+    if verb and words[:1] in (["-h"], ["--help"]):
+        return path, "help", [verb]
     if verb == "run" and words:
         return path, "mistake", ["run takes no arguments: for a main command leave it out"]
     return path, verb or "run", words
@@ -184,7 +187,7 @@ if __name__ == "__main__":
         FOUND_MASK = {int(number) for number in numbers.split(",") if number}
         call_or(None, os.close, int(descriptor))  # -1: none
     else:
-        if sys.executable and parse_arguments(sys.argv[1:])[1] in ("run", "serve", "exec"):
+        if sys.executable and parse_arguments(sys.argv[1:])[1] in ("run", "command", "serve", "exec"):
             execute_again()
         # Other verbs end soon. They only drop folders and modules that are not the standard library's.
         LIBRARY = os.path.dirname(os.__file__)
@@ -212,6 +215,8 @@ if TYPE_CHECKING:
     import signal
     from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
     from typing import Any, ClassVar
+
+    Units = dict[str, dict[str, Any]]  # records by name, see `read_records`
 else:
     import _signal as signal  # COST: `signal` makes an enum of every constant
 
@@ -824,7 +829,8 @@ OPTIONS = tuple(Option(*row) for row in (
     ("uid", "sd", partial(parse_matching, "[^:]+", "is not a user; for a group write gid"), "none",
      "user (or its number); groups, `HOME USER LOGNAME SHELL` follow", "inherited"),
     ("gid", "sd", parse_text, "", "group (or its number)", "of `uid`"),
-    ("deps", "sd", parse_deps, "none", "comma-separated `name:state`, in order; `name` alone is `name:ok`"),
+    ("deps", "sd", parse_deps, "none", "comma-separated `name:state`, in order; `ok` (as `name` alone), `bounce` or "
+     "`started`; of a script `ok`, `ended` or `always`"),
     ("env", "sd", parse_env, "none",
      "`KEY=value`, one a line, quoted as in the shell, over several lines too; `${...}`, not in '', sees earlier ones"),
     ("env_file", "sd", several(partial(parse_matching, "-*[^-].*", "is not a file"), empty=""), "none",
@@ -986,6 +992,10 @@ class Draft:
         self.headers: dict[str, list[Line]] = {}  # section -> where it begins
         self.sections: dict[str, dict[str, tuple[str, Line, str]]] = {}  # -> option -> section, place, value as written
         self.mistakes: set[tuple[Line, str]] = set()
+
+    def refuse_file(self, path: str, why: str) -> None:
+        self.files.append(path)
+        self.mistake((len(self.files) - 1, 1), "", why)
 
     def read_text(self, path: str, content: bytes) -> None:
         """Read one more file, whose options override those of earlier ones."""
@@ -3836,12 +3846,15 @@ def open_sockets(spec: Spec, probes: Iterable[Probe], receiver: Any) -> tuple[st
 # A connection to the control socket carries one request, a line of words. The first character of each line of the
 # answer tells its kind: a blank (text), `!` (an error), `+` (still at work) or `=` (the exit code, at the end).
 
-# The fields of a unit in the answer to `status`, separated by tabs.
-RECORD = tuple(
-    "name kind state pid for uptime restarts next failures blocked deps memory processor processes starts code last why"
-    .split()
-)  # fmt: skip
+# The fields of a unit in the answer to `status`, separated by tabs, and what reads them. After these: the time, what
+# happened to the unit when, both in seconds from the start, and after a "|" each of its last lines.
+RECORD: dict[str, Callable[[str], Any]] = {
+    "name": str, "kind": str, "state": str, "pid": int, "for": float, "uptime": float, "restarts": int, "next": float,
+    "failures": int, "blocked": str, "deps": str.split, "memory": int, "processor": float, "processes": int,
+    "starts": int, "code": int, "last": str, "why": str,
+}  # fmt: skip
 ENDING = "overlord is shutting down"
+NOTHING_DIFFERS = "nothing differs (restart NAME reads env_file and secrets anew; mount folders, not single files)"
 
 
 def spell_place(place: str) -> str:
@@ -3980,6 +3993,7 @@ class Control:
         self.file: tuple[str, os.stat_result] | None = None  # of the socket
         self.measure: Callable[[], dict[Unit, tuple[int, float, int]]] = dict  # see `Census.measure`
         self.orphans = 0  # that were reaped
+        self.named = ""  # the file of -c or $OVERLORD_CONFIG
         output.follow = self.forward_lines
 
     def open_socket(self, socket: str) -> str:
@@ -4087,7 +4101,7 @@ class Control:
 
     # ---------------------------------------------------------------------------------------------- the verbs: look
     def do_version(self, request: Request, names: list[str], now: float) -> None:
-        request.complete(0, [f"overlord {VERSION}"])
+        request.complete(0, [f"overlord {VERSION}", *filter(None, (self.named,))])
 
     def do_status(self, request: Request, names: list[str], now: float) -> None:
         chosen = self.find_units(names)
@@ -4095,12 +4109,17 @@ class Control:
         request.complete(0 if fine else 3, self.records(chosen, now))
 
     def records(self, units: list[Unit], now: float, openly: bool = False) -> Iterator[tuple[Any, ...]]:
+        """Yield the record of each unit; `openly`: without what may hold a secret, but with what failed ones said."""
         used = self.measure()
+        tells = re.compile(r"[a-z]+( for [\w.-]+:(ok|bounce|started|ended|always))?").fullmatch  # else it names a probe
+        began = min((unit.story[0][0] for unit in self.fleet.units.values() if unit.story), default=now)
         for unit in units:
             spec, status, tail = unit.spec, unit.status, self.output.tails.get(unit.name)
             pid = 0 if status.left else status.pid
             memory, processor, count = used.get(unit, ("", "", ""))
             last = [] if openly or not tail else tail.last_lines(1)
+            said = tail.last_lines(SERVED_LINES) if openly and tail and status.state in (BACKOFF, FAILED) else []
+            story = [(at, what.split()[0] if openly and not tells(what) else what) for at, what in unit.story]
             yield (
                 unit.name, spec.kind, status.state, pid or "", f"{now - (status.since or self.began):.3f}",
                 f"{now - status.started:.3f}" if pid else "", max(0, status.starts - 1),
@@ -4109,6 +4128,8 @@ class Control:
                 memory, processor and f"{processor:.2f}", count, status.starts,
                 exit_code(status.code) if status.starts > bool(pid) else "", decode(b"".join(last))[:SHOWN_WIDTH],
                 self.fleet.explain(unit, now, openly),
+                f"{now - began:.4f}", *(f"{at - began:.4f} {what}" for at, what in story),
+                *(f"|{decode(line)[:SHOWN_WIDTH]}" for line in said),
             )  # fmt: skip
 
     def do_health(self, request: Request, names: list[str], now: float) -> None:
@@ -4127,29 +4148,11 @@ class Control:
         text = f"unhealthy: {'; '.join(sick)}" if sick else f"healthy: {count_of(well, 'daemon')} ok{stopped}"
         return int(bool(sick)), [text]
 
-    def do_timeline(self, request: Request, names: list[str], now: float) -> None:
-        request.complete(0, self.stories(self.find_units(names), now))
-
-    def stories(self, units: list[Unit], now: float, openly: bool = False) -> Iterator[tuple[str, ...]]:
-        """Yield of each unit its name, the time, and what happened when, in seconds from the start."""
-        plain = r"[a-z]+( for [\w.-]+:(ok|bounce|started|ended|always))?" if openly else ".+"  # else it names a probe
-        began = min((unit.story[0][0] for unit in self.fleet.units.values() if unit.story), default=now)
-        for unit in units:
-            pairs = [(at, what if re.fullmatch(plain, what) else what.split()[0]) for at, what in unit.story]
-            yield (unit.name, f"{now - began:.4f}", *(f"{at - began:.4f} {what}" for at, what in pairs))
-
     def do_serve(self, request: Request, names: list[str], now: float) -> None:
-        """Answer with what `serve` shows. The first field of each line tells what it is about."""
-        units = self.find_units([])
+        """Answer with what `serve` shows."""
         code, (text,) = self.judge(now, openly=True)
-        rows: list[tuple[Any, ...]] = [("health", code, text), ("build", VERSION, self.orphans)]
-        rows += [("unit", *record) for record in self.records(units, now, openly=True)]
-        rows += [("story", *story) for story in self.stories(units, now, openly=True)]
-        for unit in units:
-            tail = self.output.tails.get(unit.name)
-            lines = tail.last_lines(SERVED_LINES) if tail and unit.status.state in (BACKOFF, FAILED) else []
-            rows += [("line", unit.name, decode(line)[:SHOWN_WIDTH]) for line in lines]
-        request.complete(0, rows)
+        records = self.records(self.find_units([]), now, openly=True)
+        request.complete(0, [(code, text), (VERSION, self.orphans), *records])
 
     def do_logs(self, request: Request, names: list[str], now: float) -> None:
         tails, chosen = self.output.tails, self.find_units(names)
@@ -4265,7 +4268,7 @@ class Control:
         for key in [key for key in Settings._fields if getattr(old, key) != getattr(config.settings, key)]:
             lines.append(f"[overlord] {key}: {'kept until overlord restarts' if key == 'socket' else 'changed'}")
         self.log.message("info", "", f"configuration read anew: {'; '.join(lines) or 'nothing differs'}")
-        request.add_lines(lines or ["nothing differs"])
+        request.add_lines(lines or [NOTHING_DIFFERS])
 
         def await_new_units(now: float) -> None:
             if self.fleet.ending:
@@ -5337,33 +5340,35 @@ def find_files(draft: Draft, main: str) -> Iterator[str]:
             draft.blame("overlord", "configdir", f"{error.filename}: {error.strerror}")
 
 
-def read_files(path: str | None, environment: Mapping[bytes, bytes]) -> tuple[Draft, list[str]]:
+def read_files(path: str | None, environment: Mapping[bytes, bytes], ask: bool = False) -> Draft:
+    """Read the configuration. `ask`: where no file is named, that of the overlord that runs here."""
     draft = Draft({decode(key): decode(value) for key, value in environment.items()})
-    named, files = path or draft.environment.get("OVERLORD_CONFIG"), []
+    named = path or draft.environment.get("OVERLORD_CONFIG")
+    if ask and not named:
+        answer: list[str] = []
+        call_or(EX_UNAVAILABLE, ask_overlord, None, ["version"], answer.append, True)
+        named = "".join(answer[1:])
     for file in find_files(draft, named or DEFAULT_CONFIG):
         try:
             draft.read_text(file, slurp(file))
         except OSError as error:
-            draft.files.append(file)
-            if not named and file == DEFAULT_CONFIG and error.errno == errno.ENOENT:
-                continue
-            draft.mistake((len(draft.files) - 1, 1), "", f"cannot be read: {error.strerror}")
-        files.append(file)
-    return draft, files
+            if named or file != DEFAULT_CONFIG or error.errno != errno.ENOENT:
+                draft.refuse_file(file, f"cannot be read: {error.strerror}")
+    return draft
 
 
 def read_config(path: str | None, environment: Mapping[bytes, bytes], command: list[str]) -> tuple[Config, list[str]]:
     """Return the configuration, with a main command, and its files: none only with that command. Raises Mistakes."""
-    draft, files = read_files(path, environment)
-    if not files and not command:
+    draft = read_files(path, environment)
+    if not draft.files and not command:
         text = "there is no such file, nothing in /etc/overlord/ and no COMMAND; overlord.py help shows an example"
-        draft.mistake((0, 1), "", text)
+        draft.refuse_file(DEFAULT_CONFIG, text)
     config = draft.validate()
     if command:
         daemons = [name for name in config.order if config.units[name].kind == "daemon"]
         config.units[MAIN] = main_spec(command, daemons)
         config.order.append(MAIN)
-    return config, files
+    return config, draft.files
 
 
 def warn_of_writers(files: list[str], configdir: str) -> Iterator[str]:
@@ -5471,32 +5476,49 @@ def warn_of_stop_time(config: Config) -> Iterator[str]:
 
 def warn_of_shell() -> str:
     name = decode(call_or(b"", slurp, "/proc/1/comm")).strip() if os.getppid() == 1 else ""
-    text = f"PID 1 is {name}, which passes no signal on, so docker stop ends in SIGKILL: start overlord with exec"
+    text = f"PID 1 is {name}, which passes no signal on, so docker stop ends in SIGKILL: write ENTRYPOINT "
+    text += '["/sbin/overlord.py"] in the Dockerfile, in this form, or start overlord with exec'
     return text if name in ("sh", "ash", "bash", "busybox", "dash") else ""
 
 
-def run(path: str | None, command: list[str]) -> int:
-    """Be the init. Return the exit code."""
+def doubt_verb(word: str) -> str:
+    """Return what to say of a word that is nearly a verb, here or of supervisorctl."""
+    near = suggest(FOREIGN_VALUES.get(word, word), VERBS)
+    return near and f"unknown verb {word}{near}"
+
+
+def doubt_command(word: str, environment: Mapping[bytes, bytes]) -> str:
+    """Return what to say of a main command that is no program, but nearly a verb."""
+    known, doubt = any(map(os.path.exists, find_paths(os.fsencode(word), environment))), doubt_verb(word)
+    return f"{doubt} For a program of that name: overlord.py -- {word}" if doubt and not known else ""
+
+
+def run(path: str | None, command: list[str], sure: bool = False) -> int:
+    """Be the init. `sure`: the main command is not a misspelt verb. Return the exit code."""
     import _random  # COST: `random` imports a dozen others
 
     environment = found_environment()
     read_all = partial(read_config, path, environment, command)
     try:
         kernel = Kernel(environment, FOUND_MASK)
-        if not path and not environment.get(b"OVERLORD_CONFIG"):  # before mistakes of the configuration
+        named = path or environment.get(b"OVERLORD_CONFIG")
+        if not named:  # before mistakes of the configuration
             refuse_second(locate_socket("abstract"), command)
         config, files = read_all()
         settings = config.settings
         if settings.socket:
             refuse_second(locate_socket(settings.socket), command)
+        doubt = doubt_command(command[0], environment) if command and not sure else ""
+        require(not doubt or any(unit.kind == "script" for unit in config.units.values()), doubt)  # it may install that
         init, fleet = Init(), Fleet(config, _random.Random().random)
         output = Output(Watch(), settings.log_level, settings.log_format, colour=not environment.get(b"NO_COLOR"))
         control = Control(output, fleet, kernel, lambda: read_all()[0])
+        control.named = os.path.abspath(files[0]) if named else ""
         loop = Loop(fleet, kernel, init, output, control)
         unheard = control.open_socket(settings.socket) if settings.socket else ""
     except OSError as error:  # out of descriptors, for example
         raise StartError(f"cannot start: {error}: exiting with code 1") from None
-    for warning in (init.warning, warn_of_shell(), unheard, *warn_of_writers(files, settings.configdir)):
+    for warning in (doubt, init.warning, warn_of_shell(), unheard, *warn_of_writers(files, settings.configdir)):
         if warning:
             output.log.message("warning", "", warning)
     gc.freeze()  # COST: no collection looks at the objects made so far
@@ -5509,8 +5531,8 @@ Asked = namedtuple("Asked", "path options words")  # of a verb: the file of -c, 
 
 def check(asked: Asked) -> None:
     environment = found_environment()
-    draft, files = read_files(asked.path, environment)
-    config = draft.validate()
+    draft = read_files(asked.path, environment, ask=True)
+    config, files = draft.validate(), draft.files
     warnings = [] if files else [f"there is no {DEFAULT_CONFIG}: nothing but a COMMAND can be run"]
     warnings += [*warn_of_doubts(draft), *warn_of_writers(files, config.settings.configdir)]
     for warning in (*warnings, *warn_of_image(config, environment), *warn_of_stop_time(config)):
@@ -5570,11 +5592,13 @@ def execute_as(asked: Asked) -> int:
     """Become a command with what a unit's process gets. Return an exit code where that fails."""
     name, *command = asked.words
     environment = found_environment()
-    units = read_files(asked.path, environment)[0].validate(name).units
+    draft = read_files(asked.path, environment, ask=True)
+    units = draft.validate(name).units
     if name not in units:
         team = [each for each, spec in units.items() if spec.instance and section_of(spec).endswith(f":{name}")]
         fault = f"{name} has instances {spell_list(team)}: name one"
-        raise Mistake(fault if team else f"there is no unit {name}{suggest(name, units)}")
+        where = draft.files[0] if draft.files else DEFAULT_CONFIG
+        raise Mistake(fault if team else f"there is no unit {name} in {where}{suggest(name, units)}")
     kernel = Kernel(environment, FOUND_MASK)
     kernel.shed_signals()
     try:
@@ -5588,16 +5612,23 @@ def execute_as(asked: Asked) -> int:
 
 
 def show_help(asked: Asked) -> None:
+    """Print how all is used, or what a word means: here, for another supervisor, or in the help of what names it."""
     sections = {"o": "[overlord]", "s": "[script:NAME]", "d": "[daemon:NAME]"}
-    text = "" if asked.words else spell_usage()
-    for option in [option for option in OPTIONS if option.name in asked.words]:
+    helps = []  # name and text
+    for option in OPTIONS:
         where = ", ".join(sections[kind] for kind in option.kinds)
-        text += f"{option.name}  in {where}, default: {option.default or option.shown}\n  {option.help}\n"
-    text += "".join(spell_verb(VERBS[word]) for word in asked.words if word in VERBS)
-    if not text:
-        near = suggest(asked.words[0], [*VERBS, *(option.name for option in OPTIONS)])
-        raise Mistake(f"there is no verb or option {asked.words[0]}{near}")
-    write_out(1, text)
+        head = f"{option.name}  in {where}, default: {option.default or option.shown}"
+        helps.append((option.name, f"{head}\n  {option.help}\n"))
+    helps += [(verb.name, spell_verb(verb)) for verb in VERBS.values()]
+    word = "".join(asked.words)
+    known = {word, FOREIGN_VALUES.get(word, word)}
+    found = [text for name, text in helps if name in known] if word else [spell_usage()]
+    if not found:
+        named = rf"\b({'|'.join(map(re.escape, known))})\b"
+        mentions = [text for _, text in helps if re.search(named, text)]
+        found = [f"{word}: {FOREIGN[word]}\n"] if word in FOREIGN else mentions
+    require(found, f"there is no verb or option {word}{suggest(word, dict(helps))}")
+    write_out(1, "".join(found))
 
 
 def spell_verb(verb: Verb) -> str:
@@ -5606,9 +5637,7 @@ def spell_verb(verb: Verb) -> str:
 
 
 def spell_usage() -> str:
-    parts = ["", ""]
-    for verb in VERBS.values():
-        parts[bool(verb.asks)] += spell_verb(verb)
+    parts = ("".join(spell_verb(verb) for verb in VERBS.values() if bool(verb.asks) == asks) for asks in (False, True))
     return USAGE.format(*parts)
 
 
@@ -5645,9 +5674,8 @@ def refuse_second(place: str, command: list[str]) -> None:
         known = error.errno == errno.EACCES and os.path.exists("/proc/net/unix")
         found = known and f" {os.path.realpath(place)}\n".encode() in slurp("/proc/net/unix")
     if found:
-        meant = FOREIGN_VALUES.get(command[0], command[0]) if command else ""
-        if near := suggest(meant, VERBS):
-            raise Mistake(f"unknown verb {command[0]}{near}")
+        doubt = doubt_verb(command[0]) if command else ""
+        require(not doubt, doubt)
         wrong = f"there is no verb {command[0]}, and " if command else ""
         more = "; see overlord.py status; for a second one: -c FILE with [overlord] socket = /PATH"
         raise Mistake(f"{wrong}an overlord runs here already, and answers at {spell_place(place)}{more}")
@@ -5660,7 +5688,7 @@ def places_to_ask(path: str | None) -> Iterator[str]:
     else:
         yield locate_socket("abstract")
     try:
-        socket = read_files(path, found_environment())[0].setting("socket")
+        socket = read_files(path, found_environment()).setting("socket")
     except Mistake as mistake:
         raise OSError(errno.EINVAL, f"[overlord] socket: {mistake}", path or DEFAULT_CONFIG) from None
     if path and socket == "none":
@@ -5680,7 +5708,7 @@ def send_request(path: str | None, words: list[str]) -> Any:
             if error.errno == errno.EAGAIN:
                 raise
             refused = error if isinstance(error, PermissionError) else refused
-    hint = "does overlord run here? Its log says if it has no socket"
+    hint = "does overlord run here? Its log says if it has no socket. Outside: docker exec CONTAINER overlord.py status"
     raise refused or OSError(errno.ENOENT, f"nobody answers at {' or '.join(tried)}: {hint}")
 
 
@@ -5721,16 +5749,11 @@ LOOKS = {
     FAILED: (31, "salmon", "x"),
 }  # fmt: skip
 SETTLED = (OK, DONE, FAILED)  # a start ends in one of these
-NUMBERS = {  # of a RECORD
-    **dict.fromkeys(("for", "uptime", "next", "processor"), float),
-    **dict.fromkeys(("pid", "restarts", "failures", "memory", "processes", "starts", "code"), int),
-}
 
 
-def paint(text: str) -> str:
-    """Colour the name of a state, which may be padded, if stdout is a terminal and NO_COLOR is not set."""
-    colour, *_ = LOOKS.get(text.rstrip(), (0,))
-    return f"\x1b[{colour}m{text}\x1b[0m" if colour and os.isatty(1) and not os.environ.get("NO_COLOR") else text
+def paint(state: str) -> str:
+    """Colour the name of a state if stdout is a terminal and NO_COLOR is not set."""
+    return f"\x1b[{LOOKS[state][0]}m{state}\x1b[0m" if os.isatty(1) and not os.environ.get("NO_COLOR") else state
 
 
 def count_columns() -> int:
@@ -5738,21 +5761,27 @@ def count_columns() -> int:
     return (os.get_terminal_size(1).columns if os.isatty(1) else 0) or sys.maxsize
 
 
-def read_records(lines: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Return the answer to `status` by name of the unit. An empty number is None; deps are a list."""
-    units = {}
-    for line in lines:
-        unit = dict(zip(RECORD, line.split("\t")))
-        numbers = {key: parse(unit[key]) if unit[key] else None for key, parse in NUMBERS.items()}
-        units[unit["name"]] = {**unit, **numbers, "deps": unit["deps"].split(), "last": unit["last"] or None}
+def read_records(lines: Iterable[str]) -> Units:
+    """Return the records in an answer by name of the unit. An empty number is None. Beside the fields:
+    `story`, from when till when, in seconds from the start, was what; `said`, the last lines."""
+    units: Units = {}
+    for fields in (line.split("\t") for line in lines):
+        pairs = zip(RECORD.items(), fields)
+        unit = {field: None if not text and parse in (int, float) else parse(text) for (field, parse), text in pairs}
+        unit["last"] = unit["last"] or None
+        now, *more = fields[len(RECORD) :]
+        steps = [event.split(" ", 1) for event in more if event[0] != "|"]
+        ends = [*(begin for begin, _ in steps[1:]), now]
+        unit["story"] = [(float(begin), float(end), what) for (begin, what), end in zip(steps, ends)]
+        unit["said"] = [line[1:] for line in more if line[0] == "|"]
+        units[fields[0]] = unit
     return units
 
 
-def draw_status(asked: Asked, lines: list[str]) -> str:
-    units = read_records(lines).values()
+def draw_status(asked: Asked, units: Units) -> str:
     if "json" in asked.options:
-        return spell_array(units)
-    return draw_units(units, ("name", "kind", "state", "pid", "uptime", "restarts", "memory", "why"))
+        return spell_array(units, RECORD)
+    return draw_units(units.values(), ("name", "kind", "state", "pid", "uptime", "restarts", "memory", "why"))
 
 
 def spell_fields(unit: dict[str, Any], fields: Iterable[str]) -> list[str]:
@@ -5766,37 +5795,33 @@ def draw_units(units: Iterable[dict[str, Any]], columns: Iterable[str]) -> str:
 
 def draw_table(rows: list[list[str]]) -> str:
     """Return aligned columns. A terminal gets coloured states, and lines that are cut to fit."""
-    widths, most, out = [max(map(len, column)) for column in zip(*rows)], count_columns(), ""
-    for row in rows:
-        line = "  ".join(map(str.ljust, row, widths)).rstrip()
-        line = line if len(line) <= most else line[: most - 1] + "\u2026"
-        for width in widths[:-1]:
-            out, line = out + paint(line[:width]) + line[width : width + 2], line[width + 2 :]
-        out += line + "\n"
-    return out
+    widths, most = [max(map(len, column)) for column in zip(*rows)], count_columns()
+    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+    text = "".join(line + "\n" if len(line) <= most else line[: most - 1] + "\u2026\n" for line in lines)
+    return re.sub(rf"(?m)(?<=  )({'|'.join(STATES)})(?=  |$)", lambda match: paint(match[0]), text)
 
 
-def draw_loads(lines: Iterable[str], before: Mapping[str, dict[str, Any]], order: str) -> list[str]:
+def draw_loads(units: Units, before: Units, order: str) -> list[str]:
     """Return a line about all units, and a table of them with the load since the records before, or since the start."""
-    units = read_records(lines)
     for name, unit in units.items():
         used, took = ((unit[key] or 0) - (before.get(name, {}).get(key) or 0) for key in ("processor", "uptime"))
         unit["cpu%"] = round(100 * max(0, used) / took, 1) if took > 0 and unit["processor"] is not None else None
-        unit["procs"], unit["last line"] = unit["processes"], unit["last"] or unit["why"]
+        unit["procs"] = unit["processes"]
+        unit["why | last line"] = " | ".join(filter(None, (unit["why"], unit["last"])))
     states = [unit["state"] for unit in units.values()]
     counts = [f"{states.count(state)} {spell_state(state)}" for state in (OK, *sorted({*states} - {OK}))]
     head = f"{count_of(len(units), 'unit')}: {', '.join(counts)} | q: end, c: by CPU%, m: by MEMORY"
     found = sorted(units.values(), key=lambda unit: -(unit.get(order) or 0))
-    table = draw_units(found, ("name", "state", "pid", "cpu%", "memory", "procs", "uptime", "last line"))
+    table = draw_units(found, ("name", "state", "pid", "cpu%", "memory", "procs", "uptime", "why | last line"))
     return [head[: count_columns()], *table.split("\n")[:-1]]
 
 
-def draw_top(asked: Asked, lines: list[str]) -> str:
+def draw_top(asked: Asked, units: Units) -> str:
     """Return what `top` shows in a pipe; in a terminal, show it there until somebody ends it."""
     live = os.isatty(0) and os.isatty(1)  # PYTHON: python3-minimal has no termios, hence stty(1)
     found = os.popen("stty -g || echo 'overlord: without stty(1), top is shown once' >&2").read() if live else ""
     if not found:
-        return "\n".join([*draw_loads(lines, {}, "")[1:], ""])
+        return "\n".join([*draw_loads(units, {}, "")[1:], ""])
     heard, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.set_wakeup_fd(wake)
     for name in ("WINCH", "INT", "TERM", "HUP"):
@@ -5804,9 +5829,10 @@ def draw_top(asked: Asked, lines: list[str]) -> str:
     try:
         os.system("stty -icanon -echo -isig -ixon min 1")
         write_out(1, "\x1b[?1049h\x1b[?25l\x1b[?7l")  # xterm's: alternate screen, no cursor, no wrapping
-        before, order, due, key = read_records(()), "cpu%", time.monotonic() + 1, b" "
+        before: Units = {}
+        order, due, key = "cpu%", time.monotonic() + 1, b" "
         while key not in (b"", b"q", b"\x03"):  # the end of the input, q, Ctrl-C
-            rows, height = draw_loads(lines, before, order), os.get_terminal_size(1).lines or 24
+            rows, height = draw_loads(units, before, order), os.get_terminal_size(1).lines or 24
             rows = rows if len(rows) <= height else [*rows[: height - 1], f"... and {len(rows) - height + 1} more"]
             rows += [""] * (height - len(rows))
             write_out(1, "\x1b[H" + "\r\n".join(f"\x1b[K{row}" for row in rows))
@@ -5816,21 +5842,22 @@ def draw_top(asked: Asked, lines: list[str]) -> str:
             key = os.read(0, 1) if 0 in ready else b" "
             order = {b"c": "cpu%", b"m": "memory"}.get(key, order)
             if time.monotonic() >= due:
-                before, lines, due = read_records(lines), [], time.monotonic() + 1
+                lines: list[str] = []
+                due = time.monotonic() + 1
                 if ask_overlord(asked.path, ["status", *asked.words], lines.append, quiet=True) not in (0, 3):
                     raise Mistake(f"there is no unit {' or '.join(asked.words)} any more")
+                before, units = units, read_records(lines)
     finally:
         os.system(f"stty {found}")
         write_out(1, "\x1b[?7h\x1b[?25h\x1b[?1049l")
     return ""
 
 
-def spell_array(objects: Iterable[dict[str, Any]]) -> str:
-    return "[" + ",\n ".join(map(spell_json, objects)) + "]\n"
+def spell_array(units: Units, fields: Iterable[str]) -> str:
+    return "[" + ",\n ".join(spell_json({field: unit[field] for field in fields}) for unit in units.values()) + "]\n"
 
 
-def draw_graph(asked: Asked, lines: list[str]) -> str:
-    units = read_records(lines)
+def draw_graph(asked: Asked, units: Units) -> str:
     if "dot" not in asked.options:
         return draw_tree(units)
     out = "digraph overlord {\n  rankdir=LR; node [shape=box, style=filled];\n"
@@ -5840,7 +5867,7 @@ def draw_graph(asked: Asked, lines: list[str]) -> str:
     return out + "}\n"
 
 
-def draw_tree(units: Mapping[str, dict[str, Any]]) -> str:
+def draw_tree(units: Units) -> str:
     """Return each unit that none needs, above those that it needs."""
     needed = {dep.partition(":")[0] for unit in units.values() for dep in unit["deps"]}
     out, shown = "", set()
@@ -5858,9 +5885,9 @@ def draw_tree(units: Mapping[str, dict[str, Any]]) -> str:
     return out
 
 
-def draw_why(asked: Asked, lines: list[str]) -> str:
+def draw_why(asked: Asked, units: Units) -> str:
     """Return why a unit and those that it waits for are in their states, and the output of the last of them."""
-    units, following, margin, out = read_records(lines), asked.words[0], "", ""
+    following, margin, out = asked.words[0], "", ""
     if following not in units:
         team = spell_list([name for name in units if name.rpartition("-")[0] == following])
         hint = f", but {team}: name one" if team else suggest(following, units)
@@ -5879,26 +5906,17 @@ def draw_why(asked: Asked, lines: list[str]) -> str:
     return out + "".join(f"{margin}| {line}\n" for line in words)
 
 
-def read_stories(lines: Iterable[str]) -> dict[str, list[tuple[float, float, str]]]:
-    """Return the answer to `timeline` by name of the unit: from when till when, in seconds from the start, was what."""
-    stories = {}
-    for name, now, *events in (line.split("\t") for line in lines):
-        steps = [event.split(" ", 1) for event in events]
-        ends = [*(begin for begin, _ in steps[1:]), now]
-        stories[name] = [(float(begin), float(end), what) for (begin, what), end in zip(steps, ends)]
-    return stories
-
-
-def draw_timeline(asked: Asked, lines: list[str]) -> str:
-    stories = read_stories(lines)
+def draw_timeline(asked: Asked, units: Units) -> str:
     if "json" not in asked.options:
-        return draw_bars(stories)
-    parts = {name: [{"at": begin, "what": what} for begin, _, what in story] for name, story in stories.items()}
-    return spell_array({"name": name, "events": part} for name, part in parts.items())
+        return draw_bars(units)
+    for unit in units.values():
+        unit["events"] = [{"at": begin, "what": what} for begin, _, what in unit["story"]]
+    return spell_array(units, ("name", "events"))
 
 
-def draw_bars(stories: Mapping[str, list[tuple[float, float, str]]]) -> str:
+def draw_bars(units: Units) -> str:
     """Return a bar for each unit, on a time axis as long as the start took: what comes later is at its end."""
+    stories: dict[str, list[tuple[float, float, str]]] = {name: unit["story"] for name, unit in units.items()}
     told, texts, rows = [story for story in stories.values() if story], list(map(spell_story, stories.values())), []
     ends = [story[-1][0] for story in told if story[0][0] < 1 and story[-1][2] in SETTLED]
     total = max(ends or [story[-1][1] for story in told], default=0) * 1.1 or 1e-9
@@ -5922,7 +5940,7 @@ def spell_story(story: list[tuple[float, float, str]]) -> str:
     return f"{story[-1][2].split()[0]} at {spell_duration(story[-1][0])}{longest}"
 
 
-Seen = namedtuple("Seen", "healthy health version orphans units stories lines")
+Seen = namedtuple("Seen", "healthy health version orphans units")
 METRICS = (  # of a unit: name (a counter's ends with _total), field of its record, and what it is
     ("starts_total", "starts", "Starts."), ("restarts_total", "restarts", "Starts after the first."),
     ("last_exit_code", "code", "Of its last process that ended; 128+N for a death by signal N."),
@@ -5966,15 +5984,9 @@ PAGE_SCRIPT_HASH = "yqIKn+bh3fW8sdEL8IIwn2NpDcmcPTt7Pdwcza2HJUw="  # SHA-256, fo
 
 def read_seen(lines: Iterable[str]) -> Seen:
     """Return the answer to `serve`, see `Control.do_serve`."""
-    last: dict[str, list[str]] = {}
-    kinds: dict[str, list[str]] = {kind: [] for kind in ("health", "build", "unit", "story", "line")}
-    for kind, _, rest in (line.partition("\t") for line in lines):
-        kinds[kind].append(rest)
-    for name, text in (line.split("\t") for line in kinds["line"]):
-        last.setdefault(name, []).append(text)
-    (sick, health), (version, orphans) = (kinds[kind][0].split("\t") for kind in ("health", "build"))
-    units, stories = read_records(kinds["unit"]), read_stories(kinds["story"])
-    return Seen(sick == "0", health, version, int(orphans), units, stories, last)
+    head, build, *records = lines
+    (sick, health), (version, orphans) = head.split("\t"), build.split("\t")
+    return Seen(sick == "0", health, version, int(orphans), read_records(records))
 
 
 def draw_metrics(seen: Seen, now: float) -> str:
@@ -6020,7 +6032,8 @@ def draw_page(seen: Seen, now: float) -> str:
         rows += (f'<tr><th scope="row">{escape(unit["name"])}</th><td>{badge(kind)}</td>'
                  f'{cells}<td class="why">{escape(why.strip())}</td></tr>\n')  # fmt: skip
     heads = "".join(f'<th scope="col" class="number">{column}</th>' for column in columns)
-    said = (f"<h3>{escape(name)}</h3><pre>{escape(chr(10).join(lines))}</pre>" for name, lines in seen.lines.items())
+    said = [f"<h3>{escape(name)}</h3><pre>{escape(chr(10).join(unit['said']))}</pre>"
+            for name, unit in seen.units.items() if unit["said"]]  # fmt: skip
     tree = re.sub(r"(?m)  (\w+)(?=$| \(its)", lambda match: f"  {badge(match[1])}", escape(draw_tree(seen.units)))
     return f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">
@@ -6032,7 +6045,7 @@ def draw_page(seen: Seen, now: float) -> str:
 <h2>Last output of what failed</h2>{"".join(said) or "<p>Nothing has failed.</p>"}
 <h2>Who needs whom</h2><p>Below each unit is what it needs.</p><pre tabindex="0">{tree}</pre>
 <h2>How the start went</h2><p>Dots: waiting; grey: on its way; full: there; ~: in backoff; x: failed.</p>
-<pre tabindex="0">{escape(draw_bars(seen.stories))}</pre><footer>overlord {escape(seen.version)},
+<pre tabindex="0">{escape(draw_bars(seen.units))}</pre><footer>overlord {escape(seen.version)},
 {count_of(seen.orphans, "orphan")} reaped, {time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(now))} UTC</footer></main>
 <script>{PAGE_SCRIPT}</script></body></html>
 """
@@ -6042,7 +6055,7 @@ def draw_page(seen: Seen, now: float) -> str:
 
 SERVED: dict[str, tuple[str, Callable[[Seen, float], str]]] = {  # path -> type and content
     "/health": ("text/plain; charset=utf-8", lambda seen, now: f"{seen.health}\n"),
-    "/status": ("application/json", lambda seen, now: spell_array(seen.units.values())),
+    "/status": ("application/json", lambda seen, now: spell_array(seen.units, RECORD)),
     "/metrics": ("text/plain; version=0.0.4; charset=utf-8", draw_metrics),
     "/": ("text/html; charset=utf-8", draw_page),
 }
@@ -6059,9 +6072,8 @@ def judge_request(heard: bytes) -> tuple[str, str]:
     """Return the status of what was heard, "" if it is not all, and the path."""
     request = re.match(REQUEST, heard)
     if not request:
-        if re.search(rb"\n\r?\n", heard):
-            return "400 Bad Request", ""
-        return "431 Request Header Fields Too Large" if len(heard) > REQUEST_MAX else "", ""
+        large = "431 Request Header Fields Too Large" if len(heard) > REQUEST_MAX else ""
+        return "400 Bad Request" if re.search(rb"\n\r?\n", heard) else large, ""
     path = decode(request[2].partition(b"?")[0]) or "/"
     if request[1] not in (b"GET", b"HEAD"):
         return "405 Method Not Allowed", path
@@ -6080,7 +6092,7 @@ class Visit:
         self.go_on()
 
     def limit_time(self) -> None:
-        self.timer = self.watch.later(time.monotonic() + VISIT_TIMEOUT, partial(self.go_on, late=True), self.timer)
+        self.timer = self.watch.after(VISIT_TIMEOUT, partial(self.go_on, late=True), self.timer)
 
     def go_on(self, late: bool = False) -> None:
         try:
@@ -6242,7 +6254,8 @@ def obey(path: str | None, words: list[str]) -> int:
     try:
         take = lines.append if show else lambda line: write_out(1, f"{line}\n")
         code = ask_overlord(path, words if own else [verb.asks, *(rest if "..." in verb.words else ())], take)
-        write_out(1, show(asked, lines) if show and code in (0, 3) else "")
+        if show and code in (0, 3):
+            write_out(1, show(asked, read_records(lines) if verb.asks == "status" else lines))
         return 0 if code == 3 and not own else code
     except OSError as error:
         text = "overlord does not answer within 5 s" if error.errno == errno.EAGAIN else error.strerror or str(error)
@@ -6260,8 +6273,8 @@ def main(arguments: list[str]) -> int:
     try:
         if verb == "mistake":
             raise Mistake(words[0])
-        if verb == "run":
-            return run(path, words)
+        if verb in ("run", "command"):
+            return run(path, words, sure=verb == "command")
         gc.enable()
         fill_standard(os.O_RDONLY)  # writing to these fails as before
         for number in ("INT", "PIPE"):

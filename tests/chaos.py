@@ -653,7 +653,6 @@ class Chaos:
                 b"stop ?%d* -t 1s" % chance.randrange(5),
                 b"start d* s* -t 1s",
                 b"signal USR2 d*",
-                b"timeline",
                 b"version",
                 b"stop %s -t 2s",
                 b"restart %s -t 2s",

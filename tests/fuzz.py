@@ -188,10 +188,10 @@ def configuration(data: bytes) -> None:
     play = Play(config, dice(data))
     with desk(play) as ask:
         for _ in range(2):
-            answers = [ask(b"status\n"), ask(b"timeline\n"), ask(b"logs *\n" if config.units else b"version\n")]
+            answers = [ask(b"status\n"), ask(b"logs *\n" if config.units else b"version\n")]
             check_site(ask(b"serve\n"), config.order)
             for verb in ("status", "status -j", "graph", "graph --dot", "timeline", "timeline -j"):
-                with client_of([answers["timeline" in verb]]) as shown:
+                with client_of(answers[:1]) as shown:
                     code = overlord.main(verb.split())
                 text = b"".join(out for fd, out in shown if fd == 1).decode()
                 assert code in (0, 3), f"{verb}: {code}, {shown}"
@@ -479,8 +479,8 @@ class Served:
 
     answer = b"".join(
         b" %s\n" % line for line in (
-            b"health\t0\thealthy: 1 daemon ok", b"build\t0.1.0\t7", b"story\tweb\t6.0000\t0.0000 waiting\t1.0010 ok",
-            b"unit\tweb\tdaemon\tok\t17\t5.000\t6.000\t1\t\t0\t\t\t1048576\t0.25\t2\t2\t3\t\t",
+            b"0\thealthy: 1 daemon ok", b"0.1.0\t7",
+            b"web\tdaemon\tok\t17\t5.000\t6.000\t1\t\t0\t\t\t1048576\t0.25\t2\t2\t3\t\t\t6.0000\t0.0000 waiting\t1.0010 ok",
         )
     )  # fmt: skip
     only: Served | None = None

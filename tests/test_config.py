@@ -1903,6 +1903,22 @@ def test_usage(words: list[str], said: str, main: SimpleNamespace, capfd: Captur
 
 
 @pytest.mark.parametrize(
+    ("word", "pattern"),
+    [
+        ("warmup", "^warmup  in "),
+        ("bounce", "(?s)^deps  in .*`bounce`"),  # the value of an option
+        ("user", "^user: write `uid`"),  # another supervisor's word
+        ("unexpected", "^restart  in "),
+        ("tail", "^  logs "),
+    ],
+)
+def test_help_about_a_word(word: str, pattern: str, main: SimpleNamespace, capfd: Capture) -> None:
+    """Of a verb, an option, its values, and what other supervisors call so."""
+    assert main.run("help", word) == 0
+    assert re.search(pattern, capfd.readouterr().out)
+
+
+@pytest.mark.parametrize(
     ("words", "parsed"),
     [
         ([], (None, "run", [])),
@@ -1914,10 +1930,13 @@ def test_usage(words: list[str], said: str, main: SimpleNamespace, capfd: Captur
         (["bash"], (None, "run", ["bash"])),
         (["bash", "-c", "check"], (None, "run", ["bash", "-c", "check"])),
         (["-c", "x", "bash", "-c", "y"], ("x", "run", ["bash", "-c", "y"])),
-        (["--", "check"], (None, "run", ["check"])),
-        (["--", "run", "--", "-c"], (None, "run", ["run", "--", "-c"])),
-        (["-c", "x", "--", "-c"], ("x", "run", ["-c"])),
-        (["--"], (None, "run", [])),
+        (["--", "check"], (None, "command", ["check"])),
+        (["--", "run", "--", "-c"], (None, "command", ["run", "--", "-c"])),
+        (["-c", "x", "--", "-c"], ("x", "command", ["-c"])),
+        (["--"], (None, "command", [])),
+        (["status", "--help"], (None, "help", ["status"])),
+        (["-c", "x", "run", "-h"], ("x", "help", ["run"])),
+        (["exec", "web", "--help"], (None, "exec", ["web", "--help"])),
         (["nginx", "--help"], (None, "run", ["nginx", "--help"])),
         (["help", "env"], (None, "help", ["env"])),
         ([""], (None, "run", [""])),
@@ -2036,7 +2055,7 @@ def test_signals_are_spelt_and_read(number: int) -> None:
 def test_verbs_are_no_commands(verb: str) -> None:
     """A verb is a verb, and after `--` a program of that name; each is known to the client."""
     assert overlord.parse_arguments([verb, "x"]) == (None, verb, ["x"])
-    assert overlord.parse_arguments(["--", verb]) == (None, "run", [verb])
+    assert overlord.parse_arguments(["--", verb]) == (None, "command", [verb])
     assert hasattr(overlord.Control, f"do_{verb}") or verb in overlord.SHOWS
 
 

@@ -136,14 +136,28 @@ def test_a_user_is_only_himself(ask: Run, public: Path) -> None:
 
 
 @pytest.mark.parametrize("name, why", [
-    ("wbe", 'there is no unit wbe, did you mean "web"?'), ("*", "there is no unit *"),
-    ("worker", "worker has instances worker-1, worker-2: name one"), ("none", "there is no unit none"),
+    ("wbe", 'there is no unit wbe in FILE, did you mean "web"?'), ("*", "there is no unit * in FILE"),
+    ("worker", "worker has instances worker-1, worker-2: name one"), ("none", "there is no unit none in FILE"),
 ])  # fmt: skip
-def test_no_such_unit(ask: Run, name: str, why: str) -> None:
+def test_no_such_unit(ask: Run, tmp_path: Path, name: str, why: str) -> None:
     units = daemon("web") + daemon("worker", count=2) + daemon("none", count=0)
     told = ask(units, "exec", name, "echo", "ran", code=64)
     assert told.stdout == ""
-    assert told.stderr.startswith(f"overlord: {why}\n"), told.stderr
+    file = str(tmp_path / "overlord.conf")
+    assert told.stderr.startswith(f"overlord: {why}\n".replace("FILE", file)), told.stderr
+
+
+def test_file_of_the_overlord_that_runs(fleet: Start, tmp_path: Path) -> None:
+    """`exec` and `check` read what it was started with, unless they are told another file."""
+    o = fleet(daemon("web", SLEEP, env="A=b"))
+    o.says("web", "ok")
+    assert o.ask("exec", "web", "sh", "-c", "echo $A", named=False).stdout == "b\n"
+    assert f" in {o.config}\n" in o.ask("exec", "other", "true", named=False, code=64).stderr
+    assert o.ask("check", named=False).stdout == f"overlord: {o.config}: OK, 1 daemon, 0 scripts\n"
+    other = tmp_path / "other.conf"
+    other.write_text(daemon("more") + daemon("other"))
+    told = o.ask("check", named=False, env={"PATH": PATH, "OVERLORD_CONFIG": str(other)})
+    assert told.stdout.startswith(f"overlord: {other}: OK, 2 daemons")
 
 
 def test_mistakes_of_the_configuration(ask: Run, tmp_path: Path) -> None:
@@ -263,7 +277,7 @@ BIG = f"exec {system_python()} -ISc 'import time; kept = bytearray(1) * (64 << 2
 def crowd(number: int = 0) -> str:
     """Return a unit that computes, one with much memory, one that says something and one that fails; and so many more."""
     units = daemon("talker", f"echo hello; {SLEEP}", **CAPTURED) + daemon("busy", BUSY, nice=19) + daemon("big", BIG)
-    units += daemon("broken", "exit 3", restart="never", on_failure="ignore", warmup="1s")
+    units += daemon("broken", "echo oops; exit 3", restart="never", on_failure="ignore", warmup="1s", **CAPTURED)
     return units + "".join(daemon(f"more-{each}", SLEEP) for each in range(number))
 
 
@@ -299,11 +313,11 @@ def test_top_in_a_pipe(fleet: Start, python: list[str]) -> None:
     told = done.stdout
     assert "\x1b" not in told and done.stderr == ""
     head, *rows = told.splitlines()
-    assert head.split() == ["NAME", "STATE", "PID", "CPU%", "MEMORY", "PROCS", "UPTIME", "LAST", "LINE"]
+    assert head.split() == ["NAME", "STATE", "PID", "CPU%", "MEMORY", "PROCS", "UPTIME", "WHY", "|", "LAST", "LINE"]
     assert [row.split()[0] for row in rows] == ["talker", "busy", "big", "broken"]
     talker, busy, big, broken = rows
     assert re.fullmatch(r"talker +ok +\d+ +\d+\.\d +[\d.]+ [KM]iB +1 +[\d.]+ \w+.* hello", talker), talker
-    assert re.fullmatch(r"broken +failed +pid \d+ exited with code 3 .*", broken), broken
+    assert re.fullmatch(r"broken +failed +pid \d+ exited with code 3 .* \| oops", broken), broken
     eventually(lambda: float(o.ask("top", "busy").stdout.split("\n")[1].split()[3]) > 0, "it computes")
     assert [row.split()[0] for row in o.ask("top", "b*").stdout.splitlines()[1:]] == ["busy", "big", "broken"]
     assert o.ask("top", "tallker", code=64).stderr.startswith('overlord: there is no unit tallker, did you mean "talker"')

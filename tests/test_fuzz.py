@@ -30,7 +30,6 @@ FOUND = [
     ("server", b"health" + SPLIT + b"=x\n"),
     ("server", b"health" + SPLIT + b"\xff\n=0\n"),
     ("server", b"status" + SPLIT + b" web\n=0\n"),
-    ("server", b"timeline" + SPLIT + b" web\n=0\n"),
     ("server", b"why web" + SPLIT + WEB % (b"nan", b"") + SPLIT + b"=0\n"),
     ("server", b"why web" + SPLIT + WEB % (b"1", b"web") + SPLIT + b"=0\n"),
 ]

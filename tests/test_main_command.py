@@ -118,6 +118,34 @@ def test_double_dash_makes_any_word_a_command(overlord: Start, tmp_path: Path, w
     assert o.out == [f"command {word} --help"]
 
 
+@pytest.mark.parametrize("word, near", [("chekc", "check"), ("reread", "reload"), ("stauts", "status")])
+def test_misspelt_verb(overlord: Start, word: str, near: str) -> None:
+    """A word that is no program, but nearly a verb, starts nothing; after `--` it is a command all the same."""
+    o = overlord(daemon("db"), word, "web")
+    assert o.wait_exit() == 64
+    assert o.log[0].startswith(f'overlord: unknown verb {word}, did you mean "{near}"?')
+    assert f"overlord.py -- {word}" in o.log[0]
+    assert o.started == []
+    o = overlord(daemon("db"), "--", word)
+    assert o.wait_exit() == 127
+    assert o.count("did you mean") == 0
+
+
+def test_program_that_a_script_installs(overlord: Start, tmp_path: Path) -> None:
+    """It may be nearly a verb: one line warns at once, and it runs."""
+    environment = fake(tmp_path, "start-up")
+    installed = tmp_path / "bin" / "starts"
+    o = overlord(
+        script("install", f"{UNTIL_GO}; mv {tmp_path}/bin/start-up {installed}") + daemon("db", deps="install", warmup="0"),
+        "starts",
+        env=environment,
+    )
+    o.wait_for('did you mean "start"')
+    (o.folder / "go").touch()
+    assert o.wait_exit() == 42
+    assert o.out == ["command starts "]
+
+
 # --- beside daemons --------------------------------------------------------------------------------------------------
 
 

@@ -28,35 +28,31 @@ POLICY = "default-src 'none'; style-src 'unsafe-inline'; connect-src 'self'; scr
 
 # What a real overlord answered; the fields of a unit are those of RECORD.
 ANSWER = """\
-health\t2\tunhealthy: mail is in backoff (exited with code 1); late is waiting (for mail)
-build\t0.1.0\t3
-unit\tmkdir\tscript\tok\t\t3.946\t\t0\t\t0\t\t\t\t\t\t1\t0\t\t
-unit\tdb\tdaemon\tok\t48\t3.444\t3.946\t0\t\t0\t\tmkdir:ok\t1609728\t0.25\t1\t1\t\t\t
-unit\tmail\tdaemon\tbackoff\t\t3.946\t\t1\t17.964\t2\t\t\t\t\t\t2\t143\t\texited with code 1
-unit\tlate\tdaemon\twaiting\t\t3.951\t\t0\t\t0\tmail\tmail:ok db:started\t\t\t\t0\t\t\tfor mail
-unit\toff\tdaemon\tidle\t\t3.952\t\t0\t\t0\t\t\t\t\t\t0\t\t\t
-story\tmkdir\t3.9512\t0.0000 waiting\t0.0000 running\t0.0048 ok
-story\tdb\t3.9512\t0.0000 waiting\t0.0000 waiting for mkdir:ok\t0.0048 starting\t0.5067 ok
-story\tmail\t3.9512\t0.0000 waiting\t0.0000 starting\t0.0040 backoff
-story\tlate\t3.9512\t0.0000 waiting\t0.0000 waiting for mail:ok
-story\toff\t3.9512
-line\tmail\tsmtp: <nobody> & co
-line\tmail\tsecond
+2\tunhealthy: mail is in backoff (exited with code 1); late is waiting (for mail)
+0.1.0\t3
+mkdir\tscript\tok\t\t3.946\t\t0\t\t0\t\t\t\t\t\t1\t0\t\t\t3.9512\t0.0000 waiting\t0.0000 running\t0.0048 ok
+db\tdaemon\tok\t48\t3.444\t3.946\t0\t\t0\t\tmkdir:ok\t1609728\t0.25\t1\t1\t\t\t\t3.9512\t0.0000 waiting\
+\t0.0000 waiting for mkdir:ok\t0.0048 starting\t0.5067 ok
+mail\tdaemon\tbackoff\t\t3.946\t\t1\t17.964\t2\t\t\t\t\t\t2\t143\t\texited with code 1\t3.9512\t0.0000 waiting\
+\t0.0000 starting\t0.0040 backoff\t|smtp: <nobody> & co\t|second
+late\tdaemon\twaiting\t\t3.951\t\t0\t\t0\tmail\tmail:ok db:started\t\t\t\t0\t\t\tfor mail\t3.9512\t0.0000 waiting\
+\t0.0000 waiting for mail:ok
+off\tdaemon\tidle\t\t3.952\t\t0\t\t0\t\t\t\t\t\t0\t\t\t\t3.9512
 """.splitlines()
 
 
-def a_unit(name: str, state: str = OK, deps: str = "", **more: Any) -> dict[str, Any]:
-    """Return the record of a unit, as `read_records` makes it."""
+def a_unit(name: str, state: str = OK, deps: str = "", story: Any = (), **more: Any) -> dict[str, Any]:
+    """Return the record of a unit, as `read_records` makes it. `story`: when was what, until now, at 100,000 s."""
     unit: dict[str, Any] = dict.fromkeys(overlord.RECORD)
-    unit.update(name=name, kind="daemon", state=state, deps=deps.split(), why="", blocked="", restarts=0, starts=1)
+    unit.update(name=name, kind="daemon", state=state, deps=deps.split(), why="", blocked="", restarts=0, starts=1, said=[])
+    ends = [*(at for at, _ in story[1:]), 100_000.0]
+    unit["story"] = [(at, end, what) for (at, what), end in zip(story, ends)]
     unit.update({"for": 5.0, "failures": 0, **more})
     return unit
 
 
-def see(*units: dict[str, Any], stories: Any = None, lines: Any = None, healthy: bool = True, health: str = "healthy") -> Seen:
-    rows = ["\t".join([name, "100000", *(f"{at} {what}" for at, what in story)]) for name, story in (stories or {}).items()]
-    known = {unit["name"]: unit for unit in units}
-    return Seen(healthy, health, "0.1.0", 0, known, overlord.read_stories(rows), lines or {})
+def see(*units: dict[str, Any], healthy: bool = True, health: str = "healthy") -> Seen:
+    return Seen(healthy, health, "0.1.0", 0, {unit["name"]: unit for unit in units})
 
 
 def many(count: int) -> Seen:
@@ -64,8 +60,8 @@ def many(count: int) -> Seen:
     hows = ("ok", "started", "bounce")
     deps = {at: " ".join(f"unit{other}:{hows[other % 3]}" for other in {at // 2, at // 3, at - 1} if at % 3 and other >= 0)
             for at in range(count)}  # fmt: skip
-    units = [a_unit(f"unit{at}", STATES[at % len(STATES)], deps[at]) for at in range(count)]
-    return see(*units, stories={f"unit{at}": [(0.0, WAITING), (at / 10, STARTING), (at / 10 + 1, OK)] for at in range(count)})
+    stories = [[(0.0, WAITING), (at / 10, STARTING), (at / 10 + 1, OK)] for at in range(count)]
+    return see(*(a_unit(f"unit{at}", STATES[at % len(STATES)], deps[at], stories[at]) for at in range(count)))
 
 
 def metrics(text: str) -> dict[str, dict[str, float]]:
@@ -136,12 +132,13 @@ def test_answer_is_read() -> None:
     assert list(seen.units) == ["mkdir", "db", "mail", "late", "off"]
     assert (seen.units["db"]["memory"], seen.units["off"]["memory"]) == (1609728, None)
     assert seen.units["late"]["deps"] == ["mail:ok", "db:started"]
-    assert seen.stories["mail"] == [(0.0, 0.0, "waiting"), (0.0, 0.004, "starting"), (0.004, 3.9512, "backoff")]
-    assert seen.stories["off"] == []
-    assert seen.lines == {"mail": ["smtp: <nobody> & co", "second"]}
+    assert seen.units["mail"]["story"] == [(0.0, 0.0, "waiting"), (0.0, 0.004, "starting"), (0.004, 3.9512, "backoff")]
+    assert seen.units["off"]["story"] == []
+    said = {name: unit["said"] for name, unit in seen.units.items() if unit["said"]}
+    assert said == {"mail": ["smtp: <nobody> & co", "second"]}
 
 
-@pytest.mark.parametrize("answer", [[], ["health\t0\tfine"], ["what\tis this"], ["build\t0.1.0\tx", "health\t0\tfine"]])
+@pytest.mark.parametrize("answer", [[], ["0\tfine"], ["what", "is this"], ["0\tfine", "0.1.0\tx"]])
 def test_answer_of_another_version(answer: list[str]) -> None:
     """An answer that is none raises what a client takes for that."""
     with pytest.raises((ValueError, LookupError)):
@@ -268,10 +265,11 @@ EVIL = '<b>&"\'\\ \udcff\x01 </script><script>alert(1)</script><!--'
 
 def test_page_is_escaped() -> None:
     """Names, reasons and output are text, wherever they stand; what is no character is shown as such."""
-    evil, other = a_unit(EVIL, FAILED, why=EVIL), a_unit("other", WAITING)
+    story = [(0.0, f"waiting for {EVIL}"), (1.0, STARTING), (2.0, FAILED)]
+    evil = a_unit(EVIL, FAILED, story=story, why=EVIL, said=[EVIL, EVIL])
+    other = a_unit("other", WAITING, story=[(0.0, f"waiting for {EVIL}:ok")])
     other["deps"] = [f"{EVIL}:bounce"]
-    stories = {EVIL: [(0.0, f"waiting for {EVIL}"), (1.0, STARTING), (2.0, FAILED)], "other": [(0.0, f"waiting for {EVIL}:ok")]}
-    html = overlord.draw_page(see(evil, other, stories=stories, lines={EVIL: [EVIL, EVIL]}, health=EVIL, healthy=False), NOW)
+    html = overlord.draw_page(see(evil, other, health=EVIL, healthy=False), NOW)
     page, shown = Page(html), EVIL.replace("\udcff", "\ufffd").replace("\x01", "\ufffd")
     html.encode()
     assert page.of("script") == [{}]
@@ -343,7 +341,7 @@ def test_timeline() -> None:
         "later": [(90000.0, STARTING), (90001.0, OK)],
         "off": [],
     }
-    rows = pictures(overlord.draw_page(see(*map(a_unit, stories), stories=stories), NOW))[1].splitlines()
+    rows = pictures(overlord.draw_page(see(*(a_unit(name, story=stories[name]) for name in stories)), NOW))[1].splitlines()
     drawn = {name: re.split("  +(?=ok|backoff|not)", row, maxsplit=1)[0][7:].ljust(60) for name, row in zip(stories, rows)}
     at = [round(59 * second / 4.4 - 0.5) for second in (1, 2, 4)]
     there, coming = "\u2588", "\u2592"
@@ -355,10 +353,10 @@ def test_timeline() -> None:
         "ok at 2 s", "ok at 4 s, 2 s for db:ok", "backoff at 1 d 1 h", "ok at 1 d 1 h", "not asked for", "4.4 s",
     ]  # fmt: skip
     assert len({look[2] for look in overlord.LOOKS.values()}) > 4  # told apart without colour
-    shown = pictures(overlord.draw_page(see(a_unit("a"), stories={"a": [(0.0, OK)]}), NOW))[1]
+    shown = pictures(overlord.draw_page(see(a_unit("a", story=[(0.0, OK)])), NOW))[1]
     assert shown.splitlines()[0] == f"a  {there * 60}  ok at 0 s"
     late = {"later": stories["later"], "off": []}  # without any that was asked for at once, until now: 100,000 s
-    bar, _, scale = pictures(overlord.draw_page(see(*map(a_unit, late), stories=late), NOW))[1].splitlines()
+    bar, _, scale = pictures(overlord.draw_page(see(*(a_unit(name, story=late[name]) for name in late)), NOW))[1].splitlines()
     assert re.fullmatch(f"later {{40,60}}{coming}?{there}+ +ok at 1 d 1 h", bar) and scale.split()[0] == "0"
 
 

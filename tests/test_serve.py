@@ -30,12 +30,12 @@ from test_page import tool
 NOBODY = 65534
 SLEEP = "exec sleep 12345"
 ANSWER = [
-    "health\t0\thealthy: 1 daemon ok",
-    "build\t0.1.0\t7",
-    "unit\tweb\tdaemon\tok\t17\t5.000\t6.000\t1\t\t0\t\t\t1048576\t0.25\t2\t2\t3\t\t",
-    "story\tweb\t6.0000\t0.0000 waiting\t0.0010 starting\t1.0010 ok",
+    "0\thealthy: 1 daemon ok",
+    "0.1.0\t7",
+    "web\tdaemon\tok\t17\t5.000\t6.000\t1\t\t0\t\t\t1048576\t0.25\t2\t2\t3\t\t"
+    "\t6.0000\t0.0000 waiting\t0.0010 starting\t1.0010 ok",
 ]
-SICK = ["health\t1\tunhealthy: web is in backoff", *ANSWER[1:]]
+SICK = ["1\tunhealthy: web is in backoff", *ANSWER[1:]]
 
 
 class Desk:
@@ -265,7 +265,7 @@ def test_slow(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_answer_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     """A page of 4 MB to one who does not read it: he is left in the end, and holds up nobody."""
     monkeypatch.setattr(program_under_test, "VISIT_TIMEOUT", 1.0)
-    big = [*ANSWER, *(f"line\tweb\t{'x' * 1000}" for _ in range(4000))]
+    big = [*ANSWER[:2], "\t|".join([ANSWER[2], *("x" * 1000 for _ in range(4000))])]
     monkeypatch.setitem(program_under_test.SERVED, "/", ("text/html", lambda seen, now: "x" * (4 << 20)))
     desk = Desk()
     desk.answer = big

@@ -1194,7 +1194,7 @@ class Stage:
         return state == WAITING or (how == OK and state in (OK, FAILED, STOPPED) and dep not in self.succeeded)
 
 
-VERBS = "start start stop stop stop restart restart restart wait status health timeline events signal no".split()
+VERBS = "start start stop stop stop restart restart restart wait status health events signal no".split()
 
 
 class World(Stage):
