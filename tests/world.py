@@ -818,7 +818,8 @@ class Stage:
             alive = [p.unit for p in self.processes.values() if p.unit in above and (p.alive or not p.reaped)]
             check(not alive or not old.pid or old.state == STOPPING, "{} is stopped before {}, which need it", name, alive)
         elif event.kind == "stop" and event.why in HANDS and old.pid and old.state != STOPPING and old.then != "fail":
-            check(name in self.in_between or not self.goes_before(name), "{} is stopped before {}, which needs it", name, self.goes_before(name))
+            first = "" if name in self.in_between else self.goes_before(name)
+            check(not first, "{} is stopped before {}, which needs it", name, first)
 
     def check_turn(self, name: str, old: overlord.Status) -> None:
         """Check that an instance which serves is restarted only while none of its name is on its way up: other than one that
