@@ -1926,6 +1926,8 @@ def test_help_about_a_word(word: str, pattern: str, main: SimpleNamespace, capfd
         (["-c", "x"], ("x", "run", [])),
         (["-c", "x", "run"], ("x", "run", [])),
         (["-c", "x", "check"], ("x", "check", [])),
+        (["check", "-c", "x"], ("x", "check", [])),
+        (["exec", "-c", "x", "web", "sh", "-c", "y"], ("x", "exec", ["web", "sh", "-c", "y"])),
         (["-c", "x", "-c", "y"], ("y", "run", [])),
         (["bash"], (None, "run", ["bash"])),
         (["bash", "-c", "check"], (None, "run", ["bash", "-c", "check"])),
