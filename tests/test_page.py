@@ -49,7 +49,7 @@ def a_unit(name: str, state: str = OK, deps: str = "", **more: Any) -> dict[str,
     """Return the record of a unit, as `read_records` makes it."""
     unit: dict[str, Any] = dict.fromkeys(overlord.RECORD)
     unit.update(name=name, kind="daemon", state=state, deps=deps.split(), why="", blocked="", restarts=0, starts=1)
-    unit.update({"for": 5.0, "failures": 0, **more})
+    unit.update({"for": 5.0, "cause": "", **more})
     return unit
 
 
