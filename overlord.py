@@ -4535,7 +4535,7 @@ class Prober:
         number, _, unsafe = wrong.partition(" ")
         if self.purpose == "pidfile" and is_number(number, 10):
             wrong = self.loop.name_main(unit, int(number), self.probes[0].text, not unsafe or bool(unit.spec.uid))
-        elif wrong and self.purpose in ("ready", "health") and self.probes[0].kind != "cmd":
+        elif wrong and not scarce and self.purpose in ("ready", "health") and self.probes[0].kind != "cmd":
             wrong = f"{self.probes[0].text}: {wrong}"
         log.message("debug", unit.name, f"{self.purpose} {wrong or 'passed'}")
         self.wrong = wrong
