@@ -4299,7 +4299,8 @@ class Control:
                 names = [name for name, what in news.items() if what == "new" or what.startswith("changed:")]
                 units = [self.fleet.units.get(name) or before.get(name) for name in names]
                 coming = [unit for unit in units if unit and (unit.wanted or unit in wanted) and unit.by != BY_CLOCK]
-                self.await_up(request, {u: u.status.starts if u.status.stale else -1 for u in coming}, now)
+                since = {unit: unit.status.starts if unit.status.stale else -1 for unit in coming}
+                self.await_up(request, since, now)
 
         self.await_outcome(request, news, now, await_new_units)
 
@@ -4349,24 +4350,24 @@ class Control:
             end = end.waits
         if self.fleet.units.get(unit.name) is not unit:
             return "is another unit since a reload" if unit.name in self.fleet.units else "was removed by a reload"
-        fresh, runs_on = not status.stale if since is None else status.starts > since, status.state == OK and status.pid
+        fresh = not status.stale if since is None else status.starts > since
         if status.state == OK and not unit.queued and fresh:
             return ""
-        if runs_on and not status.stale and not unit.leaving:
-            return f"was not restarted, and runs on as before (pid {status.pid})"
+        old = f"runs on as before (pid {status.pid})" if status.state == OK and status.pid else ""
+        if old and not status.stale and not unit.leaving:
+            return f"was not restarted, and {old}"
         ended = end.rests() and not end.find_next().deed
         failed = (ended and status.state in ENDED) if patient else (ended or end.status.state == BACKOFF)
         if not failed:
             return None
-        if runs_on:
-            return f"runs on as before (pid {status.pid}), and is to be restarted later; {self.describe(end, now)}"
-        behind = f"; {self.describe(end, now)}" if end is not unit else ""
-        return f"{'' if patient else 'did not come up, it '}{self.describe(unit, now).partition(' ')[2]}{behind}"
+        behind = f"; {end.name} {self.describe(end, now)}" if end is not unit else ""
+        new = ("" if patient else "did not come up, it ") + self.describe(unit, now)
+        return (f"{old}, and is still to be restarted" if old else new) + behind
 
     def describe(self, unit: Unit, now: float) -> str:
         """Return what `why` says of a unit, and the last line of one that has failed."""
         state, tail = unit.status.state, self.output.tails.get(unit.name)
-        why = f"{unit.name} is {spell_state(state)}{'' if state == WAITING else ':'} {self.fleet.explain(unit, now)}"
+        why = f"is {spell_state(state)}{'' if state == WAITING else ':'} {self.fleet.explain(unit, now)}"
         last = b"".join(tail.last_lines(1)) if tail and state in (BACKOFF, FAILED) else b""
         return why.rstrip(" :") + (f"; its last line: {decode(last)[:SHOWN_WIDTH]}" if last else "")
 
@@ -4377,7 +4378,8 @@ class Control:
 
     def time_out_request(self, request: Request) -> None:
         units = [unit for name, unit in self.fleet.units.items() if name in request.follows]
-        left = [self.describe(unit, time.monotonic()) for unit in units if unit.status.state != OK]
+        now = time.monotonic()
+        left = [f"{unit.name} {self.describe(unit, now)}" for unit in units if unit.status.state != OK]
         limit = spell_duration(request.options["timeout"])
         request.fail(f"not within {limit}: {', '.join(left) or 'nothing came of it'}", 1)
 
