@@ -885,6 +885,7 @@ def test_opener_hangs_at_a_stop(fleet: Start, names: NameServer, port: int) -> N
 def test_opener_hangs_and_succeeds_late(fleet: Start, names: NameServer, port: int) -> None:
     """Stopped and started meanwhile, it still has to wait for what `wait_for` names."""
     o = hanging(fleet, names, port, wait_for="file:/nonexistent")
+    assert f"overlord to open {HANGS.format(port)}" in row(o, "web")["why"], "that is not the daemon's doing"
     for _ in range(2):
         o.ask("stop", "web")
         o.ask("start", "web", "-t", "0", code=None)

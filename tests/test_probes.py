@@ -598,6 +598,8 @@ def test_why_it_is_not_ready(fleet: Start) -> None:
     o.config.write_text(o.config.read_text() + daemon("log", SLEEP, ready="log:up.*ready", stdout="prefix", **never)
                         + daemon("told", SLEEP, ready="notify", **never))  # fmt: skip
     o.ask("reload", "-t", "0", code=1)
+    o.says("log", "started")
+    o.says("told", "started")
     eventually(lambda: "no line has matched up.*ready" in row(o, "log")["why"], "what has not come")
     eventually(lambda: "it has not said READY=1" in row(o, "told")["why"], "what has not come")
     short = fleet(daemon("app", SLEEP, ready=FATAL, ready_timeout="1s", **IGNORE))
