@@ -247,6 +247,7 @@ CLIENTS_MAX = 200
 BACKLOG = 4096  # of `listen`; the kernel keeps it to net.core.somaxconn
 OPENING_TIMEOUT = 60  # for a child to open sockets
 LOG_KEPT = 65536  # of overlord's own messages, while nobody reads them
+EARLY = 10.0  # a daemon that ends this soon after its start may have met a socket in use
 OOM_WINDOW = 1.0  # a SIGKILL this soon after the kernel counted an out-of-memory kill was that kill
 REST = 0.001  # between two reads from a unit that writes line by line without a pause
 CLD_KILLED, CLD_STOPPED = (2, 3), 5  # waitid(2); PYTHON: named since 3.9
@@ -1268,11 +1269,12 @@ def pack_config(read: Callable[[], Config]) -> bytes:
 # stale then: why the process has to be replaced; its end is a "stop" or a failure ("fail"), else its code decides
 # delay: the last back-off, in seconds
 # respawned recent: how often it was restarted after it ended by itself; when, or for N/ok, after how many `oks`
+# cause: why it was restarted last
 Status = namedtuple(
     "Status",
     "state since deadline pid left oks up ready named starts started lived stale then code delay respawned recent"
-    " why hint",
-    defaults=(IDLE, 0.0, None, 0, False, 0, False, False, False, 0, 0.0, 0.0, "", "", 0, None, 0, (), "", ""),
+    " why hint cause",
+    defaults=(IDLE, 0.0, None, 0, False, 0, False, False, False, 0, 0.0, 0.0, "", "", 0, None, 0, (), "", "", ""),
 )
 # PYTHON: from an iterator, as `_replace` has it, up to 400 KB of free tuples stay behind; from a list, none.
 Status._make = classmethod(lambda cls, made: tuple.__new__(cls, list(made)))  # type: ignore[assignment,method-assign]
@@ -1303,9 +1305,13 @@ class Move:
         """Wait until the Fleet feeds `start`. A daemon that is OK stays OK. A person's start begins anew."""
         kind, why = self.spec.kind, self.event.why
         if why == BY_HAND:
-            self.amend(delay=None, recent=() if self.counts_in_a_row() else self.status.recent)
+            self.begin_anew()
         if self.status.state != OK or kind != "daemon":
             self.enter(WAITING, deadline=self.now + REMINDER if kind == "main" else None, why=why)
+
+    def begin_anew(self) -> None:
+        """Forget the back-off, and the restarts in a row: a person asks for another start."""
+        self.amend(delay=None, recent=() if self.counts_in_a_row() else self.status.recent)
 
     def counts_in_a_row(self) -> bool:
         return bool(self.spec.respawns and self.spec.respawns[1] == IN_A_ROW)
@@ -1375,13 +1381,15 @@ class Move:
         if self.status.left:  # no other main process was named in time
             self.stop_leftovers()
         else:
-            why = f"max_age reached after {spell_duration(self.now - self.status.started)}"
-            self.amend(deadline=None, stale=self.status.stale or why)
+            self.amend(deadline=None)
+            self.event = Event("stale", f"max_age reached after {spell_duration(self.now - self.status.started)}")
+            self.mark_stale()
 
     def mark_stale(self) -> None:
-        """Note why the process has to be replaced; the Fleet says when. A failure comes before other reasons."""
+        """Note why the process has to be replaced ("": not any more); the Fleet says when. A failure comes before other
+        reasons, and those before a restart by hand, which may be called off."""
         status, event = self.status, self.event
-        if status.pid and (event.fails or not status.stale):
+        if status.pid and (event.fails or status.stale in ("", RESTART)):
             self.amend(stale=event.why, then="fail" if event.fails else status.then)
 
     def stop_process(self) -> None:
@@ -1451,7 +1459,9 @@ class Move:
         self.amend(pid=0, left=False, stale="", then="", delay=None if steady else status.delay)
         if status.then == "stop" or not wanted:
             took = spell_duration(self.now - status.since if status.state == STOPPING else 0.0)
-            self.enter(WAITING if wanted else STOPPED)
+            if status.why == RESTART:
+                self.begin_anew()
+            self.enter(WAITING if wanted else STOPPED, cause=status.why if wanted else status.cause)
             self.announce("info", f"stopped in {took} ({spell_exit(status)})" + (", restarting" if wanted else ""))
             return
         early = spec.kind == "daemon" and not status.up
@@ -1503,7 +1513,7 @@ class Move:
         delay = 0.0 if last is None else min(high, max(low, last * 2))
         wait = max(least, delay * (1 + self.chance / 10))
         self.announce("warning", f"{end}, restarting" + (f" in {spell_duration(wait)}" if wait else ""))
-        self.enter(BACKOFF, deadline=self.now + wait, delay=delay, why=end)
+        self.enter(BACKOFF, deadline=self.now + wait, delay=delay, why=end, cause=end)
 
     # By event, what it means in which state. No other can come, but those of ANY_TIME: they mean nothing there.
     TABLE: ClassVar[dict[str, dict[str, Callable[[Move], None]]]] = {
@@ -1627,9 +1637,13 @@ class Unit:
         return bool(self.stuck and self.stuck is not self and self.stuck.rests())
 
     def trouble(self) -> str:
-        """Return why a probe failed last, or else what the daemon says of itself (STATUS=)."""
+        """Return why a probe failed last, or what the daemon says of itself (STATUS=), or what it has not said yet."""
         failed = [prober.wrong for prober in self.probers.values() if prober.wrong and prober.is_current()]
-        return str(failed[0]) if failed else self.note
+        if failed or self.note or self.status.state != STARTING or self.status.ready or not self.spec.ready:
+            return str(failed[0]) if failed else self.note
+        kind, _, port, path, _ = self.spec.ready
+        missing = {"log": f"no line has matched {path}", "fd": f"no newline has come on descriptor {port}"}
+        return "it has not said READY=1" if kind == "notify" else missing.get(kind, "")
 
     def why_wait(self) -> str:
         end = self.stuck
@@ -1702,7 +1716,7 @@ class Unit:
     def ask_for(self, what: str) -> Next:
         """Have its sockets opened or its `wait_for` probed, and wait for that."""
         why = ", ".join(probe.text for probe in getattr(self.spec, what))
-        why = f"its sockets ({why})" if what == "listen" else why
+        why = f"overlord to open {why}" if what == "listen" else why
         return Next("wait" if self.reach == what else what, why=why)
 
     def is_met(self, dep: Unit, how: str) -> bool:
@@ -2031,6 +2045,10 @@ class Fleet:
             for other in unit.dependents if new.oks > 1 and not self.ending else ():
                 if (unit, "bounce") in other.deps and other.status.state in (STARTING, OK):
                     self.events.append((other, Event("stale", f"{unit.name} was restarted")))
+        for other in unit.team if new.state in (BACKOFF, FAILED) and not new.up and not old.stale else ():
+            if other.status.stale == RESTART:  # it has its turn only behind those that come up
+                self.say("warning", other.name, f"not restarted, since {unit.name} did not come up: runs on as before")
+                self.events.append((other, Event("stale")))
         if self.began is not None and unit.spec.kind == "daemon":
             self.say_all_up(new.state, self.began, now)
         if not self.ending:
@@ -2112,7 +2130,8 @@ class Fleet:
             by = "" if unit.name == MAIN else unit.by
             return f"for {by}" if by in self.units else by
         if unit.next_run:
-            return f"{why}{'; ' if why else ''}next run {unit.next_run}"
+            until = f"in {spell_duration(max(0.0, unit.plan[1] - now))}, " if unit.plan[0].every else ""
+            return f"{why}{'; ' if why else ''}next run {until}{unit.next_run}"
         return f"{why}; next try in {left}" if status.state == BACKOFF else why
 
     # --------------------------------------------------------------------------------------------------- by hand
@@ -3321,6 +3340,9 @@ class Kernel:
             name = program_of(unit.spec.cmd)
             how = f"run {name} {FOREGROUND[name]}" if name in FOREGROUND else "see its manual"
             return f"it put itself into the background, as {left}; keep it in the foreground ({how}) or set `pidfile`"
+        if code not in HINTS and unit.spec.listen and time.monotonic() - unit.status.started < EARLY:
+            held = spell_list([probe.text for probe in unit.spec.listen])
+            return f"overlord holds {held} for it: a program that opens that itself needs no `listen`"
         return HINTS.get(code, "")
 
 
@@ -3852,7 +3874,7 @@ def open_sockets(spec: Spec, probes: Iterable[Probe], receiver: Any) -> tuple[st
 # happened to the unit when, both in seconds from the start, and after a "|" each of its last lines.
 RECORD: dict[str, Callable[[str], Any]] = {
     "name": str, "kind": str, "state": str, "pid": int, "for": float, "uptime": float, "restarts": int, "next": float,
-    "failures": int, "blocked": str, "deps": str.split, "memory": int, "processor": float, "processes": int,
+    "cause": str, "blocked": str, "deps": str.split, "memory": int, "processor": float, "processes": int,
     "starts": int, "code": int, "last": str, "why": str,
 }  # fmt: skip
 ENDING = "overlord is shutting down"
@@ -4122,10 +4144,14 @@ class Control:
             last = [] if openly or not tail else tail.last_lines(1)
             said = tail.last_lines(SERVED_LINES) if openly and tail and status.state in (BACKOFF, FAILED) else []
             story = [(at, what.split()[0] if openly and not tells(what) else what) for at, what in unit.story]
+            following = status.deadline
+            if following is None and unit.plan and unit.rests():
+                plan, following = unit.plan
+                following -= 0.0 if plan.every else time.time() - now
             yield (
                 unit.name, spec.kind, status.state, pid or "", f"{now - (status.since or self.began):.3f}",
-                f"{now - status.started:.3f}" if pid else "", max(0, status.starts - 1),
-                f"{max(0.0, status.deadline - now):.3f}" if status.deadline is not None else "", status.respawned,
+                f"{now - status.started:.3f}" if pid else "", status.respawned,
+                "" if following is None else f"{max(0.0, following - now):.3f}", "" if openly else status.cause,
                 unit.waits.name if unit.waits else "", " ".join(f"{dep.name}:{how}" for dep, how in unit.deps),
                 memory, processor and f"{processor:.2f}", count, status.starts,
                 exit_code(status.code) if status.starts > bool(pid) else "", decode(b"".join(last))[:SHOWN_WIDTH],
@@ -4263,8 +4289,7 @@ class Control:
             request.fail(config[-1], EX_CONFIG)
             return
         old, before = self.fleet.settings, dict(self.fleet.units)
-        since = {unit: unit.status.starts for unit in before.values()}
-        wanted = {unit for unit in since if unit.wanted}
+        wanted = {unit for unit in before.values() if unit.wanted}
         news = self.fleet.change_config(config, now)
         lines = [f"{name}: {what}" for name, what in news.items()]
         for key in [key for key in Settings._fields if getattr(old, key) != getattr(config.settings, key)]:
@@ -4279,7 +4304,8 @@ class Control:
                 names = [name for name, what in news.items() if what == "new" or what.startswith("changed:")]
                 units = [self.fleet.units.get(name) or before.get(name) for name in names]
                 coming = [unit for unit in units if unit and (unit.wanted or unit in wanted) and unit.by != BY_CLOCK]
-                self.await_up(request, {unit: since.get(unit, -1) for unit in coming}, now)
+                since = {unit: unit.status.starts if unit.status.stale else -1 for unit in coming}
+                self.await_up(request, since, now)
 
         self.await_outcome(request, news, now, await_new_units)
 
@@ -4336,18 +4362,25 @@ class Control:
         if self.fleet.units.get(unit.name) is not unit:
             return "is another unit since a reload" if unit.name in self.fleet.units else "was removed by a reload"
         fresh = not status.stale if since is None else status.starts > since
-        stays = status.pid and not status.stale and not unit.leaving
-        if status.state == OK and not unit.queued and (fresh or stays):
+        if status.state == OK and not unit.queued and fresh:
             return ""
+        old = f"runs on as before (pid {status.pid})" if status.state == OK and status.pid else ""
+        if old and not status.stale and not unit.leaving:
+            return f"was not restarted, and {old}"
         ended = end.rests() and not end.find_next().deed
         failed = (ended and status.state in ENDED) if patient else (ended or end.status.state == BACKOFF)
         if not failed:
             return None
-        if end is not unit and status.state != WAITING:
-            end_state = spell_state(end.status.state)
-            return f"did not come up, it is still to be restarted, after {end.name}, which is {end_state}"
-        state = spell_state(status.state) + ("" if status.state == WAITING else ":")
-        return f"{'is' if patient else 'did not come up, it is'} {state} {self.fleet.explain(unit, now)}"
+        behind = f"; {end.name} {self.describe(end, now)}" if end is not unit else ""
+        new = ("" if patient else "did not come up, it ") + self.describe(unit, now)
+        return (f"{old}, and is still to be restarted" if old else new) + behind
+
+    def describe(self, unit: Unit, now: float) -> str:
+        """Return what `why` says of a unit, and the last line of one that has failed."""
+        state, tail = unit.status.state, self.output.tails.get(unit.name)
+        why = f"is {spell_state(state)}{'' if state == WAITING else ':'} {self.fleet.explain(unit, now)}"
+        last = b"".join(tail.last_lines(1)) if tail and state in (BACKOFF, FAILED) else b""
+        return why.rstrip(" :") + (f"; its last line: {decode(last)[:SHOWN_WIDTH]}" if last else "")
 
     def await_outcome(self, request: Request, names: Iterable[str], now: float, until: Callable[..., None]) -> None:
         """Have `until` complete the answer. Messages about these units belong to the answer."""
@@ -4356,7 +4389,8 @@ class Control:
 
     def time_out_request(self, request: Request) -> None:
         units = [unit for name, unit in self.fleet.units.items() if name in request.follows]
-        left = [f"{unit.name} is {spell_state(unit.status.state)}" for unit in units if unit.status.state != OK]
+        now = time.monotonic()
+        left = [f"{unit.name} {self.describe(unit, now)}" for unit in units if unit.status.state != OK]
         limit = spell_duration(request.options["timeout"])
         request.fail(f"not within {limit}: {', '.join(left) or 'nothing came of it'}", 1)
 
@@ -4514,6 +4548,8 @@ class Prober:
         number, _, unsafe = wrong.partition(" ")
         if self.purpose == "pidfile" and is_number(number, 10):
             wrong = self.loop.name_main(unit, int(number), self.probes[0].text, not unsafe or bool(unit.spec.uid))
+        elif wrong and not scarce and self.purpose in ("ready", "health") and self.probes[0].kind != "cmd":
+            wrong = f"{self.probes[0].text}: {wrong}"
         log.message("debug", unit.name, f"{self.purpose} {wrong or 'passed'}")
         self.wrong = wrong
         if self.purpose == "health":
@@ -5190,7 +5226,7 @@ class Loop:
     def post_mortem(self, unit: Unit) -> dict[str, str | list[str]]:
         """Return what a person wants to know of a final failure."""
         spec, status, tail = unit.spec, unit.status, self.output.tails.get(unit.name)
-        restarts = count_of(max(0, status.starts - 1, status.respawned), "time")
+        restarts = count_of(status.respawned, "time")
         user = spec.uid or f"{os.geteuid()} (overlord's own)"
         told: dict[str, str | list[str]] = {"command": spec.cmd, "user": user, "restarted": restarts}
         if status.started:
@@ -5398,10 +5434,15 @@ def needed_programs(cmd: str) -> Iterator[tuple[str, str]]:
         yield first_program(re.sub(r"^exec\s+(?!-)", "", part)), hint
 
 
+LOCAL = ("", "localhost", "127.0.0.1", "0.0.0.0", "::1", "::")
+
+
 def warn_of_image(config: Config, environment: Mapping[bytes, bytes]) -> Iterator[str]:
     """Warn of programs, users and folders that the image lacks, and of scripts that never run."""
     needed = {dep for unit in config.units.values() for dep, _ in unit.deps}
     ports: dict[str, str] = {}  # of `serve` -> unit
+    listens = {(each.port or each.path, each.host in LOCAL or each.host): section_of(unit)
+               for unit in config.units.values() for each in unit.listen}  # fmt: skip
     for name, unit in config.units.items():
         for port in re.findall(r"overlord\.py serve (?:\S+:)?(\d+)$", unit.cmd):
             if ports.setdefault(port, name) != name:
@@ -5420,11 +5461,12 @@ def warn_of_image(config: Config, environment: Mapping[bytes, bytes]) -> Iterato
                 yield f"{name}: uid: only root and overlord's own user may ask overlord: leave uid out"
         except StartError as error:
             yield f"{name}: {error}"
-        own = {each.port or each.path for each in unit.listen}
-        for probe in [each for each in (unit.ready, unit.health) if each and (each.port or each.path) in own]:
-            if probe.kind != "http":
-                yield f"{name}: {probe.text} always passes, since overlord itself listens there: use http: or notify"
-            elif unit.instance:
+        for probe in [each for each in (unit.ready, unit.health, *unit.wait_for) if each]:
+            keeper = listens.get((probe.port or probe.path, probe.host in LOCAL or probe.host))
+            if keeper and probe.kind != "http":
+                holder = "overlord itself" if keeper == section_of(unit) else f"overlord itself, for [{keeper}],"
+                yield f"{name}: {probe.text} always passes, since {holder} listens there: use http: or notify"
+            elif keeper == section_of(unit) and unit.instance:
                 yield f"{name}: {probe.text} passes when any instance answers, since all share that socket: see warmup"
         if unit.dir and not os.path.isdir(unit.dir):
             yield f"{name}: dir {unit.dir}: no such folder"
@@ -5896,11 +5938,12 @@ def draw_why(asked: Asked, units: Units) -> str:
         raise Mistake(f"there is no unit {following}{hint}")
     while following in units:
         unit = units.pop(following)
-        failures = unit["failures"] if unit["state"] == BACKOFF else 0
+        failures = unit["restarts"] if unit["state"] == BACKOFF else 0
         after = f" after {count_of(failures, 'failure')}" if failures else ""
         why = f"{'' if unit['state'] == WAITING else ':'} {unit['why']}" if unit["why"] else ""
         since = spell_duration(unit["for"])
         out += f"{margin}{unit['name']} is {spell_state(unit['state'])}{after}{why} (for {since})\n"
+        out += "" if unit["cause"] in unit["why"] else f"{margin}restarted last: {unit['cause']}\n"
         following, margin = unit["blocked"], margin + "  "
     words: list[str] = []
     ask_overlord(asked.path, ["logs", "-n", "5", unit["name"]], words.append, quiet=True)
@@ -5944,7 +5987,7 @@ def spell_story(story: list[tuple[float, float, str]]) -> str:
 
 Seen = namedtuple("Seen", "healthy health version orphans units")
 METRICS = (  # of a unit: name (a counter's ends with _total), field of its record, and what it is
-    ("starts_total", "starts", "Starts."), ("restarts_total", "restarts", "Starts after the first."),
+    ("starts_total", "starts", "Starts."), ("restarts_total", "restarts", "After an end that nobody asked for."),
     ("last_exit_code", "code", "Of its last process that ended; 128+N for a death by signal N."),
     ("start_time_seconds", "began", "When its process was started, since 1970."),
     ("cpu_seconds_total", "processor", "Processor time of its processes, and of their children that have ended."),

@@ -1597,6 +1597,16 @@ def test_check_of_serve(main: SimpleNamespace, tmp_path: Path, capfd: Capture) -
     assert check(main, capfd, config.format(tool, 9001)) == ["b: a serves at port 9001 too"]
 
 
+def test_check_of_probes_that_overlord_answers(main: SimpleNamespace, capfd: Capture) -> None:
+    """The socket of `listen` takes connections with nobody behind it, whoever's probe that is; not another host's."""
+    text = "[daemon:web]\ncmd = sleep 5\nlisten = tcp:80 unix:/run/x\n[daemon:app]\ncmd = sleep 5\n"
+    for option in ("ready = tcp:80", "health = tcp:127.0.0.1:80", "wait_for = tcp:db:81 unix:/run/x"):
+        (warning,) = check(main, capfd, text + option + "\n")
+        assert "app: " in warning and "always passes, since overlord itself, for [daemon:web], listens there" in warning
+    for option in ("ready = tcp:81", "health = tcp:other.host:80", "wait_for = http://localhost/"):
+        assert check(main, capfd, text + option + "\n") == []
+
+
 def test_check_warns_of_all_that_lacks(main: SimpleNamespace, capfd: Capture) -> None:
     """One run of `check` says everything."""
     text = "[daemon:a]\ncmd = nope1\nuid = nope2\ndir = /nope3\n[script:b]\ncmd = nope4\ngid = nope5\n"

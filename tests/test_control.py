@@ -242,13 +242,14 @@ def test_status(fleet: Start, terminal: Terminal) -> None:
 
     found = {unit["name"]: unit for unit in status(o)}
     assert list(found["web"]) == [
-        *("name", "kind", "state", "pid", "for", "uptime", "restarts", "next", "failures", "blocked", "deps"),
+        *("name", "kind", "state", "pid", "for", "uptime", "restarts", "next", "cause", "blocked", "deps"),
         *("memory", "processor", "processes", "starts", "code", "last", "why"),
     ]
     web, flapping, behind = found["web"], found["flapping"], found["far-behind"]
     assert (web["kind"], web["pid"], web["restarts"], web["next"]) == ("daemon", o.unit("web").pid, 0, None)
     assert web["uptime"] > 0
-    assert (flapping["pid"], flapping["uptime"], flapping["restarts"], flapping["failures"]) == (None, None, 1, 2)
+    assert (flapping["pid"], flapping["uptime"], flapping["restarts"]) == (None, None, 2)
+    assert re.match(r"pid \d+ exited with code 3 after", flapping["cause"]) and web["cause"] == ""
     assert 900 < flapping["next"] < 1101
     assert re.match(r"pid \d+ exited with code 3 after .*next try in 1[678] min", flapping["why"])
     assert behind["deps"] == ["web:ok", "behind:bounce"]
@@ -686,7 +687,8 @@ def test_wait(fleet: Start, asking: Callable[..., Asking]) -> None:
         + daemon("bad", "until test -e fail; do sleep 0.01; done; exit 3", **FAILS)
     )
     assert o.ask("wait", "db").stdout == "db: ok\n"
-    assert "not within 0.05 s: gate is running, web is waiting" in o.ask("wait", "web", "db", "-t", "50ms", code=1).stderr
+    late = o.ask("wait", "web", "db", "-t", "50ms", code=1).stderr
+    assert "not within 0.05 s: gate is running: by dependency, web is waiting for gate:ok" in late
     waits = [asking(o.client("wait", "web", "db")), asking(o.client("wait", "gate", "-t", "1h")), asking(o.client("wait", "bad"))]
     (o.folder / "go").touch()
     assert waits[0].wait_exit() == 0
@@ -918,6 +920,34 @@ def test_why(fleet: Start) -> None:
         assert done.stderr == "", "that it is not captured is no matter"
     lines = o.ask("why", "patient").stdout.splitlines()
     assert "work is running" in lines[1]
+    ends_well(o)
+
+
+def test_why_it_was_restarted(fleet: Start) -> None:
+    """Of one that is up again, `why` says what made it be restarted last."""
+    o = fleet(daemon("db", SLEEP) + daemon("web", SLEEP, deps="db:bounce"))
+    o.wait_ok("web")
+    assert "restarted last" not in o.ask("why", "web").stdout
+    for cause, act in (
+        (r"pid \d+ killed by SIGKILL after .*", lambda: o.kill_unit("db")),
+        ("restart by hand", lambda: o.ask("restart", "db")),
+    ):
+        count = o.starts("web")
+        act()
+        o.wait_ok("web", count + 1)
+        assert re.search(f"^restarted last: {cause}$", o.ask("why", "db").stdout, re.MULTILINE)
+        assert "\nrestarted last: db was restarted\n" in o.ask("why", "web").stdout
+    ends_well(o)
+
+
+def test_why_it_does_not_come_up(fleet: Start) -> None:
+    """Who waits for the outcome is told what `why` would say, down to the last line of the one that failed."""
+    bad = daemon("bad", "echo out of luck; exit 3", stdout="prefix", warmup="1h", backoff="1000s..1000s")
+    o = fleet(daemon("web", SLEEP, deps="bad", autostart="false") + bad + daemon("db", SLEEP))
+    o.says("bad", ".*restarting in")
+    done = o.ask("start", "web", code=1).stderr
+    end = r"bad is in backoff: pid \d+ exited with code 3 .*; its last line: out of luck"
+    assert re.search(f"web did not come up, it is waiting for bad:ok; {end}", done)
     ends_well(o)
 
 

@@ -409,6 +409,19 @@ def test_address_in_use(fleet: Start, port: int) -> None:
     assert ask((V4, port)) and ask((V6, port))
 
 
+def test_a_daemon_that_opens_the_address_itself(fleet: Start, port: int) -> None:
+    """Its failure says who holds the address: "Address already in use" alone leads nobody there."""
+    code = f"""
+import socket
+try: socket.socket().bind(("127.0.0.1", {port}))
+except OSError as error: raise SystemExit(str(error))
+"""
+    o = fleet(daemon("web", python(code), listen=f"tcp:127.0.0.1:{port}", **IGNORE) + daemon("other", SLEEP))
+    hint = f"overlord holds tcp:127.0.0.1:{port} for it: a program that opens that itself needs no `listen`"
+    o.says("web", f"failed: pid .* exited with code 1.*: {hint}")
+    assert hint in o.ask("why", "web").stdout
+
+
 def test_address_in_use_is_a_failure(fleet: Start, port: int) -> None:
     """Where nothing is tried again, it ends as any unit that could not start."""
     with socket.socket() as other:
@@ -872,6 +885,7 @@ def test_opener_hangs_at_a_stop(fleet: Start, names: NameServer, port: int) -> N
 def test_opener_hangs_and_succeeds_late(fleet: Start, names: NameServer, port: int) -> None:
     """Stopped and started meanwhile, it still has to wait for what `wait_for` names."""
     o = hanging(fleet, names, port, wait_for="file:/nonexistent")
+    assert f"overlord to open {HANGS.format(port)}" in row(o, "web")["why"], "that is not the daemon's doing"
     for _ in range(2):
         o.ask("stop", "web")
         o.ask("start", "web", "-t", "0", code=None)

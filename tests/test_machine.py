@@ -284,6 +284,20 @@ def test_asked_for_again(state: str) -> None:
     assert unit.status.delay is None, "a person's start begins anew"
 
 
+def test_restart_by_hand_begins_anew() -> None:
+    """A back-off from before is forgotten, as by `start`; a restart for another reason leaves it as it is."""
+    for why, lasts in ((overlord.RESTART, False), ("db was restarted", True)):
+        unit = a_daemon().up()
+        unit.exit(1)
+        unit.due()
+        unit.up()
+        assert unit.status.delay is not None
+        unit.send("stop", why=why, wanted=True)
+        assert unit.exit(0) == WAITING
+        assert (unit.status.delay is not None) == lasts
+        assert unit.status.cause == why
+
+
 def test_asked_for_while_stopping() -> None:
     """It starts again once it is gone, and not before."""
     unit = a_daemon().ok()

@@ -47,7 +47,7 @@ def a_unit(name: str, state: str = OK, deps: str = "", story: Any = (), **more: 
     unit.update(name=name, kind="daemon", state=state, deps=deps.split(), why="", blocked="", restarts=0, starts=1, said=[])
     ends = [*(at for at, _ in story[1:]), 100_000.0]
     unit["story"] = [(at, end, what) for (at, what), end in zip(story, ends)]
-    unit.update({"for": 5.0, "failures": 0, **more})
+    unit.update({"for": 5.0, "cause": "", **more})
     return unit
 
 

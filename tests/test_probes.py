@@ -243,8 +243,8 @@ s = socket.socket(); s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1); s.
 s.listen(9); time.sleep(1e6)
 """
     o = fleet(with_ready("db", f"tcp:{port}", python(code, str(port))), settings={"log_level": "debug"})
-    o.says("db", "ready Connection refused")
-    o.wait_count(r"^overlord: db: ready Connection refused", 3)
+    o.says("db", r"ready tcp:\S+: Connection refused")
+    o.wait_count(r"^overlord: db: ready tcp:\S+: Connection refused", 3)
     assert row(o, "db")["state"] == "starting" and row(o, "after-db")["state"] == "waiting"
     (o.folder / "go").touch()
     is_ready(o, "db")
@@ -295,7 +295,7 @@ def test_a_name_server_that_never_answers_blocks_nobody(fleet: Start, names: lis
 def test_a_name_that_does_not_exist(fleet: Start) -> None:
     """It is said what is wrong, and tried again."""
     o = fleet(daemon("db", SLEEP, ready="tcp:no-such-host.invalid:80"), settings={"log_level": "debug"})
-    o.says("db", f"ready ({NO_NAME}|No address|no answer)")
+    o.says("db", f"ready tcp:no-such-host.invalid:80: ({NO_NAME}|No address|no answer)")
 
 
 def test_ready_by_unix_file_and_command(fleet: Start, tmp_path: Path) -> None:
@@ -306,11 +306,11 @@ def test_ready_by_unix_file_and_command(fleet: Start, tmp_path: Path) -> None:
         + with_ready("a-command", f"cmd:test -e {tmp_path}/go && [ $$OVERLORD_NAME = a-command ]".replace("$$", "$")),
         settings={"log_level": "debug"},
     )
-    o.says("a-file", "ready no such file")
-    o.says("a-socket", "ready No such file")
+    o.says("a-file", "ready file:.*: no such file")
+    o.says("a-socket", "ready unix:.*: No such file")
     o.says("a-command", "ready exited with code 1")
     (tmp_path / "sock").touch()  # no socket: as good as nobody there
-    o.says("a-socket", "ready Connection refused")
+    o.says("a-socket", "ready unix:.*: Connection refused")
     (tmp_path / "sock").unlink()
     assert not o.count(": ok")
     with socket.socket(socket.AF_UNIX) as sock:
@@ -355,7 +355,7 @@ def test_http_status(fleet: Start, serve: Callable[..., Server], case: str) -> N
     port = serve(says(answer)).port
     o = fleet(with_ready("web", f"http://127.0.0.1:{port}/a b", ready_timeout=NEVER), settings={"log_level": "debug"})
     if wrong:
-        o.wait_count(f"^overlord: web: ready {wrong}", 3)
+        o.wait_count(rf"^overlord: web: ready http:.*/a b: {wrong}", 3)
         assert not o.count("web: ok")
     else:
         is_ready(o, "web")
@@ -373,7 +373,7 @@ def test_http_that_says_nothing_has_a_deadline(fleet: Start, serve: Callable[...
     o = fleet(
         daemon("web", SLEEP, ready=f"http://127.0.0.1:{server.port}/", health_timeout="50ms"), settings={"log_level": "debug"}
     )
-    o.wait_count("^overlord: web: ready no answer within", 5)
+    o.wait_count(r"^overlord: web: ready \S+: no answer within", 5)
     assert server.accepted >= 5
 
 
@@ -552,9 +552,9 @@ os.write({number}, b"x" + bytes([10])); os.execvp("sleep", ["sleep", "12345"])
 def test_a_descriptor_closed_without_a_word(fleet: Start) -> None:
     """That says nothing: the daemon is not ready, and in time that counts as a failure. It leaves overlord no descriptor."""
     o = fleet(daemon("app", "exec 3>&-; exec sleep 12345", ready="fd:3", ready_timeout="100ms", backoff="0"))
-    o.wait_count("^overlord: app: not ready within 0.1 s, .*restarting", 2)
+    o.wait_count("^overlord: app: not ready within 0.1 s: no newline has come on descriptor 3, .*restarting", 2)
     before = descriptors(o)
-    o.wait_count("^overlord: app: not ready within 0.1 s, .*restarting", 6)
+    o.wait_count("^overlord: app: not ready within 0.1 s: no newline has come on descriptor 3, .*restarting", 6)
     eventually(lambda: descriptors(o) <= before + 1, "as many descriptors as before")
 
 
@@ -581,7 +581,7 @@ def test_not_ready_in_time_is_a_failure(fleet: Start) -> None:
     assert o.wait_exit() == 128 + signal.SIGTERM
     assert o.starts("db") == 2
     o.says("db", r"stopping \(SIGTERM\): not ready within 0.1 s")
-    o.says("db", r"failed: not ready within 0.1 s: Connection refused, pid \d+ killed by SIGTERM")
+    o.says("db", r"failed: not ready within 0.1 s: tcp:\S+: Connection refused, pid \d+ killed by SIGTERM")
 
 
 FATAL = "cmd:echo connecting; echo 'FATAL: role x does not exist' >&2; echo; exit 2"
@@ -593,8 +593,15 @@ def test_why_it_is_not_ready(fleet: Start) -> None:
     o = fleet(daemon("app", SLEEP, ready=FATAL, **never) + daemon("web", SLEEP, ready=f"tcp:{CLOSED}", **never))
     reason = "exited with code 2: FATAL: role x does not exist"
     eventually(lambda: reason in row(o, "app")["why"], "status says why")
-    eventually(lambda: "Connection refused" in row(o, "web")["why"], "status says why")
+    eventually(lambda: f"tcp:{CLOSED}: Connection refused" in row(o, "web")["why"], "status says why, and of which probe")
     assert reason in o.ask("why", "app").stdout
+    o.config.write_text(o.config.read_text() + daemon("log", SLEEP, ready="log:up.*ready", stdout="prefix", **never)
+                        + daemon("told", SLEEP, ready="notify", **never))  # fmt: skip
+    o.ask("reload", "-t", "0", code=1)
+    o.says("log", "started")
+    o.says("told", "started")
+    eventually(lambda: "no line has matched up.*ready" in row(o, "log")["why"], "what has not come")
+    eventually(lambda: "it has not said READY=1" in row(o, "told")["why"], "what has not come")
     short = fleet(daemon("app", SLEEP, ready=FATAL, ready_timeout="1s", **IGNORE))
     short.says("app", rf"failed: not ready within 1 s: {reason}, pid")
 
@@ -737,10 +744,10 @@ def test_a_daemon_that_hangs_is_restarted(fleet: Start) -> None:
     time.sleep(0.2)  # some healthy probes: none of them harms
     assert not o.count("unhealthy")
     o.kill_unit("web", signal.SIGSTOP)
-    o.says("web", r"unhealthy \(1 of 2\): no answer within 0.3 s")
+    o.says("web", rf"unhealthy \(1 of 2\): {url}: no answer within 0.3 s")
     o.says("web", r"unhealthy \(2 of 2\)")
-    o.says("web", r"stopping \(SIGTERM\): unhealthy: no answer")
-    o.says("web", r"unhealthy: no answer within 0.3 s, pid \d+ killed by .*, restarting")
+    o.says("web", rf"stopping \(SIGTERM\): unhealthy: {url}: no answer")
+    o.says("web", r"unhealthy: \S+: no answer within 0.3 s, pid \d+ killed by .*, restarting")
     o.wait_ok("web", 2)
     o.wait_ok("app", 2)
     assert (o.starts("web"), o.starts("app"), o.starts("other")) == (2, 2, 1)
@@ -754,7 +761,7 @@ def test_unhealthy_for_good(fleet: Start, tmp_path: Path) -> None:
     o.wait_ok("web")
     (tmp_path / "well").unlink()
     assert o.wait_exit() == 128 + signal.SIGTERM
-    o.says("web", r"failed: unhealthy: no such file, pid \d+ killed by SIGTERM")
+    o.says("web", r"failed: unhealthy: file:\S+: no such file, pid \d+ killed by SIGTERM")
 
 
 def test_recovery_resets_the_count(fleet: Start, tmp_path: Path) -> None:
@@ -793,7 +800,7 @@ def test_a_black_hole_has_a_deadline(fleet: Start, black_hole: int) -> None:
     """A server that does not even refuse is unhealthy in time."""
     o = fleet(daemon("web", SLEEP, health=f"tcp:127.0.0.1:{black_hole}", health_interval="10ms", health_timeout="50ms",
                      health_retries=2, **IGNORE) + daemon("other", SLEEP))  # fmt: skip
-    o.says("web", "failed: unhealthy: no answer within 0.05 s")
+    o.says("web", r"failed: unhealthy: \S+: no answer within 0.05 s")
 
 
 def test_health_begins_when_ok_and_ends_with_the_process(fleet: Start) -> None:

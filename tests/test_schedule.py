@@ -355,7 +355,9 @@ def test_status_shows_the_next_run(overlord: Start) -> None:
     o = clockwork(overlord, script("yearly", schedule=LATER) + script("often", schedule="every 1000s") + daemon("web"), env=env)
     o.wait_ok("web")
     assert re.fullmatch(r"next run \d{4}-01-01 00:00", record(o, "yearly")["why"])
-    assert record(o, "often")["why"] == "next run every 16 min 40 s"
+    often = record(o, "often")
+    assert re.fullmatch(r"next run in 16 min (\d\d s)?, every 16 min 40 s", often["why"])
+    assert 900 < often["next"] <= 1000 and record(o, "yearly")["next"] > 0
     text = o.config.read_text()
     o.config.write_text(text.replace(LATER, "every 200ms").replace("schedule = every 1000s\n", ""))
     assert "yearly: changed in place: schedule" in o.ask("reload").stdout
@@ -390,4 +392,17 @@ def test_by_the_wall_clock(overlord: Start) -> None:
     o.wait_for("minute: started", timeout=PATIENCE + 60)
     o.says("minute", "ok")
     assert int(o.journal.lines()[0]) % 60 < 30
+    assert o.stop() == 0
+
+
+def test_a_run_on_schedule_is_no_restart(overlord: Start) -> None:
+    """Nor is one for a dependent, however often: only what comes after a failure or an end unasked for counts."""
+    cmd = "echo tick >> journal; test ! -e bad"
+    always = daemon("web", "test -e up || { touch up; exit 1; }; exec sleep 12345", deps="each:always")
+    o = clockwork(overlord, script("tick", cmd, schedule="every 200ms") + script("each", "true") + always)
+    o.journal.wait_for("tick", 4)
+    o.wait_ok("web")
+    assert [record(o, name)["restarts"] for name in ("tick", "each", "web")] == [0, 0, 1]
+    (o.folder / "bad").touch()
+    o.says("tick", " *restarted: 0 times")
     assert o.stop() == 0

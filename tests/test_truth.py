@@ -83,16 +83,36 @@ def test_max_age_beside_one_that_flaps(fleet: Start) -> None:
 
 
 def test_restart_that_waits_says_so(fleet: Start, asking: Callable[..., Asking]) -> None:
-    """An instance that has to wait for its turn says for whom, in the log, in `status` and in the answer."""
+    """An instance that has to wait for its turn says for whom, in the log, in `status` and in the answer of a reload."""
+    cmd = "if test -e bad; then echo no luck; exit 1; fi; " + SLEEP
+    o = fleet(daemon("web", cmd, count=2, warmup="300ms", backoff=f"{NEVER}..{NEVER}", stdout="prefix"))
+    for number in (1, 2):
+        o.wait_ok(f"web-{number}")
+    (o.folder / "bad").touch()
+    rewrite(o, SLEEP, "exec sleep 12346")
+    done = o.ask("reload", code=1)
+    pending = "web-2 runs on as before .*, and is still to be restarted"
+    assert re.search(f"{pending}; web-1 is in backoff: .*code 1.*; its last line: no luck", done.stderr)
+    assert "web-1" in states(o)["web-2"]["why"] and states(o)["web-2"]["blocked"] == "web-1"
+    assert o.starts("web-2") == 1
+
+
+@pytest.mark.parametrize("options", [{"backoff": f"{NEVER}..{NEVER}"}, {"respawns": 0, "on_failure": "ignore"}])
+def test_a_failed_restart_ends_there(fleet: Start, options: dict[str, object]) -> None:
+    """Where the first instance does not come up, the others run on, and no turn of theirs is left over for later."""
     cmd = "if test -e bad; then exit 1; fi; " + SLEEP
-    o = fleet(daemon("web", cmd, count=2, warmup="300ms", backoff=f"{NEVER}..{NEVER}"))
+    o = fleet(daemon("web", cmd, count=2, warmup="300ms", **options))
     for number in (1, 2):
         o.wait_ok(f"web-{number}")
     (o.folder / "bad").touch()
     done = o.ask("restart", "web", code=1)
-    assert re.search("web-2 did not come up.* after web-1, which is in backoff", done.stderr)
-    assert "web-1" in states(o)["web-2"]["why"] and states(o)["web-2"]["blocked"] == "web-1"
-    assert o.starts("web-2") == 1
+    assert re.search(r"web-2 was not restarted, and runs on as before \(pid \d+\)", done.stderr)
+    assert o.says("web-2", "not restarted, since web-1 did not come up")
+    (o.folder / "bad").unlink()
+    o.ask("start", "web-1")
+    assert states(o)["web-2"]["why"] == "" and o.starts("web-2") == 1
+    o.ask("restart", "web")
+    assert o.starts("web-2") == 2
 
 
 def test_stop_in_a_rolling_restart(fleet: Start, asking: Callable[..., Asking]) -> None:

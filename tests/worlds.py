@@ -327,7 +327,7 @@ class State:
 
         request.complete, request.fail = end, lambda text, code: end(code)
         control = overlord.Control.__new__(overlord.Control)
-        control.fleet, control.requests = self.fleet, [request]
+        control.fleet, control.requests, control.output = self.fleet, [request], SimpleNamespace(tails={})
         if verb == "stop":
             control.await_down(request, [name], NOW)
         else:
