@@ -5487,7 +5487,7 @@ def warn_of_doubts(draft: Draft) -> Iterator[str]:
         ("cmd stop_cmd ready health uid gid dir stdout stderr pidfile schedule",
          rf"(?s)\A(?!.*<<).*\n\s*({'|'.join(BY_KIND['daemon'])})\s+=",
          "an indented line goes on the value before it: begin an option at the left margin"),
-        ("cmd stop_cmd dir uid gid env_file stdout stderr pidfile", r"\A[^\n]*\s#[^\n]*\Z",
+        ("dir uid gid env_file stdout stderr pidfile", r"\A[^\n]*\s#[^\n]*\Z",
          "# begins no comment inside a value: give the comment a line of its own"),
         ("cmd", r"(?<!&)&\s*\Z", "an & at the end puts it into the background, where it counts as ended: leave it out"),
         ("env", r",\s*[A-Z_][A-Z0-9_]*=", "what follows the comma is a part of the value: write one KEY=value a line"),
