@@ -99,7 +99,8 @@ def accept(text: str) -> Any:
     draft = overlord.Draft({"PATH": PATH, "HOME": "/", "HOSTNAME": "here", **given})
     draft.read_text("overlord.conf", text.encode())
     config = draft.validate()
-    doubts = [line for line in overlord.warn_of_doubts(draft) if "are not expanded here" not in line]
+    own = "are not expanded here|begins no comment|into the background"  # what is doubtful in the file itself, and stays so
+    doubts = [line for line in overlord.warn_of_doubts(draft) if not re.search(own, line)]
     assert [*doubts, *overlord.warn_of_stop_time(config)] == []
     return config
 
