@@ -3369,9 +3369,10 @@ class Kernel:
             name = program_of(unit.spec.cmd)
             how = f"run {name} {FOREGROUND[name]}" if name in FOREGROUND else "see its manual"
             return f"it put itself into the background, as {left}; keep it in the foreground ({how}) or set `pidfile`"
-        if code not in HINTS and unit.spec.listen and time.monotonic() - unit.status.started < EARLY:
+        ended = 0 < code < 128 and code not in HINTS  # who finds an address in use is not killed by a signal
+        if ended and unit.spec.listen and time.monotonic() - unit.status.started < EARLY:
             held = spell_list([probe.text for probe in unit.spec.listen])
-            return f"overlord holds {held} for it: a program that opens that itself needs no `listen`"
+            return f"if it opens {held} itself, which overlord holds, leave out `listen`"
         return HINTS.get(code, "")
 
 

@@ -417,9 +417,16 @@ try: socket.socket().bind(("127.0.0.1", {port}))
 except OSError as error: raise SystemExit(str(error))
 """
     o = fleet(daemon("web", python(code), listen=f"tcp:127.0.0.1:{port}", **IGNORE) + daemon("other", SLEEP))
-    hint = f"overlord holds tcp:127.0.0.1:{port} for it: a program that opens that itself needs no `listen`"
+    hint = f"if it opens tcp:127.0.0.1:{port} itself, which overlord holds, leave out `listen`"
     o.says("web", f"failed: pid .* exited with code 1.*: {hint}")
     assert hint in o.ask("why", "web").stdout
+
+
+def test_an_address_in_use_is_no_cause_of_every_end(fleet: Start, port: int) -> None:
+    """A daemon that a signal killed did not find its address in use."""
+    o = fleet(daemon("web", "kill -SEGV $$", listen=f"tcp:127.0.0.1:{port}", **IGNORE) + daemon("other", SLEEP))
+    o.says("web", "failed: pid .* killed by SIGSEGV")
+    assert "which overlord holds" not in o.ask("why", "web").stdout
 
 
 def test_address_in_use_is_a_failure(fleet: Start, port: int) -> None:
