@@ -1331,10 +1331,12 @@ class Move:
         self.actions.append(Say(level, self.spec.name, text, final))
 
     def start_waiting(self) -> None:
-        """Wait until the Fleet feeds `start`. A daemon that is OK stays OK. A person's start begins anew."""
+        """Wait until the Fleet feeds `start`. A daemon that is OK stays OK. What a person or the clock asks begins anew."""
         kind, why = self.spec.kind, self.event.why
-        if why == BY_HAND:
+        if why in (BY_HAND, BY_CLOCK):
             self.begin_anew()
+        if why == BY_CLOCK and self.spec.respawns and not self.spec.respawns[1]:  # each run may be tried so often
+            self.amend(recent=())
         if self.status.state != OK or kind != "daemon":
             self.enter(WAITING, deadline=self.now + REMINDER if kind == "main" else None, why=why)
 

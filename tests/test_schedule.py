@@ -308,6 +308,15 @@ def test_a_policy_for_failures_is_not_asked(overlord: Start) -> None:
     assert o.stop() == 0
 
 
+@pytest.mark.parametrize("respawns", ["1", "1/ok"])
+def test_each_run_has_its_respawns(overlord: Start, respawns: str) -> None:
+    """A run that failed for good leaves the next one all its tries."""
+    o = overlord(script("tick", "echo tick >> journal; exit 3", schedule="every 500ms", respawns=respawns))
+    o.wait_count("tick: failed: ", 3)
+    assert o.count("tick: pid .* restarting$") >= 3 and not o.count("restarting in")
+    assert o.stop() == 0
+
+
 def test_a_run_is_not_doubled(overlord: Start) -> None:
     """What is still at work when its time comes again is left alone, and the log says so; then it goes on."""
     work = "echo begin >> journal; while ! [ -e go ]; do sleep .02; done; echo end >> journal"
