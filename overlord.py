@@ -139,7 +139,9 @@ def parse_arguments(arguments: list[str]) -> tuple[str | None, str, list[str]]:
             return path, "mistake", ["-c needs a FILE"]
         path = words.pop(0)
     verb = words.pop(0) if words and words[0] in VERBS else ""
-    if verb and words[:1] == ["-c"] and len(words) > 1:  # it may stand after the verb too
+    if verb and words[:1] == ["-c"]:  # it may stand after the verb too
+        if not words[1:]:
+            return path, "mistake", ["-c needs a FILE"]
         path, words = words[1], words[2:]
     if verb and words[:1] in (["-h"], ["--help"]):
         return path, "help", [verb]

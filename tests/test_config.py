@@ -1937,6 +1937,7 @@ def test_help_about_a_word(word: str, pattern: str, main: SimpleNamespace, capfd
         (["-c", "x", "run"], ("x", "run", [])),
         (["-c", "x", "check"], ("x", "check", [])),
         (["check", "-c", "x"], ("x", "check", [])),
+        (["check", "-c"], (None, "mistake", ["-c needs a FILE"])),
         (["exec", "-c", "x", "web", "sh", "-c", "y"], ("x", "exec", ["web", "sh", "-c", "y"])),
         (["-c", "x", "-c", "y"], ("y", "run", [])),
         (["bash"], (None, "run", ["bash"])),
