@@ -1134,8 +1134,10 @@ class Draft:
             try:
                 found[name] = self.parse_option(kind, name, text, known)
             except Mistake as mistake:
-                self.blame(section, name, str(mistake))
-                if name in BY_KIND[kind]:
+                known_option = name in BY_KIND[kind]
+                comment = known_option and re.search(r"\A[^\n]*[ \t][#;]", text)
+                self.blame(section, name, f"{mistake}{'; # and ; begin no comment inside a value' if comment else ''}")
+                if known_option:
                     found[name] = DEFAULTS[name]
         return found
 

@@ -2077,3 +2077,12 @@ def test_hint_for_a_unit_that_many_miss_takes_no_time() -> None:
     text = "".join(f"[daemon:web-number-{n}]\ncmd = x\ndeps = database-primary\n" for n in range(300))
     with cpu_limit(3):
         assert len(mistakes(text)) == 300
+
+
+@pytest.mark.parametrize(("line", "hinted"), [("warmup = 3s  # three", True), ("count = 2 ; two", True), ("warmup = 3#s", False)])
+def test_a_comment_in_a_value_that_is_wrong(line: str, hinted: bool, tmp_path: Path) -> None:
+    """Who knows comments behind values from other formats reads what is wrong."""
+    (tmp_path / "a.conf").write_text(f"[daemon:web]\ncmd = x\n{line}\n")
+    with pytest.raises(overlord.Mistakes) as raised:
+        overlord.read_config(str(tmp_path / "a.conf"), {}, [])
+    assert ("begin no comment inside a value" in str(raised.value.args)) is hinted
