@@ -1335,17 +1335,15 @@ class Move:
         self.actions.append(Say(level, self.spec.name, text, final))
 
     def start_waiting(self) -> None:
-        """Wait until the Fleet feeds `start`. A daemon that is OK stays OK. What a person or the clock asks begins anew."""
+        """Wait until the Fleet feeds `start`. A daemon that is OK stays OK."""
         kind, why = self.spec.kind, self.event.why
         if why in (BY_HAND, BY_CLOCK):
             self.begin_anew()
-        if why == BY_CLOCK and self.spec.respawns and not self.spec.respawns[1]:  # each run may be tried so often
-            self.amend(recent=())
         if self.status.state != OK or kind != "daemon":
             self.enter(WAITING, deadline=self.now + REMINDER if kind == "main" else None, why=why)
 
     def begin_anew(self) -> None:
-        """Forget the back-off, and the restarts in a row: a person asks for another start."""
+        """Forget the back-off, and the restarts in a row: a person or the clock asks for another start."""
         self.amend(delay=None, recent=() if self.counts_in_a_row() else self.status.recent)
 
     def counts_in_a_row(self) -> bool:
@@ -1417,7 +1415,8 @@ class Move:
             self.stop_leftovers()
         else:
             self.amend(deadline=None)
-            self.event = Event("stale", f"max_age reached after {spell_duration(self.now - self.status.started)}")
+            why = f"max_age reached after {spell_duration(self.now - self.status.started)}"
+            self.event = self.event._replace(why=why)
             self.mark_stale()
 
     def mark_stale(self) -> None:
@@ -1705,8 +1704,7 @@ class Unit:
         """Wait for a dependent that is to be stopped too, by hand, and so goes first. Instances that are restarted one
         by one do not: they would wait for this."""
         status = self.status
-        lasts = status.pid and status.state in (STARTING, OK, RUNNING) and status.then != "fail"
-        for other in self.dependents if lasts else ():
+        for other in self.dependents if status.pid and status.then != "fail" else ():
             goes = not other.wanted or (other.status.stale == RESTART and not other.spec.instance)
             if other.lives() and (goes or other.status.state == STOPPING):
                 return Next("wait", other, why=f"{other.name} to be stopped")
@@ -1719,8 +1717,7 @@ class Unit:
             return Next("want", why=self.by if self.wanted else BY_NEED) if needed else Next()
         if self.queued:
             return Next("want", why=self.queued)
-        needs = [(each, how) for each in self.waiters if (how := each.needs())]
-        asking = [each for each, how in needs if (how == "always" or not self.tried) and not each.is_met(self, how)]
+        asking = [each for each in self.waiters if each.needs() == "always" or (each.needs() and not self.tried)]
         if not asking:
             return Next()
         first = min(asking, key=lambda each: float(each.status.since))  # two that flap keep no third from its turn

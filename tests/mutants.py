@@ -58,8 +58,11 @@ LEAST = 0.95
 KIND = "`stop_process` does not look at the kind of the event that led to it"
 NEVER = "with no `respawns` at all nothing is counted"
 COST = "what it costs alone, which the tests left out here measure: test_long_chain and its kin"
+PIDLESS = "without a process, `stop_process` waits for the start as well"
 EQUIVALENT: dict[str, str] = {
-    "TABLE backoff/want: start_waiting -> stop_process": "without a process, `stop_process` waits for the start as well",
+    "TABLE backoff/want: start_waiting -> stop_process": PIDLESS,
+    "TABLE backoff/deadline: start_waiting -> stop_process": PIDLESS,
+    "TABLE idle/want: start_waiting -> stop_process": PIDLESS,
     "Move.note_gone:2: `0.0` out of `status.delay or 0.0`": "what takes its place counts as 0 too",
     "Move.note_gone:2: 1.0 for 0.0": "both are less than what takes part: 10 s",
     "Move.time_out:8: 'x' for 'stop'": KIND,

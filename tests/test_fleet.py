@@ -1795,6 +1795,20 @@ def test_stop_by_hand() -> None:
     assert stage.code is None
 
 
+@pytest.mark.parametrize("act", [Stage.stop, Stage.restart])
+def test_several_by_hand(act: Callable[..., None]) -> None:
+    """A dependent ends first, however long that takes; a unit that is unwell by then does not wait."""
+    stage = Stage(prompt("db") + prompt("web", deps="db"))
+    slow(stage, "web")
+    act(stage, "db", "web")
+    assert stage.states("db", "web") == [OK, STOPPING]
+    stage.tell("db", "unwell", "unhealthy: no answer")
+    assert stage.state("db") != OK
+    stage.advance(SETTLED)
+    assert set(stage.states("db", "web")) == {STOPPED if act is Stage.stop else OK}
+    assert stage.starts.count("web") == 1 + (act is Stage.restart)
+
+
 @pytest.mark.parametrize("state", [WAITING, STARTING, BACKOFF, STOPPING])
 def test_stop_by_hand_in_any_state(state: str) -> None:
     stage = Stage(daemon("db", "x", warmup="5s") + prompt("web", deps="db", backoff="5s"))

@@ -447,7 +447,7 @@ class Stage:
         self.held_down -= found
 
     def count_anew(self, name: str) -> None:
-        """A person's start gives a unit all its restarts in a row again."""
+        """A person's start, and the clock's, gives a unit all its restarts in a row again."""
         if (respawns := self.fleet.units[name].spec.respawns) and respawns[1] == overlord.IN_A_ROW:
             self.respawns.pop(name, None)
 
@@ -795,7 +795,7 @@ class Stage:
         fleet, unit = self.fleet, self.fleet.units[name]
         self.clock += 1
         self.for_whom = unit.by if unit.spec.kind == "script" else ""
-        if event.kind == "want" and event.why == overlord.BY_HAND:  # of a script that was asked for while it ran
+        if event.kind == "want" and event.why in (overlord.BY_HAND, overlord.BY_CLOCK):  # also of a script, once it has ended
             self.count_anew(name)
         if event.kind == "ready" and old.state == STARTING and old.pid:
             self.current[name].said_ready = True
