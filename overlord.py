@@ -100,6 +100,16 @@ def spared(call: Callable[..., Any], *words: Any) -> Any:
         keep_spare()
 
 
+def load(module: str) -> Any:
+    """Import what is needed late, with the spare descriptor: PYTHON has no errno where it finds none for a library."""
+    while module not in sys.modules and SPARE:
+        os.close(SPARE.pop())
+    try:
+        return __import__(module)
+    finally:
+        keep_spare()
+
+
 def read_whole(path: str) -> bytes:
     fd, data = os.open(path, os.O_RDONLY), b""
     try:
@@ -1770,8 +1780,8 @@ class Unit:
             return self.find_before() or Next("stop", why=stale)
         for other in self.team if self.status.state == OK else ():
             state = other.status.state
-            failing = other.status.delay is not None and state != STOPPING and stale not in (RESTART, RELOAD)
-            if state in COMING and not failing and not other.in_vain():
+            failing = (other.status.delay is not None and state != STOPPING) or other.in_vain()
+            if state in COMING and not (failing and stale not in (RESTART, RELOAD)):
                 return Next("wait", other, why=f"{other.name} to be up")
         return self.find_unsettled() or self.find_before() or Next("stop", why=stale)
 
@@ -2005,7 +2015,9 @@ class Fleet:
             stuck = whom.stuck
         elif unit.rests() and not answer.deed:
             stuck = unit
-        unit.stuck = stuck
+        found, unit.stuck = stuck is not unit.stuck, stuck
+        if found and unit.status.state == WAITING and unit.in_vain():
+            self.end_turns(unit)
         for waiter in [waiter for waiter in unit.waiters if waiter.stuck is not stuck]:
             self.looks[waiter] = None
         if fresh and unit.status.state == WAITING:
@@ -2077,14 +2089,19 @@ class Fleet:
             for other in unit.dependents if new.oks > 1 and not self.ending else ():
                 if (unit, "bounce") in other.deps and other.status.state in (STARTING, OK):
                     self.events.append((other, Event("stale", f"{unit.name} was restarted")))
-        for other in unit.team if new.state in (BACKOFF, FAILED) and not new.up and not old.stale else ():
-            if other.status.stale == RESTART:  # it has its turn only behind those that come up
-                self.say("warning", other.name, f"not restarted, since {unit.name} did not come up: runs on as before")
-                self.events.append((other, Event("stale")))
+        if new.state in (BACKOFF, FAILED) and not new.up and not old.stale:
+            self.end_turns(unit)
         if self.began is not None and unit.spec.kind == "daemon":
             self.say_all_up(new.state, self.began, now)
         if not self.ending:
             self.shut_down_by_policy(unit, now)
+
+    def end_turns(self, unit: Unit) -> None:
+        """End a restart of its team by hand, since it does not come up: others have their turn behind those that do."""
+        for other in unit.team:
+            if other.status.stale == RESTART:
+                self.say("warning", other.name, f"not restarted, since {unit.name} did not come up: runs on as before")
+                self.events.append((other, Event("stale")))
 
     def say_all_up(self, state: str, began: float, now: float) -> None:
         """Say once that everything is up, unless a daemon ends for good before that."""
@@ -3267,8 +3284,10 @@ class Kernel:
         """Make a call in a child, and hand over the result, or b"" if it fails. Raises StartError."""
         try:
             data = open(os.memfd_create("overlord"), "w+b", buffering=0)  # noqa: SIM115
-        except (AttributeError, OSError):  # without memfd_create(2), overlord makes the call itself
-            done(call())
+        except (AttributeError, OSError) as error:
+            if getattr(error, "errno", None) in SCARCE:
+                raise StartError(str(error), passing=True) from None
+            done(call())  # without memfd_create(2), overlord makes it itself
             return
 
         def child() -> tuple[str, int]:
@@ -3924,9 +3943,8 @@ def count_of(number: int, noun: str) -> str:
 
 def match_names(patterns: Iterable[str], known: Iterable[str], strict: bool = True) -> list[str]:
     """Return the names that globs match, in the order known. Raises Mistake if one matches none and `strict`."""
-    from fnmatch import fnmatchcase
-
-    names, chosen = [name for name in known if name != MAIN], set()
+    fnmatchcase, chosen = load("fnmatch").fnmatchcase, set()
+    names = [name for name in known if name != MAIN]
     for pattern in patterns:
         simple = re.sub(r"\*+", "*", pattern)
         if simple.count("*") > 3:  # PYTHON: the time is exponential in the number of stars up to 3.8
@@ -4104,7 +4122,8 @@ class Control:
             select.poll().poll(5)  # ms
 
     def stop_listening(self) -> None:
-        """Hang up on all, and remove the socket's file if it is still ours. May be called again."""
+        """Hang up on all whose outcome is not known, and remove the socket's file if ours. May be called again."""
+        self.answer_waiting(time.monotonic())
         for request in list(self.requests):
             request.hang_up()
         try:
@@ -4132,6 +4151,9 @@ class Control:
             getattr(self, f"do_{verb.name}")(request, names, now)
         except Mistake as mistake:
             request.fail(str(mistake), EX_USAGE)
+        except Exception as error:  # else the client would wait for ever
+            request.fail(f"internal error: {type(error).__name__}: {error}", 1)
+            raise
         if not request.over:
             request.add_lines([""], "+")
 
@@ -4296,8 +4318,7 @@ class Control:
         self.fleet.ask_shutdown("shutdown " + BY_HAND, now, code=code)
 
     def do_reload(self, request: Request, names: list[str], now: float) -> None:
-        import _pickle  # type: ignore[import-not-found]  # COST: `pickle` has the same, and much in Python
-
+        pickle = load("_pickle")  # COST: `pickle` has the same, and much in Python
         base = self.fleet.pending or self.fleet.config
 
         def done(data: bytes) -> None:
@@ -4309,7 +4330,7 @@ class Control:
             elif (self.fleet.pending or self.fleet.config) is not base:  # another reload came between
                 self.do_reload(request, names, now)
             else:
-                self.take_over(request, _pickle.loads(data), now)
+                self.take_over(request, pickle.loads(data), now)
 
         try:  # in a child, since the file system may hang
             self.kernel.compute(lambda: pack_config(self.reread), done)

@@ -46,6 +46,7 @@ from harness import (
     read_all,
     script,
     system_python,
+    use_up_descriptors,
 )
 
 NEVER = "1000s"
@@ -1792,6 +1793,50 @@ def test_no_descriptor_for_a_client(fleet: Start) -> None:
         subprocess.run(["prlimit", "--pid", str(o.pid), "--nofile=1024:"], check=True)
         assert read_all(sock).startswith(b" overlord")
     comes_back(o, "web")
+    ends_well(o)
+
+
+@pytest.mark.parametrize("request_", [b"stop web\n", b"stop *\n", b"reload\n"])
+def test_last_descriptor(fleet: Start, request_: bytes) -> None:
+    """A client that got the last descriptor has its answer: what frees some must be possible then."""
+    o = fleet(daemon("web", SLEEP))
+    o.says("web", "ok")
+    settled(o)
+    with dial(o) as sock:
+        before = len(Process(o.pid).descriptors)
+        sock.sendall(request_[:2])
+        eventually(lambda: len(Process(o.pid).descriptors) >= before, "it is let in")
+        time.sleep(0.1)
+        use_up_descriptors(o)
+        sock.sendall(request_[2:])
+        answer = read_all(sock)
+        assert answer.splitlines()[-1] == (b"=1" if request_ == b"reload\n" else b"=0"), answer
+        assert request_ != b"reload\n" or b"the configuration cannot be read: [Errno 24]" in answer
+    subprocess.run(["prlimit", "--pid", str(o.pid), "--nofile=1024:"], check=True)
+    ends_well(o)
+
+
+def test_answer_when_the_container_ends(fleet: Start) -> None:
+    """Who asked for what ends the container, at once, is told how it went."""
+    o = fleet(daemon("web", "test ! -e bad || exit 5; exec sleep 12345", warmup="50ms", respawns=0))
+    o.says("web", "ok")
+    (o.folder / "bad").touch()
+    assert "web did not come up, it is failed: pid" in o.ask("restart", "web", code=1).stderr
+    assert o.wait_exit() == 5
+
+
+def test_rollout_behind_a_failed_dependency(fleet: Start) -> None:
+    """Instances that run well are not taken down one after the other, since what they need does not come up."""
+    db = daemon("db", "test ! -e bad || exit 5; exec sleep 12345", warmup="50ms", respawns=0, on_failure="ignore")
+    o = fleet(db + daemon("web", SLEEP, deps="db", count=3))
+    o.says("web-3", "ok")
+    (o.folder / "bad").touch()
+    o.ask("stop", "db")
+    told = o.ask("restart", "web", code=1).stderr
+    assert "web-3 was not restarted, and runs on as before" in told, told
+    assert states(o) == {"db": "failed", "web-1": "waiting", "web-2": "ok", "web-3": "ok"}
+    (o.folder / "bad").unlink()
+    o.ask("restart", "web")
     ends_well(o)
 
 
