@@ -1763,10 +1763,12 @@ class Unit:
 
     def is_met(self, dep: Unit, how: str) -> bool:
         """Tell whether a dependency is met. The main command does not wait for daemons that ended for good."""
-        if dep.leaving or dep.status.stale == RESTART:
+        if dep.leaving:
             return False
         if dep.spec.kind == "script":
             return dep.name in self.ran if how == "always" else dep.ended if how == "ended" else dep.succeeded
+        if dep.status.stale == RESTART:
+            return False
         if how == "started":
             return dep.begun or dep.in_vain() or not dep.wanted
         return bool(dep.status.state == OK or (self.spec.kind == "main" and dep.rests()))

@@ -860,7 +860,7 @@ class Stage:
     def is_met(self, name: str, dep: str, how: str) -> bool:
         """Tell from what happened to the processes whether a dependency is there."""
         spec, status = self.fleet.units[dep].spec, self.fleet.units[dep].status
-        if status.stale == overlord.RESTART:
+        if status.stale == overlord.RESTART and spec.kind == "daemon":
             return False
         if name == MAIN:
             return status.state in (OK, IDLE, STOPPED, DONE, FAILED)
