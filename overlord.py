@@ -2505,7 +2505,7 @@ class Sink:
 
     fault = ""  # why it cannot be written now
     broken = False  # a failed write has sent SIGPIPE or SIGXFSZ to overlord: write(2)
-    most_kept: int  # bytes; further lines are dropped and counted
+    most_kept: int  # bytes; further lines of units are dropped and counted
     flush: Callable[[], None]  # writes what can be written now
 
     def __init__(self, watch: Watch, fd: int) -> None:
@@ -2517,9 +2517,6 @@ class Sink:
 
     def put(self, source: Capture | Log, text: bytes) -> None:
         """Write whole lines, or part of an overlong one, which another source may split in two."""
-        if len(self.kept) + len(text) > self.most_kept:
-            self.lost += text.count(b"\n")
-            return
         prefix = source.prefix
         if self.unfinished is not source:
             self.kept += b"\n" + prefix if self.unfinished else prefix
@@ -2738,7 +2735,10 @@ class Capture:
         text, self.line = self.line + block[:end], block[end:]
         self.tail.add(text)
         self.output.follow(self.unit, text)
-        self.sink.put(self, text)
+        if len(self.sink.kept) + len(text) > self.sink.most_kept:
+            self.sink.lost += text.count(b"\n")
+        else:
+            self.sink.put(self, text)
 
     def is_blocked(self) -> bool:
         """Tell whether the sink takes no more, even of a process that has ended."""
