@@ -1745,7 +1745,8 @@ class Unit:
         return Next("wait" if self.reach == what else what, why=why)
 
     def is_met(self, dep: Unit, how: str) -> bool:
-        """Tell whether a dependency is met. The main command does not wait for daemons that ended for good."""
+        """Tell whether a dependency is met: not by one about to be restarted by hand, which is about to stop. The main
+        command does not wait for daemons that ended for good."""
         if dep.leaving or dep.status.stale == RESTART:
             return False
         if dep.spec.kind == "script":
@@ -2010,9 +2011,9 @@ class Fleet:
 
     def wake(self, unit: Unit) -> None:
         """Look again at a unit that has changed, and at those that wait for it, if their answer may change."""
-        met = unit.spec.kind == "daemon" or unit.rests()  # it may be
-        for waiter in unit.waiters if met else [each for each in unit.waiters if each.at < 0]:
-            if waiter.at < 0 or waiter.is_met(unit, waiter.needs()):
+        usable = unit.spec.kind == "daemon" or unit.rests()  # else none that waits for it can go on
+        for waiter in unit.waiters:
+            if waiter.at < 0 or (usable and waiter.is_met(unit, waiter.needs())):
                 self.looks[waiter] = None
         for other in bouncing([unit]) if unit.status.state in ENDED else ():
             if other.waits and other.at < 0:
@@ -3367,7 +3368,7 @@ class Kernel:
             return f"it put itself into the background, as {left}; keep it in the foreground ({how}) or set `pidfile`"
         if code not in HINTS and unit.spec.listen and time.monotonic() - unit.status.started < EARLY:
             held = spell_list([probe.text for probe in unit.spec.listen])
-            return f"overlord holds {held} for it: a program that opens that itself needs no `listen`"
+            return f"if an address was in use: overlord holds {held} for it; without `listen` it can open that itself"
         return HINTS.get(code, "")
 
 
@@ -4150,6 +4151,7 @@ class Control:
 
     # ---------------------------------------------------------------------------------------------- the verbs: look
     def do_version(self, request: Request, names: list[str], now: float) -> None:
+        """Answer who this is, for `refuse_second`, and with the named file, for `read_files`."""
         request.complete(0, [f"overlord {VERSION}", *filter(None, (self.named,))])
 
     def do_status(self, request: Request, names: list[str], now: float) -> None:
@@ -4261,8 +4263,8 @@ class Control:
     def do_stop(self, request: Request, names: list[str], now: float) -> None:
         chosen = self.find_units(names)
         for unit in [unit for unit in chosen if not unit.lives()]:
-            state = unit.status.state
-            said = f"stopped (it was {state})" if state in (WAITING, BACKOFF) else f"is not running ({state})"
+            state = spell_state(unit.status.state)
+            said = f"is not running ({state})" if unit.rests() else f"stopped (it was {state})"
             said += ", and its schedule goes on" if unit.spec.schedule else ""
             request.add_lines([f"{unit.name}: {said}"])
         going = {unit for unit in chosen if not unit.rests()}
@@ -5463,7 +5465,8 @@ LOCAL = ("", "localhost", "127.0.0.1", "0.0.0.0", "::1", "::")
 
 
 def warn_of_image(config: Config, environment: Mapping[bytes, bytes]) -> Iterator[str]:
-    """Warn of programs, users and folders that the image lacks, and of scripts that never run."""
+    """Warn of programs, users, folders and files that the image lacks, of probes that always pass, and of units that
+    can never do what they are for."""
     needed = {dep for unit in config.units.values() for dep, _ in unit.deps}
     ports: dict[str, str] = {}  # of `serve` -> unit
     listens = {(each.port or each.path, each.host in LOCAL or each.host): section_of(unit)
@@ -5965,11 +5968,9 @@ def draw_why(asked: Asked, units: Units) -> str:
         raise Mistake(f"there is no unit {following}{hint}")
     while following in units:
         unit = units.pop(following)
-        failures = unit["restarts"] if unit["state"] == BACKOFF else 0
-        after = f" after {count_of(failures, 'failure')}" if failures else ""
         why = f"{'' if unit['state'] == WAITING else ':'} {unit['why']}" if unit["why"] else ""
         since = spell_duration(unit["for"])
-        out += f"{margin}{unit['name']} is {spell_state(unit['state'])}{after}{why} (for {since})\n"
+        out += f"{margin}{unit['name']} is {spell_state(unit['state'])}{why} (for {since})\n"
         out += "" if unit["cause"] in unit["why"] else f"{margin}restarted last: {unit['cause']}\n"
         following, margin = unit["blocked"], margin + "  "
     words: list[str] = []

@@ -417,7 +417,7 @@ try: socket.socket().bind(("127.0.0.1", {port}))
 except OSError as error: raise SystemExit(str(error))
 """
     o = fleet(daemon("web", python(code), listen=f"tcp:127.0.0.1:{port}", **IGNORE) + daemon("other", SLEEP))
-    hint = f"overlord holds tcp:127.0.0.1:{port} for it: a program that opens that itself needs no `listen`"
+    hint = f"if an address was in use: overlord holds tcp:127.0.0.1:{port} for it; "
     o.says("web", f"failed: pid .* exited with code 1.*: {hint}")
     assert hint in o.ask("why", "web").stdout
 
