@@ -1074,7 +1074,7 @@ class Draft:
             hint = "; a Procfile? make convert in overlord's repository converts it" if re.match(r"\w+:", line) else ""
             self.mistake(place, "", f"{line!r} stands before the first [section]{hint}")
         elif not (name and value) or len(name.split()) > 1:
-            fault = f"{line!r} is not of the form option = value; indent it to go on a value"
+            fault = f"{line!r} is not of the form option = value; indent it to continue a value"
             self.mistake(place, f"[{section}]", fault)
         elif name in options and options[name][1][0] == place[0]:
             self.mistake(place, f"[{section}] {name}", "is given twice in this file")
@@ -1619,7 +1619,7 @@ class Unit:
         self.wanted, self.by = False, ""  # it is to be up; who wanted that, or which unit a script runs for
         # Of a script: who wants its next run; it has begun to run for its dependents; has ended; and has succeeded.
         self.queued, self.tried, self.ended, self.succeeded = "", False, False, False
-        self.begun = False  # it has been started, or has failed to, since it was last wanted
+        self.begun = False  # it has been started, or has failed to, since it was last down
         self.waits: Unit | None = None  # the unit that it waits for
         self.at, self.reason = -1, ""  # the index of that in deps; what it waits for, in words
         self.stuck: Unit | None = None  # the unit at the end of that chain, or itself, if nothing gets that up
@@ -5457,8 +5457,9 @@ def needed_programs(cmd: str) -> Iterator[tuple[str, str]]:
         return
     parts = re.split(r"\s;\s", cmd) if re.fullmatch(r"[^'\"()\n]*", cmd) else [cmd]
     for number, part in enumerate(parts):
-        hint = ": `;` begins no comment inside a value" if number else ""
-        yield first_program(re.sub(r"^exec\s+(?!-)", "", part)), hint
+        if not (program := first_program(re.sub(r"^exec\s+(?!-)", "", part))):
+            return  # behind cd or export others are found
+        yield program, ": `;` begins no comment inside a value" if number else ""
 
 
 LOCAL = ("", "localhost", "127.0.0.1", "0.0.0.0", "::1", "::")
@@ -5479,7 +5480,7 @@ def warn_of_image(config: Config, environment: Mapping[bytes, bytes]) -> Iterato
         found = {**environment, **{os.fsencode(key): os.fsencode(value) for key, value in pairs}}
         for program, hint in needed_programs(unit.cmd):
             paths = [os.path.join(unit.dir or ".", decode(path)) for path in find_paths(os.fsencode(program), found)]
-            if program and not any(os.path.isfile(path) and os.access(path, os.X_OK) for path in paths):
+            if not any(os.path.isfile(path) and os.access(path, os.X_OK) for path in paths):
                 yield f"{name}: cmd: {program} is not there, or not executable{hint}"
         try:
             other = identity(unit.uid, unit.gid)[0] not in (None, os.geteuid())
@@ -5511,13 +5512,13 @@ def warn_of_doubts(draft: Draft) -> Iterator[str]:
     # Options ("": any value, as it is); what is not meant in their values, quoted parts aside; what to say.
     doubts = (
         ("cmd stop_cmd", r"(?s)\A(?!.*<<).*[^\\\n]\n\s*-",
-         "a line that begins with '-' is a command of its own: to go on with the line before, end that with \\"),
+         "a line that begins with '-' is a command of its own: to continue the line before, end that with \\"),
         ("cmd stop_cmd ready health uid gid dir stdout stderr pidfile schedule",
          rf"(?s)\A(?!.*<<).*\n\s*({'|'.join(BY_KIND['daemon'])})\s+=",
-         "an indented line goes on the value before it: begin an option at the left margin"),
+         "an indented line continues the value before it: begin an option at the left margin"),
         ("dir uid gid env_file stdout stderr pidfile", r"\A[^\n]*\s#[^\n]*\Z",
          "# begins no comment inside a value: give the comment a line of its own"),
-        ("cmd", r"(?<!&)&\s*\Z", "an & at the end puts it into the background, where it counts as ended: leave it out"),
+        ("cmd", r"(?<![&\\])&\s*\Z", "with an & at the end it goes into the background, and counts as ended"),
         ("env", r",\s*[A-Z_][A-Z0-9_]*=", "what follows the comma is a part of the value: write one KEY=value a line"),
         ("", r"%\((?!asctime|level|message|name\)|process\)|thread|module|line|file|func)\w+\)\d*[sd]|\$\(\(?circus\.",
          "%(...)s and $(circus...) are not expanded here: write ${...}"),  # in Python's log formats they are meant
