@@ -236,22 +236,18 @@ else:
     import _signal as signal  # COST: `signal` makes an enum of every constant
     from _collections import _tuplegetter
 
-    class Record(tuple):
+    class Named(tuple):
         __slots__ = ()
 
         def __new__(cls, *values: Any, **named: Any) -> Any:
-            if len(values) < len(cls._fields):
-                found = {**cls._field_defaults, **named}
-                values = (*values, *[found[name] for name in cls._fields[len(values) :]])
+            if rest := cls._fields[len(values) :]:
+                values = (*values, *[named.pop(name) if name in named else cls._field_defaults[name] for name in rest])
+            if named:
+                raise TypeError(f"{cls.__name__} has no {', '.join(named)}")
             return tuple.__new__(cls, values)
 
-        @classmethod
-        def _make(cls, values: Iterable[Any]) -> Any:
-            # PYTHON: from an iterator, up to 400 KB of free tuples stay behind; from a list, none.
-            return tuple.__new__(cls, list(values))
-
         def _replace(self, **changes: Any) -> Any:
-            return self._make([changes.get(name, value) for name, value in zip(self._fields, self)])
+            return type(self)(*[changes.pop(name, value) for name, value in zip(self._fields, self)], **changes)
 
         def __getnewargs__(self) -> tuple[Any, ...]:  # for pickle
             return tuple(self)
@@ -263,7 +259,7 @@ else:
         """Make a class as `collections.namedtuple` does. COST: that compiles a function for each, 1 ms for all here."""
         fields = tuple(fields.split() if isinstance(fields, str) else fields)
         own = {"__slots__": (), "_fields": fields, "_field_defaults": dict(zip(reversed(fields), reversed(defaults)))}
-        return type(name, (Record,), {**{each: _tuplegetter(at, "") for at, each in enumerate(fields)}, **own})
+        return type(name, (Named,), {**{each: _tuplegetter(at, "") for at, each in enumerate(fields)}, **own})
 
 warnings.simplefilter("ignore")  # they would go straight to stderr, and a stuck reader would block overlord
 
@@ -650,7 +646,7 @@ NICKNAMES = {
 def parse_schedule(text: str) -> Schedule:
     words = NICKNAMES.get(text.lower(), text).split()
     if words[:1] == ["every"]:
-        return Schedule._make([*[None] * 7, parse_duration(" ".join(words[1:]), positive=True)])
+        return Schedule(*[None] * 7)._replace(every=parse_duration(" ".join(words[1:]), positive=True))
     if len(words) != 5:
         form = ", write MINUTE HOUR DAY MONTH WEEKDAY, @hourly, @daily or every 10m"
         raise Mistake(f"{text!r} is not a schedule{suggest(text.lower(), NICKNAMES) or form}")
@@ -1090,7 +1086,7 @@ class Draft:
             hint = "; a Procfile? make convert in overlord's repository converts it" if re.match(r"\w+:", line) else ""
             self.mistake(place, "", f"{line!r} stands before the first [section]{hint}")
         elif not (name and value) or len(name.split()) > 1:
-            fault = f"{line!r} is not of the form option = value; indent it to go on a value"
+            fault = f"{line!r} is not of the form option = value; indent it to continue a value"
             self.mistake(place, f"[{section}]", fault)
         elif name in options and options[name][1][0] == place[0]:
             self.mistake(place, f"[{section}] {name}", "is given twice in this file")
@@ -1638,7 +1634,7 @@ class Unit:
         self.wanted, self.by = False, ""  # it is to be up; who wanted that, or which unit a script runs for
         # Of a script: who wants its next run; it has begun to run for its dependents; has ended; and has succeeded.
         self.queued, self.tried, self.ended, self.succeeded = "", False, False, False
-        self.begun = False  # it has been started, or has failed to, since it was last wanted
+        self.begun = False  # it has been started, or has failed to, since it was last down
         self.waits: Unit | None = None  # the unit that it waits for
         self.at, self.reason = -1, ""  # the index of that in deps; what it waits for, in words
         self.stuck: Unit | None = None  # the unit at the end of that chain, or itself, if nothing gets that up
@@ -1762,7 +1758,8 @@ class Unit:
         return Next("wait" if self.reach == what else what, why=why)
 
     def is_met(self, dep: Unit, how: str) -> bool:
-        """Tell whether a dependency is met. The main command does not wait for daemons that ended for good."""
+        """Tell whether a dependency is met: not by a daemon that a person restarts, which is about to stop. The main
+        command does not wait for daemons that ended for good."""
         if dep.leaving:
             return False
         if dep.spec.kind == "script":
@@ -2031,9 +2028,9 @@ class Fleet:
 
     def wake(self, unit: Unit) -> None:
         """Look again at a unit that has changed, and at those that wait for it, if their answer may change."""
-        met = unit.spec.kind == "daemon" or unit.rests()  # it may be
-        for waiter in unit.waiters if met else [each for each in unit.waiters if each.at < 0]:
-            if waiter.at < 0 or waiter.is_met(unit, waiter.needs()):
+        usable = unit.spec.kind == "daemon" or unit.rests()  # else none that waits for it can go on
+        for waiter in unit.waiters:
+            if waiter.at < 0 or (usable and waiter.is_met(unit, waiter.needs())):
                 self.looks[waiter] = None
         for other in bouncing([unit]) if unit.status.state in ENDED else ():
             if other.waits and other.at < 0:
@@ -2527,7 +2524,7 @@ class Sink:
 
     fault = ""  # why it cannot be written now
     broken = False  # a failed write has sent SIGPIPE or SIGXFSZ to overlord: write(2)
-    most_kept: int  # bytes; further lines are dropped and counted
+    most_kept: int  # bytes; further lines of units are dropped and counted
     flush: Callable[[], None]  # writes what can be written now
 
     def __init__(self, watch: Watch, fd: int) -> None:
@@ -2539,9 +2536,6 @@ class Sink:
 
     def put(self, source: Capture | Log, text: bytes) -> None:
         """Write whole lines, or part of an overlong one, which another source may split in two."""
-        if len(self.kept) + len(text) > self.most_kept:
-            self.lost += text.count(b"\n")
-            return
         prefix = source.prefix
         if self.unfinished is not source:
             self.kept += b"\n" + prefix if self.unfinished else prefix
@@ -2760,7 +2754,10 @@ class Capture:
         text, self.line = self.line + block[:end], block[end:]
         self.tail.add(text)
         self.output.follow(self.unit, text)
-        self.sink.put(self, text)
+        if len(self.sink.kept) + len(text) > self.sink.most_kept:
+            self.sink.lost += text.count(b"\n")
+        else:
+            self.sink.put(self, text)
 
     def is_blocked(self) -> bool:
         """Tell whether the sink takes no more, even of a process that has ended."""
@@ -4182,6 +4179,7 @@ class Control:
 
     # ---------------------------------------------------------------------------------------------- the verbs: look
     def do_version(self, request: Request, names: list[str], now: float) -> None:
+        """Answer who this is, for `refuse_second`, and with the named file, for `read_files`."""
         request.complete(0, [f"overlord {VERSION}", *filter(None, (self.named,))])
 
     def do_status(self, request: Request, names: list[str], now: float) -> None:
@@ -4293,8 +4291,8 @@ class Control:
     def do_stop(self, request: Request, names: list[str], now: float) -> None:
         chosen = self.find_units(names)
         for unit in [unit for unit in chosen if not unit.lives()]:
-            state = unit.status.state
-            said = f"stopped (it was {state})" if state in (WAITING, BACKOFF) else f"is not running ({state})"
+            state = spell_state(unit.status.state)
+            said = f"is not running ({state})" if unit.rests() else f"stopped (it was {state})"
             said += ", and its schedule goes on" if unit.spec.schedule else ""
             request.add_lines([f"{unit.name}: {said}"])
         going = {unit for unit in chosen if not unit.rests()}
@@ -5486,15 +5484,17 @@ def needed_programs(cmd: str) -> Iterator[tuple[str, str]]:
         return
     parts = re.split(r"\s;\s", cmd) if re.fullmatch(r"[^'\"()\n]*", cmd) else [cmd]
     for number, part in enumerate(parts):
-        hint = ": `;` begins no comment inside a value" if number else ""
-        yield first_program(re.sub(r"^exec\s+(?!-)", "", part)), hint
+        if not (program := first_program(re.sub(r"^exec\s+(?!-)", "", part))):
+            return  # behind cd or export others are found
+        yield program, ": `;` begins no comment inside a value" if number else ""
 
 
 LOCAL = ("", "localhost", "127.0.0.1", "0.0.0.0", "::1", "::")
 
 
 def warn_of_image(config: Config, environment: Mapping[bytes, bytes]) -> Iterator[str]:
-    """Warn of programs, users and folders that the image lacks, and of scripts that never run."""
+    """Warn of programs, users, folders and files that the image lacks, of probes that always pass, and of units that
+    can never do what they are for."""
     needed = {dep for unit in config.units.values() for dep, _ in unit.deps}
     ports: dict[str, str] = {}  # of `serve` -> unit
     listens = {(each.port or each.path, each.host in LOCAL or each.host): section_of(unit)
@@ -5507,7 +5507,7 @@ def warn_of_image(config: Config, environment: Mapping[bytes, bytes]) -> Iterato
         found = {**environment, **{os.fsencode(key): os.fsencode(value) for key, value in pairs}}
         for program, hint in needed_programs(unit.cmd):
             paths = [os.path.join(unit.dir or ".", decode(path)) for path in find_paths(os.fsencode(program), found)]
-            if program and not any(os.path.isfile(path) and os.access(path, os.X_OK) for path in paths):
+            if not any(os.path.isfile(path) and os.access(path, os.X_OK) for path in paths):
                 yield f"{name}: cmd: {program} is not there, or not executable{hint}"
         try:
             other = identity(unit.uid, unit.gid)[0] not in (None, os.geteuid())
@@ -5539,13 +5539,13 @@ def warn_of_doubts(draft: Draft) -> Iterator[str]:
     # Options ("": any value, as it is); what is not meant in their values, quoted parts aside; what to say.
     doubts = (
         ("cmd stop_cmd", r"(?s)\A(?!.*<<).*[^\\\n]\n\s*-",
-         "a line that begins with '-' is a command of its own: to go on with the line before, end that with \\"),
+         "a line that begins with '-' is a command of its own: to continue the line before, end that with \\"),
         ("cmd stop_cmd ready health uid gid dir stdout stderr pidfile schedule",
          rf"(?s)\A(?!.*<<).*\n\s*({'|'.join(BY_KIND['daemon'])})\s+=",
-         "an indented line goes on the value before it: begin an option at the left margin"),
+         "an indented line continues the value before it: begin an option at the left margin"),
         ("dir uid gid env_file stdout stderr pidfile", r"\A[^\n]*\s#[^\n]*\Z",
          "# begins no comment inside a value: give the comment a line of its own"),
-        ("cmd", r"(?<!&)&\s*\Z", "an & at the end puts it into the background, where it counts as ended: leave it out"),
+        ("cmd", r"(?<![&\\])&\s*\Z", "with an & at the end it goes into the background, and counts as ended"),
         ("env", r",\s*[A-Z_][A-Z0-9_]*=", "what follows the comma is a part of the value: write one KEY=value a line"),
         ("", r"%\((?!asctime|level|message|name\)|process\)|thread|module|line|file|func)\w+\)\d*[sd]|\$\(\(?circus\.",
          "%(...)s and $(circus...) are not expanded here: write ${...}"),  # in Python's log formats they are meant
@@ -5996,11 +5996,9 @@ def draw_why(asked: Asked, units: Units) -> str:
         raise Mistake(f"there is no unit {following}{hint}")
     while following in units:
         unit = units.pop(following)
-        failures = unit["restarts"] if unit["state"] == BACKOFF else 0
-        after = f" after {count_of(failures, 'failure')}" if failures else ""
         why = f"{'' if unit['state'] == WAITING else ':'} {unit['why']}" if unit["why"] else ""
         since = spell_duration(unit["for"])
-        out += f"{margin}{unit['name']} is {spell_state(unit['state'])}{after}{why} (for {since})\n"
+        out += f"{margin}{unit['name']} is {spell_state(unit['state'])}{why} (for {since})\n"
         out += "" if unit["cause"] in unit["why"] else f"{margin}restarted last: {unit['cause']}\n"
         following, margin = unit["blocked"], margin + "  "
     words: list[str] = []

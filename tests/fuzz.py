@@ -65,6 +65,7 @@ MOST = 60  # units above which a configuration is read, and not played
 
 
 ASKED = [name for name, verb in overlord.VERBS.items() if verb.asks]  # of a running overlord
+WEB = b" web\tdaemon\tok\t1\t1\t1\t0" + b"\t" * (len(overlord.RECORD) - 6) + b"1\t0 ok\n=0\n"  # the answer to `status`
 
 
 def parts(data: bytes) -> list[bytes]:
@@ -480,7 +481,7 @@ class Served:
     answer = b"".join(
         b" %s\n" % line for line in (
             b"0\thealthy: 1 daemon ok", b"0.1.0\t7",
-            b"web\tdaemon\tok\t17\t5.000\t6.000\t1\t\t0\t\t\t1048576\t0.25\t2\t2\t3\t\t\t6.0000\t0.0000 waiting\t1.0010 ok",
+            b"web\tdaemon\tok\t17\t5.000\t6.000\t1\t\t\t\t\t1048576\t0.25\t2\t2\t3\t\t\t6.0000\t0.0000 waiting\t1.0010 ok",
         )
     )  # fmt: skip
     only: Served | None = None
@@ -940,9 +941,12 @@ ASKING = st.one_of(
 FIELDS = st.sampled_from(
     ["web", "db", "daemon", "ok", "waiting", "backoff", "1", "0.5", "", "nan", "1e999", "db:ok web:ok", "-1", "\udcff"]
 )
+NUMBERS = st.sampled_from(["1", "1", "0", "7", "", "-1", "0.5", "nan", "1e999"])
+EVENTS = st.sampled_from(["0 waiting\t0.1 waiting for db:ok\t1 ok", "0 ok", "|a line", "-1 idle", "nan backoff\t1e999 failed"])
 REPLIES = st.lists(
     st.one_of(
-        st.lists(FIELDS, min_size=12, max_size=12).map(lambda fields: " " + "\t".join(fields)),
+        st.tuples(*(NUMBERS if parse in (int, float) else FIELDS for parse in overlord.RECORD.values()), NUMBERS, EVENTS).map(
+            lambda fields: " " + "\t".join(fields)),
         st.lists(FIELDS, max_size=14).map(lambda fields: " " + "\t".join(fields)),
         st.sampled_from(["=0", "=3", "=x", "=", "=-1", "=99999999999999999999", "+", "! no", "", "\udcff", " 0.1 ok\t1 ok"]),
         st.text(max_size=5),
@@ -1063,7 +1067,7 @@ TARGETS = {
     "server": Target(
         server,
         st.builds(lambda line, answers: SPLIT.join([line, *answers]), LINES, st.lists(REPLIES, max_size=3)),
-        [f"{verb} web".encode() + SPLIT + b" web\tdaemon\tok\t1\t1\t1\t0\t\t0\t\t\t\n=0\n" for verb in ASKED],
+        [f"{verb} web".encode() + SPLIT + WEB for verb in ASKED],
     ),
     "arguments": Target(
         arguments, ARGV.map(lambda argv: "\0".join(argv).encode("utf-8", "replace")), [verb.encode() for verb in ASKED]

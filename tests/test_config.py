@@ -462,7 +462,7 @@ def test_command_of_several_lines_is_for_the_shell(option: str) -> None:
     ],
 )
 def test_an_option_that_is_part_of_a_value(lines: str, warned: bool) -> None:
-    """An indented option goes on the value of the one before it: `check` says so where that is surely not meant."""
+    """An indented option continues the value of the one before it: `check` says so where that is surely not meant."""
     draft = overlord.Draft({})
     draft.read_text("overlord.conf", f"[daemon:web]\n{lines}\n".encode())
     assert any("left margin" in line for line in overlord.warn_of_doubts(draft)) == warned
@@ -1247,7 +1247,7 @@ WRITTEN: dict[str, st.SearchStrategy[Any]] = {
     "forever": BOOLEANS, "shutdown_timeout": POSITIVE, "shutdown_signals": st.just(("TERM INT", (15, 2))),
     "log_level": choice("debug", "info", "warning", "error"), "log_format": choice("text", "json"), "output": SINKS,
     "socket": st.sampled_from(["abstract", "/s", "/run/a b.sock"]).map(lambda text: (text, text)),
-    "dir": TEXTS, "uid": TEXTS, "gid": TEXTS,
+    "dir": TEXTS, "uid": TEXTS.filter(lambda pair: ":" not in pair[1]), "gid": TEXTS,
     "env": st.dictionaries(st.text(st.sampled_from("ABC_x.1"), min_size=1, max_size=5),
                            st.lists(PLAIN, max_size=3).map("  ".join), min_size=1, max_size=4).map(quote_env),
     "umask": st.integers(0, 0o777).map(lambda mask: (f"{mask:03o}", mask)),
@@ -1653,6 +1653,9 @@ def test_check_doubts(options: str, word: str, main: SimpleNamespace, capfd: Cap
         "cmd =\n  sleep 5  # in a script a comment is one\n  sleep 6",
         "cmd = sleep '5 # 6'; exec sleep $#",
         "cmd = sleep 5 ; exec sleep 6",
+        "cmd = cd /srv ; ./app",
+        "cmd = export PATH=/srv/bin ; app",
+        r"cmd = sleep 5 \&",
         "cmd = f() ( sleep 5 ) ; f",
         "cmd = 'sleep' 5",
         'cmd = "/bin/sleep"',

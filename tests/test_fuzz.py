@@ -18,7 +18,7 @@ from harness import OVERLORD, PATH, PATIENCE, STRICT, daemon, exchange
 
 FROM_THE_USER = pytest.mark.skipif(STRICT, reason="warnings are errors here, and these are the user's")
 EXAMPLES = {"configuration": 150, "reload": 50, "http": 80, "converted": 80}
-WEB = b" web\tdaemon\twaiting\t1\t%s\t\t0\t\t0\t%s\t\t\n=0\n"
+WEB = b" web\tdaemon\twaiting\t1\t%s\t\t0\t\t\t%s" + b"\t" * (len(fuzz.overlord.RECORD) - 9) + b"1\n=0\n"
 # What was found at some time: the target, and the bytes.
 FOUND = [
     ("words", b"log:" + b"(" * 5000),

@@ -811,6 +811,21 @@ def test_stuck_reader_of_a_killed_writer(overlord: Start, tmp_path: Path, reader
     assert lines[-1] == b"web | run 1"
 
 
+def test_own_messages_behind_what_units_have_left(overlord: Start, reader: Callable[..., Reader]) -> None:
+    """Units that end while the reader is slow leave more than a megabyte: what overlord says of them stands behind it."""
+    slow, names = reader(), [f"unit{number}" for number in range(5)]
+    cmd = "head -c 60000 /dev/zero | tr '\\0' '\\n'; echo end >> journal"
+    units = (daemon(name, cmd, restart="never", stdout="prefix", warmup="0") for name in names)
+    o = overlord("".join(units), stdout=slow.end, stderr=slow.end, settings={"when_idle": "stay"})
+    o.journal.wait_for("end", len(names))
+    eventually(lambda: len(o.processes()) == 1, "all have ended")
+    slow.read()
+    for name in names:
+        eventually(lambda: f"overlord: {name}: done: ".encode() in slow.data, f"the end of {name}")
+    assert o.stop() == 0
+    assert b"given up" not in slow.finish().data
+
+
 @pytest.mark.parametrize("form", ("text", "json"))
 def test_own_messages_that_nobody_reads(overlord: Start, reader: Callable[..., Reader], form: str) -> None:
     """Of overlord's own so much is kept, the rest is counted, and the count is said; it supervises on meanwhile."""

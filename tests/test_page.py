@@ -30,14 +30,14 @@ POLICY = "default-src 'none'; style-src 'unsafe-inline'; connect-src 'self'; scr
 ANSWER = """\
 2\tunhealthy: mail is in backoff (exited with code 1); late is waiting (for mail)
 0.1.0\t3
-mkdir\tscript\tok\t\t3.946\t\t0\t\t0\t\t\t\t\t\t1\t0\t\t\t3.9512\t0.0000 waiting\t0.0000 running\t0.0048 ok
-db\tdaemon\tok\t48\t3.444\t3.946\t0\t\t0\t\tmkdir:ok\t1609728\t0.25\t1\t1\t\t\t\t3.9512\t0.0000 waiting\
+mkdir\tscript\tok\t\t3.946\t\t0\t\t\t\t\t\t\t\t1\t0\t\t\t3.9512\t0.0000 waiting\t0.0000 running\t0.0048 ok
+db\tdaemon\tok\t48\t3.444\t3.946\t0\t\t\t\tmkdir:ok\t1609728\t0.25\t1\t1\t\t\t\t3.9512\t0.0000 waiting\
 \t0.0000 waiting for mkdir:ok\t0.0048 starting\t0.5067 ok
-mail\tdaemon\tbackoff\t\t3.946\t\t1\t17.964\t2\t\t\t\t\t\t2\t143\t\texited with code 1\t3.9512\t0.0000 waiting\
+mail\tdaemon\tbackoff\t\t3.946\t\t1\t17.964\t\t\t\t\t\t\t2\t143\t\texited with code 1\t3.9512\t0.0000 waiting\
 \t0.0000 starting\t0.0040 backoff\t|smtp: <nobody> & co\t|second
-late\tdaemon\twaiting\t\t3.951\t\t0\t\t0\tmail\tmail:ok db:started\t\t\t\t0\t\t\tfor mail\t3.9512\t0.0000 waiting\
+late\tdaemon\twaiting\t\t3.951\t\t0\t\t\tmail\tmail:ok db:started\t\t\t\t0\t\t\tfor mail\t3.9512\t0.0000 waiting\
 \t0.0000 waiting for mail:ok
-off\tdaemon\tidle\t\t3.952\t\t0\t\t0\t\t\t\t\t\t0\t\t\t\t3.9512
+off\tdaemon\tidle\t\t3.952\t\t0\t\t\t\t\t\t\t\t0\t\t\t\t3.9512
 """.splitlines()
 
 

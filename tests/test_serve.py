@@ -32,7 +32,7 @@ SLEEP = "exec sleep 12345"
 ANSWER = [
     "0\thealthy: 1 daemon ok",
     "0.1.0\t7",
-    "web\tdaemon\tok\t17\t5.000\t6.000\t1\t\t0\t\t\t1048576\t0.25\t2\t2\t3\t\t"
+    "web\tdaemon\tok\t17\t5.000\t6.000\t1\t\t\t\t\t1048576\t0.25\t2\t2\t3\t\t"
     "\t6.0000\t0.0000 waiting\t0.0010 starting\t1.0010 ok",
 ]
 SICK = ["1\tunhealthy: web is in backoff", *ANSWER[1:]]

@@ -16,6 +16,17 @@ from hypothesis import strategies as st
 import overlord
 from overlord import Log, Mistake, Sink, Stream, Watch
 
+# --- records ---------------------------------------------------------------------------------------------------------
+
+
+def test_no_field_of_that_name() -> None:
+    """A misspelt field is an error, as of the standard library's named tuples, and not passed over."""
+    for make in (overlord.Event, overlord.Event("stop")._replace, overlord.Event(*range(11))._replace):
+        with pytest.raises((TypeError, ValueError)):
+            make(kind="stop", wnated=True)
+    assert overlord.Event("stop")._replace(wanted=False) == overlord.Event("stop", wanted=False)
+
+
 # --- durations -------------------------------------------------------------------------------------------------------
 
 
