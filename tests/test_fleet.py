@@ -1815,6 +1815,16 @@ def test_several_by_hand(act: Callable[..., None]) -> None:
     assert set(stage.states("db", "web")) == {OK if again else STOPPED}
 
 
+def test_instances_wait_for_their_dependents() -> None:
+    """Restarted together, a daemon ends before the instances that it needs, and is back once all are."""
+    stage = Stage(prompt("web", count=2) + prompt("lb", deps="web"))
+    slow(stage, "lb")
+    stage.restart("web-1", "web-2", "lb")
+    assert stage.states("web-1", "web-2", "lb") == [OK, OK, STOPPING]
+    stage.advance(SETTLED)
+    assert stage.starts == ["web-1", "web-2", "lb"] * 2
+
+
 @pytest.mark.parametrize("state", [WAITING, STARTING, BACKOFF, STOPPING])
 def test_stop_by_hand_in_any_state(state: str) -> None:
     stage = Stage(daemon("db", "x", warmup="5s") + prompt("web", deps="db", backoff="5s"))

@@ -698,6 +698,16 @@ def test_backoff_bounds(low: int, factor: int, chances: list[float]) -> None:
         unit.due()
 
 
+def test_cause_of_the_last_restart() -> None:
+    """It is kept while the next process runs."""
+    unit = a_daemon(warmup="0")
+    unit.ok().exit(3)
+    assert "exited with code 3" in unit.status.cause
+    unit.due()
+    unit.ok()
+    assert "exited with code 3" in unit.status.cause
+
+
 @pytest.mark.parametrize(("lived", "delay"), [(9.9, 0.2), (10.0, 0.0)])
 def test_backoff_begins_anew(lived: float, delay: float) -> None:
     """A unit that stayed up 10 s begins with no delay again."""
