@@ -1779,7 +1779,7 @@ class Unit:
             return self.find_before() or Next("stop", why=stale)
         for other in self.team if self.status.state == OK else ():
             state = other.status.state
-            failing = (other.status.delay is not None and state != STOPPING) or other.in_vain()
+            failing = other.status.delay is not None and state != STOPPING
             if state in COMING and not (failing and stale not in (RESTART, RELOAD)):
                 return Next("wait", other, why=f"{other.name} to be up")
         return self.find_unsettled() or self.find_before() or Next("stop", why=stale)

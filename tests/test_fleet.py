@@ -1815,6 +1815,17 @@ def test_several_by_hand(act: Callable[..., None]) -> None:
     assert set(stage.states("db", "web")) == {OK if again else STOPPED}
 
 
+def test_what_does_not_run_waits_for_nobody() -> None:
+    """Stopped together with a dependent that is slow to end, a unit in back-off is stopped at once."""
+    stage = Stage(prompt("db", backoff="1h") + prompt("web", deps="db"))
+    slow(stage, "web")
+    stage.exit("db", 1)
+    stage.exit("db", 1)
+    assert stage.states("db", "web") == [BACKOFF, OK]
+    stage.stop("db", "web")
+    assert stage.states("db", "web") == [STOPPED, STOPPING]
+
+
 def test_instances_wait_for_their_dependents() -> None:
     """Restarted together, a daemon ends before the instances that it needs, and is back once all are."""
     stage = Stage(prompt("web", count=2) + prompt("lb", deps="web"))
