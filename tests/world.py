@@ -1176,7 +1176,8 @@ class Stage:
                 hopeless = [dep for dep, how in spec.deps if self.is_hopeless(dep, how)]
                 check(hopeless, f"{name} waits for nothing: {status}")
             if state == OK and spec.kind == "daemon":
-                check(not status.stale, f"{name} is still to be restarted")
+                beside = any(self.is_in_vain(other) for other in self.team(name))  # it would not come back either
+                check(not status.stale or beside, f"{name} is still to be restarted")
                 for dep, how in spec.deps:
                     late = (name, dep) in self.bound_late
                     fresh = how != "bounce" or late or self.ok_at.get(dep, 0) < self.launched_at[name]
