@@ -2787,6 +2787,17 @@ def test_sockets_come_before_dependencies() -> None:
     assert (alone.state("web"), alone.code) == (WAITING, None)
 
 
+def test_whose_sockets_it_waits_for() -> None:
+    """Those of `listen` are for overlord to open; what `wait_for` names is for others."""
+    said = []
+    for option in ("listen", "wait_for"):
+        stage = Stage(prompt("web", **{option: "tcp:80"}), boot=False)
+        stage.silent = {"web"}
+        stage.boot()
+        said.append(stage.fleet.explain(stage.fleet.units["web"], stage.now))
+    assert ["overlord" in each for each in said] == [True, False]
+
+
 def test_what_anybody_may_read() -> None:
     """For whom a unit waits, or for what of its own, and no word of that; nothing while a reload stops others first."""
     stage = Stage(prompt("db", warmup="5s") + prompt("web", deps="db") + prompt("far", wait_for="cmd:secret"), boot=False)
