@@ -5589,8 +5589,10 @@ def doubt_verb(word: str) -> str:
 
 def doubt_command(word: str, environment: Mapping[bytes, bytes]) -> str:
     """Return what to say of a main command that is no program, but nearly a verb."""
-    known, doubt = any(map(os.path.exists, find_paths(os.fsencode(word), environment))), doubt_verb(word)
-    return f"{doubt} For a program of that name: overlord.py -- {word}" if doubt and not known else ""
+    if any(map(os.path.exists, find_paths(os.fsencode(word), environment))):
+        return ""  # COST: to look for a verb like a long path takes 1 ms
+    doubt = doubt_verb(word)
+    return doubt and f"{doubt} For a program of that name: overlord.py -- {word}"
 
 
 def run(path: str | None, command: list[str], sure: bool = False) -> int:

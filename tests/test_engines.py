@@ -302,14 +302,15 @@ def test_a_rolling_update_waits_for_health(
     if order == "start-first":
         # The end of an old one overlaps with the start of the next new one.
         assert re.sub("[kd]", "", order_of_events) == "shsh"
-        assert re.sub("[sd]", "", order_of_events) == "hkhk"
+        assert re.fullmatch("h(kh|hk)k", re.sub("[sd]", "", order_of_events))
     else:
         assert order_of_events == "kdshkdsh"
     assert shop.events.values("kill", old, "signal") == SIGTERM_ALONE
     assert shop.events.values("die", old, "exitCode") == {"0"}
     for container in before:
         container.logged()
-        assert container.position("^saved") < container.position(CLEAN), container.lines
+        for line in ("^saved", CLEAN):  # stdout and stderr: each has a pipe of its own
+            container.position(line)
 
 
 BROKEN = {
@@ -373,7 +374,8 @@ def test_scaling_up_and_down_with_a_secret(version: Callable[..., str], service:
     for replica in replicas:
         replica.logged()
         replica.position("^version db:s3cret$")
-        assert replica.position("^saved") < replica.position(CLEAN), replica.lines
+        for line in ("^saved", CLEAN):  # stdout and stderr: each has a pipe of its own
+            replica.position(line)
 
 
 @pytest.mark.parametrize("condition", ("any", "on-failure"))
@@ -641,7 +643,8 @@ def test_podman_healthcheck(podman: Podman) -> None:
     container.execute("rm /run/sick; touch /run/up")
     eventually(healthy, "it is healthy again")
     log = json.loads(podman("inspect", "--format", "{{json .State.Healthcheck.Log}}", container.id).stdout)
-    assert [code for code, _ in itertools.groupby(probe["ExitCode"] for probe in log)] == [1, 0, 1, 0]
+    codes = [code for code, _ in itertools.groupby(probe["ExitCode"] for probe in log)]
+    assert codes[-3:] == [0, 1, 0]  # podman keeps the last five probes
 
 
 def test_a_health_check_is_lost_in_the_other_image_format(of_root: Podman) -> None:
