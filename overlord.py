@@ -843,7 +843,6 @@ def fill(text: str, known: Mapping[str, str], tokens: str = TOKEN) -> str:
     if mistakes:
         raise mistakes[0]
     return "".join(parts)
-    return text
 
 
 # kinds: of the sections that have it (o overlord, s script, d daemon); default: as written, "": it depends; shown:
