@@ -291,7 +291,7 @@ OOM_WINDOW = 1.0  # a SIGKILL this soon after the kernel counted an out-of-memor
 REST = 0.001  # between two reads from a unit that writes line by line without a pause
 CLD_KILLED, CLD_STOPPED = (2, 3), 5  # waitid(2); PYTHON: named since 3.9
 F_SETPIPE_SZ, PIPE_SIZE = 1031, 1 << 20  # fcntl(2); what any user may have: pipe(7)
-WIDE_PIPE = 1 << 18  # of a unit that fills a pipe in REST. LINUX: a user's pipes share pipe-user-pages-soft, pipe(7)
+WIDE_PIPE = 1 << 17  # of a unit that fills a pipe. LINUX: all pipes of a user share pipe-user-pages-soft, pipe(7)
 LINE_MAX = 65536  # a longer line is passed on in parts
 TAIL_LINES, TAIL_BYTES = 100, 262144  # kept of the output of each captured unit
 SHOWN_LINES, SHOWN_WIDTH = 20, 1000  # lines and characters of each in the last message about a unit
@@ -2558,7 +2558,7 @@ class Stream(Sink):
     wait; of those that have ended, and in a shutdown, STUCK_KEPT are kept. Once a reader has taken nothing for STUCK
     seconds of a shutdown, nobody waits for it. Once it is gone, lines are dropped."""
 
-    most_kept = STUCK_KEPT + LINE_MAX
+    most_kept = 2 * STUCK_KEPT
 
     def __init__(self, watch: Watch, fd: int) -> None:
         super().__init__(watch, fd)
@@ -2707,6 +2707,7 @@ class Capture:
     def __init__(self, output: Output, unit: str, target: str, sink: Sink, prefix: bytes) -> None:
         self.output, self.unit, self.target, self.sink, self.prefix = output, unit, target, sink, prefix
         self.watch, self.tail = output.watch, output.tails[unit]
+        output.block = output.block or memoryview(bytearray(WIDE_PIPE))
         self.fd, self.end = os.pipe()
         os.set_blocking(self.fd, False)  # the other end is another open file
         self.line = b""  # an unfinished one
@@ -2719,15 +2720,15 @@ class Capture:
             self.watch.on(self.fd, select.EPOLLIN, self.read_pipe)
 
     def read_pipe(self) -> None:
-        """Read one block, unless the sink is full. COST: after small blocks in a row, let the pipe fill for REST
-        seconds, which halves the processor time for a unit that writes 100 bytes at a time. If it was full sooner, the
-        writer had to wait: widen it."""
+        """Read what is there, unless the sink is full. COST: after small blocks in a row, let the pipe fill for REST
+        seconds, which halves the processor time for a unit that writes 100 bytes at a time. Widen a pipe that was full:
+        its writer had to wait."""
         if self.sink.is_full():
             self.watch.off(self.fd)
             self.sink.waiting.add(self)
             return
         now, size = time.monotonic(), self.read_block()
-        if self.rested and not self.widened and size > LINE_MAX - 2 * select.PIPE_BUF:
+        if not self.widened and size > LINE_MAX - 2 * select.PIPE_BUF:
             self.widened = True
             call_or(None, fcntl.fcntl, self.fd, F_SETPIPE_SZ, WIDE_PIPE)
         self.rested = now - self.looked < 4 * REST and size < LINE_MAX // 4
@@ -2738,9 +2739,13 @@ class Capture:
 
     def read_block(self) -> int:
         """Pass on what can be read now; return its size."""
-        block = call_or(b"", os.read, self.fd, LINE_MAX - len(self.line))
-        self.pass_lines(block)
-        return len(block)
+        block = self.output.block
+        size, at = int(call_or(0, os.readv, self.fd, [block])), 0
+        while at < size:
+            end = min(size, at + LINE_MAX - len(self.line))
+            self.pass_lines(bytes(block[at:end]))
+            at = end
+        return size
 
     def pass_lines(self, block: bytes) -> None:
         """Pass on whole lines, or LINE_MAX bytes of an overlong one, and keep the rest."""
@@ -2764,7 +2769,7 @@ class Capture:
 
     def finish_run(self, left: bool = False) -> None:
         """Read what a process has left, and end its last line, unless others are `left` that may do that."""
-        for _ in range(2 * PIPE_SIZE // LINE_MAX):  # all that a pipe holds: others may go on writing
+        for _ in range(2 * PIPE_SIZE // WIDE_PIPE):  # all that a pipe holds: others may go on writing
             if self.is_blocked() or not self.read_block():
                 break
         if not left and not self.is_blocked() and (self.line or self.sink.unfinished is self):
@@ -2843,6 +2848,8 @@ class Output:
         self.streams = {1: err if os.path.samefile(1, 2) else Stream(watch, 1), 2: err}  # the container's
         self.sinks: dict[str, Sink] = {}  # others, by path
         self.captures: dict[tuple[str, int], Capture] = {}
+        # All read into this. COST: a new one for each read leaves holes between what is kept, which add up to megabytes
+        self.block = memoryview(b"")
         self.tails: dict[str, Tail] = {}
         self.follow: Callable[[str, bytes], None] = lambda unit, text: None  # gets all captured output
         self.log = Log(err, level, form)

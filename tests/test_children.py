@@ -99,7 +99,7 @@ SETTINGS: dict[str, tuple[list[str], dict[str, Any]]] = {
     "no variable but PATH": (["env", "-i", f"PATH={PATH}"], {}),
     "nohup": (["env", "--ignore-signal=HUP"], {}),
     "ignored signals": (["env", "--ignore-signal=HUP,INT,QUIT,TERM,USR1,CHLD,WINCH,ALRM"], {}),
-    "blocked signals": (["env", "--block-signal=HUP,USR2,TERM,CHLD,RTMIN"], {}),
+    "blocked signals": (["env", "--block-signal=HUP,USR2,TERM,CHLD,RTMAX"], {}),
     "umask": (shell("umask 0137;"), {}),
     "limits": (shell("ulimit -c 0; ulimit -n 200; ulimit -S -s 4096; ulimit -t 5000;"), {}),
     "nice": (["nice", "-n", "5"], {}),
