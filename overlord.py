@@ -1649,7 +1649,7 @@ class Unit:
         self.story: tuple[tuple[float, str], ...] = ()  # for the timeline: when, and what
         self.note = self.next_run = ""  # what it says of itself; when its schedule is due
         self.kin: dict[int, int] = {}  # its processes as last seen, pid -> start time
-        self.sessions: set[int] = set()  # theirs
+        self.sessions: tuple[int, ...] = ()  # theirs
         self.told: dict[int, tuple[int, int]] = {}  # pid -> start time, last signal in this stop (0: only named)
         self.born, self.user = 0, nothing  # start time of its first process; user of its main process, once dead
         self.timer, self.plan = nothing, nothing  # its deadline; its schedule
@@ -3654,7 +3654,7 @@ class Census:
         for pid, unit in self.owner.items():
             unit.kin[pid] = self.found[pid].born
         for unit in units:
-            unit.sessions = {self.found[pid].session for pid in unit.kin} or unit.sessions
+            unit.sessions = tuple({self.found[pid].session for pid in unit.kin}) or unit.sessions
         self.read = time.monotonic()
         self.cost = self.read - began
         return self.owner
@@ -5267,7 +5267,7 @@ class Loop:
             return
         process, now = read_process(pid), time.clock_gettime(time.CLOCK_BOOTTIME)
         unit.born = process.born if process else int(now * os.sysconf("SC_CLK_TCK"))
-        unit.sessions, unit.kin, unit.user, unit.told, unit.probers = {pid}, {pid: unit.born}, None, {}, {}
+        unit.sessions, unit.kin, unit.user, unit.told, unit.probers = (pid,), {pid: unit.born}, None, {}, {}
         self.pids[pid] = unit.name
         self.inform(unit, "spawned", pid=pid)
 

@@ -85,7 +85,7 @@ CALM = 2.0  # s without a wake-up that count as idle
 # Bytes that PID 1 has for itself. Full tails of each captured unit (256 KiB) and what followers do not read (4 MiB at
 # most) are bounded; the pages remain, and when they are first needed is chance: steps, and then it is flat. So there is a
 # ceiling for all of it, and for the growth of each round the median over the second half of a long run.
-CEILING, GROWTH, ENOUGH = 40 << 20, 256 << 10, 8
+CEILING, GROWTH, ENOUGH = 32 << 20, 256 << 10, 8
 SHUTDOWN_TIMEOUT = 9  # s, the default
 LATE = 5  # s more for a machine that is busy
 SPARED = {signal.SIGKILL, signal.SIGSTOP, signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGRTMIN + 3}

@@ -49,7 +49,7 @@ def make_units(*names: str, main: bool = False, **options: object) -> list[Any]:
 def run(unit: Any, pid: int, born: int) -> None:
     """Have a unit be running."""
     unit.status, unit.kin = Status(OK, pid=pid, up=True), {pid: born}
-    unit.sessions, unit.born, unit.user = {pid}, born, None
+    unit.sessions, unit.born, unit.user = (pid,), born, None
 
 
 class Reading:
@@ -91,7 +91,7 @@ class Reading:
         self.strangers = lone
         for unit in self.units:
             unit.kin = {pid: self.found[pid].born for pid, whose in owner.items() if whose is unit}
-            unit.sessions = {self.found[pid].session for pid in unit.kin} or unit.sessions
+            unit.sessions = tuple({self.found[pid].session for pid in unit.kin}) or unit.sessions
         mains = {unit.status.pid for unit in self.units}
         return {pid: unit.name for pid, unit in owner.items() if pid not in mains}
 
