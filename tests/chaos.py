@@ -30,6 +30,7 @@ import argparse
 import collections
 import contextlib
 import functools
+import itertools
 import os
 import random
 import re
@@ -84,7 +85,7 @@ HOG = "exec tail /dev/zero"
 CALM = 2.0  # s without a wake-up that count as idle
 # Bytes that PID 1 has for itself. Full tails of each captured unit (256 KiB) and what followers do not read (4 MiB at
 # most) are bounded; the pages remain, and when they are first needed is chance: steps, and then it is flat. So there is a
-# ceiling for all of it, and for the growth of each round the median over the second half of a long run.
+# ceiling for all of it, and one for the slope over the last two thirds of a long run.
 CEILING, GROWTH, ENOUGH = 32 << 20, 256 << 10, 8
 SHUTDOWN_TIMEOUT = 9  # s, the default
 LATE = 5  # s more for a machine that is busy
@@ -1006,10 +1007,11 @@ class Chaos:
             sizes.append(self.figures(len(sizes) + 1, since)[1])
         if max(sizes) > CEILING:
             raise Broken(f"it has {max(sizes)} bytes for itself")
-        late = sizes[len(sizes) // 2 :]
+        late = sizes[len(sizes) // 3 :]
         if len(late) >= ENOUGH:
-            growth = statistics.median(after - before for before, after in zip(late, late[1:]))
-            print(f"memory: {growth / 1024:.0f} KiB more each round, in the median of the second half")
+            pairs = itertools.combinations(enumerate(late), 2)
+            growth = statistics.median((after - before) / (there - here) for (here, before), (there, after) in pairs)
+            print(f"memory: {growth / 1024:.0f} KiB more each round, in the median slope (Theil-Sen) of the last two thirds")
             if growth > GROWTH:
                 raise Broken("memory grows with each round")
         else:
