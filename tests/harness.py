@@ -52,7 +52,7 @@ def strict(folder: Path) -> Path:
     """
     errors = 'warnings.simplefilter("error"); warnings.simplefilter("ignore", ResourceWarning)'
     text, found = re.subn(r"warnings\.simplefilter\(.ignore.\)", errors, OVERLORD.read_text())
-    assert found == 1
+    assert found or errors in text
     copy = folder / "overlord.py"
     copy.write_text(text)
     copy.chmod(0o755)
