@@ -3,13 +3,15 @@
 PYTHON ?= python3
 VENV ?= .venv
 PORT ?= 8080
+# Tests that run side by side: most of them wait.
+WORKERS ?= $(shell expr $$(nproc) \* 3 / 2)
 PYTEST = $(VENV)/bin/python -m pytest tests
 
 run: ## the example, in Docker where an engine answers: make run PORT=8081
 	@PORT=$(PORT) exec tests/run.sh
 
 test: $(VENV)/ready ## all tests but those in Docker: make test ARGS='-k name'
-	$(PYTEST) -m 'not docker and not chaos and not engines' -n auto $(ARGS)
+	$(PYTEST) -m 'not docker and not chaos and not engines' -n $(WORKERS) $(ARGS)
 
 check: lint proofs docker ## what must hold before a change lands, beyond `make test`: lint, types, proofs, the tests in Docker
 
@@ -71,7 +73,7 @@ musl: $(VENV)/ready ## the real program on musl, as Alpine has it, beside busybo
 	$(VENV)/bin/python -m pytest 'tests/test_places.py::test_image[musl]' 'tests/test_places.py::test_image_with_all[musl]'
 
 shells: $(VENV)/ready ## the real program where /bin/sh is bash, and where it is busybox (as root)
-	@for shell in "$$(command -v bash)" "$$(DOCKER_SETUP=1 tests/busybox.sh)"; do \
+	@for shell in "$$(command -v bash)" "$$(DOCKER_SETUP=1 tests/busybox.sh --plain)"; do \
 		echo "/bin/sh is $$shell"; \
 		unshare --mount sh -c 'mount --bind "$$0" /bin/sh && exec "$$@"' "$$shell" $(PYTEST) $(REAL) $(ARGS) || exit; \
 	done

@@ -290,8 +290,9 @@ EARLY = 10.0  # a daemon that ends this soon after its start may have met a sock
 OOM_WINDOW = 1.0  # a SIGKILL this soon after the kernel counted an out-of-memory kill was that kill
 REST = 0.001  # between two reads from a unit that writes line by line without a pause
 CLD_KILLED, CLD_STOPPED = (2, 3), 5  # waitid(2); PYTHON: named since 3.9
-F_SETPIPE_SZ, PIPE_SIZE = 1031, 1 << 20  # fcntl(2); what any user may have: pipe(7)
-WIDE_PIPE = 1 << 17  # of a unit that fills a pipe. LINUX: all pipes of a user share pipe-user-pages-soft, pipe(7)
+F_SETPIPE_SZ, F_GETPIPE_SZ, PIPE_SIZE = 1031, 1032, 1 << 20  # fcntl(2); what any user may have: pipe(7)
+# Of a unit that fills a pipe, and of the buffer that all are read into. LINUX: a user's pipes share a limit, pipe(7)
+WIDE_PIPE = 1 << 17
 LINE_MAX = 65536  # a longer line is passed on in parts
 TAIL_LINES, TAIL_BYTES = 100, 262144  # kept of the output of each captured unit
 SHOWN_LINES, SHOWN_WIDTH = 20, 1000  # lines and characters of each in the last message about a unit
@@ -2523,14 +2524,14 @@ class Sink:
 
     fault = ""  # why it cannot be written now
     broken = False  # a failed write has sent SIGPIPE or SIGXFSZ to overlord: write(2)
-    most_kept: int  # bytes; further lines of units are dropped and counted
+    most_kept: int  # bytes, before prefixes; what is read beyond that is dropped, and its lines are counted
     flush: Callable[[], None]  # writes what can be written now
 
     def __init__(self, watch: Watch, fd: int) -> None:
         self.watch, self.fd = watch, fd
         self.kept, self.lost = bytearray(), 0  # bytes still to be written; lines that were dropped
         self.unfinished: Capture | Log | None = None  # the source of an incomplete line
-        self.waiting: set[Capture] = set()  # sources that wait
+        self.waiting: dict[Capture, None] = {}  # sources that wait, in the order in which they came
         self.units: dict[str, None] = {}  # in the order in which they came
 
     def put(self, source: Capture | Log, text: bytes) -> None:
@@ -2558,7 +2559,7 @@ class Stream(Sink):
     wait; of those that have ended, and in a shutdown, STUCK_KEPT are kept. Once a reader has taken nothing for STUCK
     seconds of a shutdown, nobody waits for it. Once it is gone, lines are dropped."""
 
-    most_kept = 2 * STUCK_KEPT
+    most_kept = STUCK_KEPT + WIDE_PIPE
 
     def __init__(self, watch: Watch, fd: int) -> None:
         super().__init__(watch, fd)
@@ -2597,7 +2598,9 @@ class Stream(Sink):
         if self.ending and self.is_full():
             self.watch.later(self.progress + STUCK, self.flush)  # to give up a reader that is still stuck
         while self.waiting and not self.is_full():
-            self.waiting.pop().resume()
+            first = next(iter(self.waiting))
+            del self.waiting[first]
+            first.resume()
 
 
 class LogFile(Sink):
@@ -2725,12 +2728,13 @@ class Capture:
         its writer had to wait."""
         if self.sink.is_full():
             self.watch.off(self.fd)
-            self.sink.waiting.add(self)
+            self.sink.waiting[self] = None
             return
         now, size = time.monotonic(), self.read_block()
         if not self.widened and size > LINE_MAX - 2 * select.PIPE_BUF:
             self.widened = True
-            call_or(None, fcntl.fcntl, self.fd, F_SETPIPE_SZ, WIDE_PIPE)
+            if call_or(WIDE_PIPE, fcntl.fcntl, self.fd, F_GETPIPE_SZ) < WIDE_PIPE:  # else the unit has done so
+                call_or(None, fcntl.fcntl, self.fd, F_SETPIPE_SZ, WIDE_PIPE)
         self.rested = now - self.looked < 4 * REST and size < LINE_MAX // 4
         if self.rested:
             self.watch.off(self.fd)
@@ -2738,16 +2742,17 @@ class Capture:
         self.looked = now
 
     def read_block(self) -> int:
-        """Pass on what can be read now; return its size."""
-        block = self.output.block
-        size, at = int(call_or(0, os.readv, self.fd, [block])), 0
+        """Pass on what can be read now; return its size. Nothing that this calls reads another pipe."""
+        block, at = self.output.block, 0
+        size: int = call_or(0, os.readv, self.fd, [block])
+        room = len(self.sink.kept) + size <= self.sink.most_kept
         while at < size:
             end = min(size, at + LINE_MAX - len(self.line))
-            self.pass_lines(bytes(block[at:end]))
+            self.pass_lines(bytes(block[at:end]), room)
             at = end
         return size
 
-    def pass_lines(self, block: bytes) -> None:
+    def pass_lines(self, block: bytes, room: bool = True) -> None:
         """Pass on whole lines, or LINE_MAX bytes of an overlong one, and keep the rest."""
         end = block.rfind(b"\n") + 1
         if not end and len(self.line) + len(block) >= LINE_MAX:
@@ -2758,10 +2763,10 @@ class Capture:
         text, self.line = self.line + block[:end], block[end:]
         self.tail.add(text)
         self.output.follow(self.unit, text)
-        if len(self.sink.kept) + len(text) > self.sink.most_kept:
-            self.sink.lost += text.count(b"\n")
-        else:
+        if room:
             self.sink.put(self, text)
+        else:
+            self.sink.lost += text.count(b"\n")
 
     def is_blocked(self) -> bool:
         """Tell whether the sink takes no more, even of a process that has ended."""
@@ -2769,7 +2774,7 @@ class Capture:
 
     def finish_run(self, left: bool = False) -> None:
         """Read what a process has left, and end its last line, unless others are `left` that may do that."""
-        for _ in range(2 * PIPE_SIZE // WIDE_PIPE):  # all that a pipe holds: others may go on writing
+        for _ in range(2 * PIPE_SIZE // LINE_MAX):  # all that a pipe holds: others may go on writing
             if self.is_blocked() or not self.read_block():
                 break
         if not left and not self.is_blocked() and (self.line or self.sink.unfinished is self):
@@ -2848,7 +2853,8 @@ class Output:
         self.streams = {1: err if os.path.samefile(1, 2) else Stream(watch, 1), 2: err}  # the container's
         self.sinks: dict[str, Sink] = {}  # others, by path
         self.captures: dict[tuple[str, int], Capture] = {}
-        # All read into this. COST: a new one for each read leaves holes between what is kept, which add up to megabytes
+        # What all captures read into; made with the first of them. COST: new bytes for each read, cut to what has come,
+        # leave holes between those that are kept, and these add up to megabytes.
         self.block = memoryview(b"")
         self.tails: dict[str, Tail] = {}
         self.follow: Callable[[str, bytes], None] = lambda unit, text: None  # gets all captured output
@@ -4678,8 +4684,8 @@ class Notices:
         """Look for the line of `ready = log:` in what a unit writes, and pass that on to clients."""
         unit = self.loop.fleet.units.get(name)
         if unit and unit.status.state == STARTING and unit.spec.ready and unit.spec.ready.kind == "log":
-            pattern, pid = unit.spec.ready.path.encode(), unit.status.pid
-            if any(re.search(pattern, line[:SHOWN_WIDTH]) for line in text.split(b"\n")):
+            search, pid = re.compile(unit.spec.ready.path.encode()).search, unit.status.pid
+            if any(search(line[:SHOWN_WIDTH]) for line in text.split(b"\n")):
                 self.watch.after(0, lambda: unit.status.pid == pid and self.loop.inform(unit, "ready"))
         self.loop.control.forward_lines(name, text)
 

@@ -597,8 +597,42 @@ def test_numbers_through_prefix(overlord: Start, reader: Callable[..., Reader]) 
     assert (numbers.last, numbers.rest) == (count, b"")
 
 
+def test_no_empty_line_is_lost(overlord: Start, reader: Callable[..., Reader]) -> None:
+    """What is read at once may be many times as long with its prefixes: while somebody reads, all of it comes out."""
+    out, name, count = reader(), "unit" * 25, 1 << 20
+    o = overlord(daemon(name, f"head -c {count} /dev/zero | tr '\\0' '\\n'", restart="never", stdout="prefix"), stdout=out.end)
+    found = 0
+
+    def count_lines(data: bytes) -> None:
+        nonlocal found
+        found += data.count(b"\n")
+
+    out.read(count_lines)
+    assert o.wait_exit(PATIENCE + count / 1e5) == 0
+    out.finish()
+    assert found == count
+
+
+def test_a_flood_keeps_no_other_from_a_slow_reader(overlord: Start, reader: Callable[..., Reader]) -> None:
+    """Who waits for the reader has his turn in the order in which they came, so that quiet units are heard as well."""
+    slow, quiet = reader(), ("one", "two", "three")
+    floods = [daemon(f"flood{number}", f"exec yes {'a' * 60}", stdout="prefix") for number in range(3)]
+    talk = [daemon(name, f"while echo from {name}; do sleep 0.05; done", stdout="prefix") for name in quiet]
+    o = overlord("".join(talk + floods), stdout=slow.end)
+    seen = bytearray()
+
+    def read_slowly(data: bytes) -> None:
+        seen.extend(b"".join(re.findall(rb"from \w+\n", data)))
+        time.sleep(0.02)
+
+    slow.read(read_slowly)
+    for name in quiet:
+        eventually(lambda: seen.count(b"from %s\n" % name.encode()) > 20, f"{name} is heard")
+    assert o.stop() == 0
+
+
 @pytest.mark.parametrize("busy", (True, False))
-def test_only_a_pipe_that_was_full_too_soon_is_widened(overlord: Start, tmp_path: Path, busy: bool) -> None:
+def test_only_a_pipe_that_was_full_is_widened(overlord: Start, tmp_path: Path, busy: bool) -> None:
     """So the pipes of many quiet units stay below what a user may have: pipe-user-pages-soft."""
     size = f"fcntl.fcntl(1, {program_under_test.F_SETPIPE_SZ + 1})"  # F_GETPIPE_SZ
     text = (
