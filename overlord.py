@@ -291,8 +291,8 @@ OOM_WINDOW = 1.0  # a SIGKILL this soon after the kernel counted an out-of-memor
 REST = 0.001  # between two reads from a unit that writes line by line without a pause
 CLD_KILLED, CLD_STOPPED = (2, 3), 5  # waitid(2); PYTHON: named since 3.9
 F_SETPIPE_SZ, F_GETPIPE_SZ, PIPE_SIZE = 1031, 1032, 1 << 20  # fcntl(2); what any user may have: pipe(7)
-# Of a unit that fills a pipe, and of the buffer that all are read into. LINUX: a user's pipes share a limit, pipe(7)
-WIDE_PIPE = 1 << 17
+WIDE_PIPE = 1 << 18  # of a unit that fills a pipe. LINUX: all pipes of a user share pipe-user-pages-soft, pipe(7)
+BLOCK = 1 << 17  # of captured output, read at once
 LINE_MAX = 65536  # a longer line is passed on in parts
 TAIL_LINES, TAIL_BYTES = 100, 262144  # kept of the output of each captured unit
 SHOWN_LINES, SHOWN_WIDTH = 20, 1000  # lines and characters of each in the last message about a unit
@@ -2559,7 +2559,7 @@ class Stream(Sink):
     wait; of those that have ended, and in a shutdown, STUCK_KEPT are kept. Once a reader has taken nothing for STUCK
     seconds of a shutdown, nobody waits for it. Once it is gone, lines are dropped."""
 
-    most_kept = STUCK_KEPT + WIDE_PIPE
+    most_kept = STUCK_KEPT + BLOCK
 
     def __init__(self, watch: Watch, fd: int) -> None:
         super().__init__(watch, fd)
@@ -2710,7 +2710,7 @@ class Capture:
     def __init__(self, output: Output, unit: str, target: str, sink: Sink, prefix: bytes) -> None:
         self.output, self.unit, self.target, self.sink, self.prefix = output, unit, target, sink, prefix
         self.watch, self.tail = output.watch, output.tails[unit]
-        output.block = output.block or memoryview(bytearray(WIDE_PIPE))
+        output.block = output.block or memoryview(bytearray(BLOCK))
         self.fd, self.end = os.pipe()
         os.set_blocking(self.fd, False)  # the other end is another open file
         self.line = b""  # an unfinished one
