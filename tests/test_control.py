@@ -1671,9 +1671,10 @@ def test_docker_stop_in_a_flood(fleet: Start) -> None:
     """A stop request finds its way, and clients who hang on do not hold up the end."""
     o = fleet(daemon("web", SLEEP) + daemon("slow", SLEEP, warmup=NEVER))
     o.says("web", "ok")
-    hangers = [dial(o) for _ in range(60)]
-    for number, sock in enumerate(hangers):
-        sock.sendall((b"events\n", b"wait slow\n", b"restart web\n", b"stat")[number % 4])
+    hangers = []  # they stay open
+    for number in range(60):
+        hangers.append(dial(o))  # and ask at once: who does not is cut off
+        hangers[-1].sendall((b"events\n", b"wait slow\n", b"restart web\n", b"stat")[number % 4])
     over = threading.Event()
 
     def flood() -> None:
