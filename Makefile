@@ -43,7 +43,7 @@ soak: $(VENV)/ready ## 100,000 restarts, a million orphans, 1,000 hand-overs and
 	$(VENV)/bin/python tests/soak.py $(ARGS)
 
 coverage: $(VENV)/ready ## lines and branches of overlord.py that all tests together reach
-	$(VENV)/bin/python tests/cover.py -m 'not docker and not chaos and not engines' -n auto $(ARGS)
+	$(VENV)/bin/python tests/cover.py -m 'not docker and not chaos and not engines' -n $(WORKERS) $(ARGS)
 
 lint: $(VENV)/ready
 	$(VENV)/bin/ruff check --config tests/ruff.toml .
@@ -56,7 +56,7 @@ docker: $(VENV)/ready
 
 # Other Pythons, C libraries and shells: what is not sure to be on a machine. None is in CI, whose time would not do.
 
-REAL = -m 'real and not docker and not chaos and not engines' -n auto
+REAL = -m 'real and not docker and not chaos and not engines' -n $(WORKERS)
 PYTHONS ?= 3.14
 
 pythons: $(VENV)/ready ## the real program on Debian's next Python, its warnings being errors: make pythons PYTHONS='3.8 3.15'

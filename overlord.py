@@ -2731,7 +2731,7 @@ class Capture:
             self.sink.waiting[self] = None
             return
         now, size = time.monotonic(), self.read_block()
-        if not self.widened and size > LINE_MAX - 2 * select.PIPE_BUF:
+        if not self.widened and size > 65536 - 2 * select.PIPE_BUF:  # LINUX: what a new pipe holds, pipe(7)
             self.widened = True
             if call_or(WIDE_PIPE, fcntl.fcntl, self.fd, F_GETPIPE_SZ) < WIDE_PIPE:  # else the unit has done so
                 call_or(None, fcntl.fcntl, self.fd, F_SETPIPE_SZ, WIDE_PIPE)

@@ -22,7 +22,11 @@ if [ ! -x "$root/$name" ]; then
     trap 'exit 1' HUP INT TERM
     cd "$work"
     if [ "$name" = plain ]; then
-        [ "$(id -u)" != 0 ] || { install_for make make gcc libc6-dev && install_for gcc gcc libc6-dev && install_for dpkg-source dpkg-dev; }
+        if [ "$(id -u)" = 0 ]; then
+            install_for make make
+            install_for gcc gcc libc6-dev
+            install_for dpkg-source dpkg-dev
+        fi
         apt_of "$work/apt" bookworm source --download-only busybox >&2
         dpkg-source --no-check -x busybox_*.dsc files >&2
         cd files

@@ -634,7 +634,7 @@ def test_a_flood_keeps_no_other_from_a_slow_reader(overlord: Start, reader: Call
 @pytest.mark.parametrize("busy", (True, False))
 def test_only_a_pipe_that_was_full_is_widened(overlord: Start, tmp_path: Path, busy: bool) -> None:
     """So the pipes of many quiet units stay below what a user may have: pipe-user-pages-soft."""
-    size = f"fcntl.fcntl(1, {program_under_test.F_SETPIPE_SZ + 1})"  # F_GETPIPE_SZ
+    size = f"fcntl.fcntl(1, {program_under_test.F_GETPIPE_SZ})"
     text = (
         f"line, before, left = b'x' * {WIDTH - 1} + b'\\n', {size}, 500\n"
         f"while {size} == before and ({busy} or left):\n"
